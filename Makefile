@@ -1,0 +1,37 @@
+# The only commands that README, hooks and CI use.
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup demo test check bench-real bench-dirty bench-memory clean
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
+
+setup: $(READY)  ## .venv with everything in constraints.txt
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "clerkflow needs Python 3.11: install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (a few minutes the first time: torch is large)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)   ## the whole life of two processes, about four minutes
+	@$(BIN)/clerkflow demo
+
+test: $(READY)   ## the tests
+	@$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, format, types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench-real: $(READY)    ## the train flow on the public data sets of ../shared/data
+	@$(BIN)/python -m benchmarks.real
+
+bench-dirty: $(READY)   ## two dirty files against their manifests
+	@$(BIN)/python -m benchmarks.dirty
+
+bench-memory: $(READY)  ## peak memory of a batch of 2,000 and of 200,000 records
+	@$(BIN)/python -m benchmarks.memory
+
+clean:           ## remove what was built here; the store stays
+	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

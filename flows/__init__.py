@@ -1,0 +1,20 @@
+"""IN WHICH ORDER: the life of a model for a business process. One file per flow; its body reads as its title.
+
+schedule · Prefect UI · `clerkflow train` · drift
+        │
+        ▼
+raw ──► validated ──► samples ──► model ──► evaluation ──► gate ──► published      train.py
+         │ rows that fail                                   │ refused: kept, never published
+         ▼                                                  ▼
+      quarantine                                        reasons, exit status 1
+
+schedule · Prefect UI · `clerkflow score`
+        │
+        ▼
+champion + new records ──► predictions · dead letters · what monitoring needs        score.py
+
+schedule · Prefect UI · `clerkflow monitor`
+        │
+        ▼
+reference of the champion + recent batches ──► drift report ──► train, when it drifts  monitor.py
+"""

@@ -1,0 +1,171 @@
+"""The command line: clerkflow {check, train, score, monitor, models, rollback, serve, demo}.
+
+Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
+1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+
+from flows import console
+from infra.settings import settings
+from infra.store import Conflict
+from tasks.declaration import DeclarationError, declared_processes, load_process, merge
+
+app = typer.Typer(
+    name="clerkflow",
+    help="Business paperwork as batch jobs of small fine-tuned GPT models, kept honest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str, typer.Argument(metavar="PROCESS", help="A folder of data/processes, or the path of one.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For this run only: finetuning.num_train_epochs=2")]
+
+
+@app.command()
+def check(process: Name, set_: Overrides = None) -> None:
+    """Say every mistake of a declaration at once, and show its first prompt and completion as the model will see them."""
+    from tasks.preview import preview, show
+
+    declared = load_process(process, settings().processes, _overrides(set_))
+    show(preview(declared), console.out)
+    console.next_command(f"clerkflow train {process}")
+
+
+@app.command()
+def train(process: Name, set_: Overrides = None) -> None:
+    """Train a model on the declared records and the inbox; publish it when its gate lets it pass."""
+    overrides = _overrides(set_)
+    load_process(process, settings().processes, overrides)
+    console.quiet_libraries()
+    from flows.train import train as flow
+
+    with _told(1):
+        verdict = flow(process, overrides)
+    console.show_verdict(verdict, process)
+    if not verdict.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    process: Name,
+    input_: Annotated[str | None, typer.Option("--input", metavar="FILE_OR_KEY", help="Without it, all that waits in the inbox.")] = None,
+    format_: Annotated[Literal["jsonl", "csv", "parquet"], typer.Option("--format", help="How predictions are written.")] = "jsonl",
+) -> None:
+    """Give the champion new records; write predictions, and dead letters for what it could not do."""
+    load_process(process, settings().processes)
+    source = str(Path(input_).resolve()) if input_ and Path(input_).exists() else input_
+    console.quiet_libraries()
+    from flows.score import score as flow
+
+    with _told(1):
+        console.show_batches(flow(process, source, format_), process)
+
+
+@app.command()
+def monitor(
+    process: Name,
+    retrain: Annotated[bool, typer.Option("--train/--no-train", help="Start a training run when it drifts.")] = True,
+) -> None:
+    """Compare recent batches with what the champion was tested on; train again when they drifted."""
+    load_process(process, settings().processes)
+    console.quiet_libraries()
+    from flows.monitor import monitor as flow
+
+    with _told(1):
+        console.show_drift(flow(process, retrain), process)
+
+
+@app.command()
+def models(process: Name) -> None:
+    """List the published versions: which is champion, since when, why, and how good each was."""
+    from infra.store import open_store
+    from tasks.registry import champion_of, versions_of
+
+    name = load_process(process, settings().processes).name
+    store = open_store()
+    console.show_models(versions_of(store, name), champion_of(store, name), name)
+
+
+@app.command()
+def rollback(
+    process: Name,
+    version: Annotated[str | None, typer.Argument(help="The version before the champion when absent.")] = None,
+    reason: Annotated[str, typer.Option(help="Kept in the champion's history.")] = "rolled back by hand",
+) -> None:
+    """Make an earlier version the champion again: one atomic move, kept in the history."""
+    from infra.store import open_store
+    from tasks.registry import rollback as move
+
+    name = load_process(process, settings().processes).name
+    alias = move(open_store(), name, version, reason)
+    console.out.print(f"{name}: champion is {alias.version} again, was {alias.previous}")
+    console.next_command(f"clerkflow models {process}")
+
+
+@app.command()
+def serve(
+    process: Annotated[list[str] | None, typer.Argument(metavar="[PROCESS]...", help="All declared processes when absent.")] = None,
+) -> None:
+    """Make a deployment for each flow and process on its schedule, and run what the Prefect server asks for."""
+    names = process or declared_processes(settings().processes)
+    processes = [load_process(name, settings().processes) for name in names]
+    from flows.serve import serve_all
+
+    serve_all(processes)
+
+
+@app.command()
+def demo() -> None:
+    """The whole life in a few minutes: two models trained, a batch done, a drift caught, the champion replaced."""
+    console.quiet_libraries()
+    from flows.demo import demo as story
+
+    story()
+
+
+def _overrides(pairs: list[str] | None) -> dict[str, Any]:
+    """["finetuning.num_train_epochs=2"] -> {"finetuning": {"num_train_epochs": 2}}; values are YAML."""
+    overrides: dict[str, Any] = {}
+    for pair in pairs or ():
+        path, equals, value = pair.partition("=")
+        if not equals or not path:
+            raise ValueError(f"--set {pair}: expected key=value, such as finetuning.num_train_epochs=2")
+        inner: Any = yaml.safe_load(value)
+        for part in reversed(path.split(".")):
+            inner = {part: inner}
+        overrides = merge(overrides, inner)
+    return overrides
+
+
+@contextmanager
+def _told(status: int) -> Iterator[None]:
+    """What a user can cause is one message and a status; CLERKFLOW_TRACEBACK=1 shows where it was raised."""
+    try:
+        yield
+    except (DeclarationError, ValueError, FileNotFoundError, PermissionError, ConnectionError, Conflict) as error:
+        if os.environ.get("CLERKFLOW_TRACEBACK"):
+            raise
+        console.err.print(f"[bold red]clerkflow:[/] {console.escape(str(error))}", soft_wrap=True)
+        sys.exit(status)
+
+
+def main() -> None:
+    """Entry point of the `clerkflow` command."""
+    with _told(2):
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Score: the champion and new records -> predictions and dead letters."""
+
+from typing import Any, Literal
+
+from prefect import flow
+
+from flows import pages
+from flows.opening import open_run, run_name
+from tasks import runs
+from tasks.artifacts import Artifact
+from tasks.scoring import find_batches, score_batch
+
+
+@flow(name="score", flow_run_name=run_name)
+def score(
+    process: str,
+    source: str | None = None,
+    output_format: Literal["jsonl", "csv", "parquet"] = "jsonl",
+    overrides: dict[str, Any] | None = None,
+) -> list[Artifact]:
+    """Give the champion new records and store its predictions.
+
+    Args:
+        process: Name of a declared process, a folder of data/processes.
+        source: A file, or a key of the store; without it, every file of the inbox that waits to be scored.
+        output_format: How predictions are written.
+        overrides: Parts of the declaration that differ for this run only.
+    """
+    run = open_run(process, "score", overrides)
+    sources = [source] if source else find_batches(run)
+    batches = [score_batch(source, run, output_format) for source in sources]
+    pages.show_batches(batches, run)
+    runs.finish(run, f"{len(batches)} batches", batches)
+    return batches

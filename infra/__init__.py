@@ -1,0 +1,1 @@
+"""WHERE: settings of this machine and the object store. Imports nothing of tasks or flows."""

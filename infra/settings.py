@@ -1,0 +1,51 @@
+"""Settings: CLERKFLOW_* environment variables -> what differs between machines, typed, read once a call."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Where this machine keeps things; each value is an environment variable, CLERKFLOW_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="CLERKFLOW_", env_ignore_empty=True, frozen=True)
+
+    processes: Path = ROOT / "data" / "processes"
+    store: str = str(ROOT / "data" / "store")  # a folder, or s3://bucket[/prefix]
+    cache: Path = Path.home() / ".cache" / "clerkflow"  # downloaded models, checked on each load
+    s3_endpoint: str = "127.0.0.1:9000"
+    s3_access_key: SecretStr = SecretStr("")
+    s3_secret_key: SecretStr = SecretStr("")
+    s3_secure: bool = True
+    s3_region: str = "us-east-1"
+    s3_ca_file: Path | None = None
+    threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
+
+    @field_validator("processes", "cache", "s3_ca_file")
+    @classmethod
+    def _from_home(cls, path: Path | None) -> Path | None:
+        """A ~ in a variable that no shell has expanded."""
+        return path.expanduser() if path else None
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _host_and_port(cls, endpoint: str) -> str:
+        if "/" in endpoint or "@" in endpoint:
+            raise ValueError("expected host:port; whether it speaks TLS is CLERKFLOW_S3_SECURE")
+        return endpoint
+
+
+def settings() -> Settings:
+    """The settings of this machine, as the environment says now.
+
+    Raises:
+        ValueError: one or more variables make no sense; all are named, without their values.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = [f"CLERKFLOW_{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()]
+        raise ValueError("; ".join(faults)) from None

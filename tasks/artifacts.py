@@ -1,0 +1,122 @@
+"""Artifacts: what passes between stages, references to stored folders with their digest; never tables or models."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.store import MissingObject, Store, check_key, copy_to
+
+LISTING = "files.json"
+
+
+class Artifact(BaseModel):
+    """A stored folder: `key` is its listing, written after every file that it names; `sha256` is the listing's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    sha256: str
+    rows: int | None = None
+    facts: dict[str, Any] = {}  # counts and measures for people, never row values
+
+    @property
+    def prefix(self) -> str:
+        """The key of the folder, with its last slash."""
+        return self.key.removesuffix(LISTING)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def store_folder(store: Store, folder: Path, prefix: str, rows: int | None = None, **facts: Any) -> Artifact:
+    """Store every file of a folder below `prefix`, then their listing.
+
+    Args:
+        prefix: key of the folder, without the last slash.
+
+    Raises:
+        ValueError: a file has the listing's name, or one that is no key.
+    """
+    if (folder / LISTING).exists():
+        raise ValueError(f"{LISTING} is the name of the listing; give the file another name")
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        files[name] = {"sha256": file_digest(path), "size": path.stat().st_size}
+        store.upload(path, f"{prefix}/{name}")
+    listing = json.dumps(files, sort_keys=True, indent=1).encode()
+    store.write(f"{prefix}/{LISTING}", listing)
+    return Artifact(key=f"{prefix}/{LISTING}", sha256=hashlib.sha256(listing).hexdigest(), rows=rows, facts=facts)
+
+
+def listing_of(store: Store, artifact: Artifact) -> dict[str, dict[str, Any]]:
+    """File name -> its sha256 and size.
+
+    Raises:
+        MissingObject: the artifact is gone.
+        ValueError: the listing was changed since the artifact was made, or names a file outside its folder.
+    """
+    data, _ = store.read(artifact.key)
+    if hashlib.sha256(data).hexdigest() != artifact.sha256:
+        raise ValueError(f"{store.address(artifact.key)} was changed after it was written; run its stage again")
+    files: dict[str, dict[str, Any]] = json.loads(data)
+    return {check_key(name): file for name, file in files.items()}
+
+
+def is_whole(store: Store, artifact: Artifact) -> bool:
+    """Whether every file of the artifact is in the store with its size."""
+    try:
+        files = listing_of(store, artifact)
+    except (MissingObject, ValueError):
+        return False
+    found = {info.key: info.size for info in store.list(artifact.prefix)}
+    return all(found.get(artifact.prefix + name) == file["size"] for name, file in files.items())
+
+
+def fetch_file(store: Store, artifact: Artifact, name: str, folder: Path) -> Path:
+    """Copy one file of an artifact into a folder, its digest checked.
+
+    Raises:
+        KeyError: the artifact has no such file; the message lists those it has.
+    """
+    files = listing_of(store, artifact)
+    if name not in files:
+        raise KeyError(f"{artifact.key} has no {name!r}; it has: {', '.join(files)}")
+    copy_to(store, artifact.prefix + name, folder / name, files[name]["sha256"])
+    return folder / name
+
+
+def fetch_folder(store: Store, artifact: Artifact, folder: Path, below: str = "") -> Path:
+    """Copy the files whose name begins with `below` into a folder, each digest checked."""
+    for name, file in listing_of(store, artifact).items():
+        if name.startswith(below):
+            copy_to(store, artifact.prefix + name, folder / name, file["sha256"])
+    return folder
+
+
+def read_json(store: Store, artifact: Artifact, name: str) -> Any:
+    """One JSON file of an artifact."""
+    with scratch() as folder:
+        return json.loads(fetch_file(store, artifact, name, folder).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """An empty folder on this machine, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="clerkflow-") as name:
+        yield Path(name)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Plain data as readable JSON, keys sorted, so that equal data are equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,131 @@
+"""Encodings: a file of text -> its encoding and how it is known, then its lines; never a silent guess, no lost line."""
+
+import codecs
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+SAMPLE_BYTES = 16 * 2**20
+BLOCK_BYTES = 2**20
+MAX_ROW_BYTES = 64 * 2**20  # of one row; a longer one is rejected with its first MiB, for memory's sake
+KEPT_BYTES = 2**20
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+CANDIDATES = ["gb18030", "big5", "shift_jis", "euc_jp", "cp949", "cp1252", "cp1251"]  # what business files are still written in
+ENOUGH = 16  # bytes beyond ASCII from which a detection can be trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A codec's name, and in words how it is known."""
+
+    name: str
+    known: str
+
+
+def encoding_of(path: Path, declared: str | None) -> Encoding:
+    """The encoding of a file: declared, else by its byte order mark, else UTF-8, else detected where detection is sure.
+
+    Where single lines are not UTF-8 and the file as a whole is nothing else, it is UTF-8: those lines are rejected one by one.
+
+    Raises:
+        ValueError: the declared encoding is no codec.
+    """
+    with path.open("rb") as stream:
+        sample = stream.read(SAMPLE_BYTES)
+    marked = next((name for mark, name in MARKS.items() if sample.startswith(mark)), None)
+    if declared:
+        try:
+            name = codecs.lookup(declared).name
+        except LookupError:
+            raise ValueError(f"records.encoding is {declared!r}, which is no encoding; such as utf-8, gb18030, cp1252") from None
+        return Encoding(name, "declared")
+    if marked:
+        return Encoding(marked, "byte order mark")
+    wide = [line for line in sample.splitlines() if not line.isascii()]
+    broken = [line for line in wide if not _is_utf8(line)]
+    if len(sample) == SAMPLE_BYTES and broken and broken[-1] is wide[-1]:
+        broken.pop()  # the sample may end within a character
+    if not broken:
+        return Encoding("utf-8", "every line read so far is UTF-8")
+    if 2 * len(broken) <= len(wide) or not (found := _detected(b"\n".join(broken))):
+        return Encoding("utf-8", f"{len(broken)} lines are not UTF-8 and no other encoding is sure")
+    return Encoding(found, "detected; declare records.encoding to settle it")
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _detected(text: bytes) -> str | None:
+    """The encoding of bytes that are not UTF-8, when one candidate is clearly best."""
+    import charset_normalizer
+
+    if sum(byte > 127 for byte in text[:BLOCK_BYTES]) < ENOUGH:
+        return None
+    found = list(charset_normalizer.from_bytes(text[:BLOCK_BYTES], cp_isolation=CANDIDATES))
+    if not found or found[0].chaos > 0.05:
+        return None
+    rivals = [other for other in found[1:] if (other.chaos, -other.coherence) <= (found[0].chaos, -found[0].coherence)]
+    return None if rivals else found[0].encoding
+
+
+def byte_lines(path: Path, encoding: Encoding) -> Iterator[tuple[bytes, int]]:
+    """Lines with their line ends, without the byte order mark, and the bytes each had: more than are given when it is too long.
+
+    Wide encodings (UTF-16, UTF-32) come as UTF-8, see `text_codec`.
+
+    Raises:
+        ValueError: a wide file is broken in the middle, so that no line of it can be trusted.
+    """
+    with _utf8(path, encoding) if is_wide(encoding) else path.open("rb") as stream:
+        if stream.read(3) != codecs.BOM_UTF8:
+            stream.seek(0)
+        rest, dropped = b"", 0
+        while block := stream.read(BLOCK_BYTES):
+            if block.endswith(b"\r"):
+                block += stream.read(1)  # \r\n is one line end
+            lines = (rest + block).splitlines(keepends=True)
+            rest = b"" if lines[-1].endswith((b"\n", b"\r")) else lines.pop()
+            for line in lines:
+                yield line, len(line) + dropped
+                dropped = 0
+            if len(rest) > MAX_ROW_BYTES:
+                rest, dropped = rest[:KEPT_BYTES], dropped + len(rest) - KEPT_BYTES
+        if rest or dropped:
+            yield rest, len(rest) + dropped
+
+
+def is_wide(encoding: Encoding) -> bool:
+    """Whether a line end is more than one byte."""
+    return encoding.name.replace("_", "-").startswith(("utf-16", "utf-32"))
+
+
+def text_codec(encoding: Encoding) -> str:
+    """The codec of the bytes that `byte_lines` gives."""
+    return "utf-8" if is_wide(encoding) else encoding.name
+
+
+def _utf8(path: Path, encoding: Encoding) -> BinaryIO:
+    """A wide file as UTF-8, in a file without a name."""
+    copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - closed by the caller
+    try:
+        with path.open(encoding=encoding.name, newline="") as text:
+            while block := text.read(BLOCK_BYTES):
+                copy.write(block.encode("utf-8"))
+    except UnicodeError:
+        copy.close()
+        raise ValueError(f"{path.name} is not whole {encoding.name}; save it as UTF-8, or declare records.encoding") from None
+    copy.seek(0)
+    return copy

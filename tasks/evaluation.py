@@ -1,0 +1,356 @@
+"""Evaluation: model/, samples/test and the champion -> metrics.json, predictions.jsonl, reference.jsonl, plots/ and report.html.
+
+The model, the champion and the baselines answer the same test prompts and are measured by the same functions. Texts are
+asked once a prompt: all right texts of a prompt are references of one case.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_from_disk
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from infra.settings import settings
+from infra.store import Store
+from tasks import plots
+from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
+from tasks.baselines import CHARACTERS, CLASSES, TRAIN_ROWS, baseline_predictions, sampled
+from tasks.features import monitoring_row
+from tasks.generation import Prediction, Predictor, token_losses
+from tasks.metrics import (
+    Answers,
+    Bin,
+    Case,
+    bleu_tokenizer,
+    confusion,
+    correct,
+    main_metrics,
+    measure,
+    measure_slices,
+    per_class,
+    per_field,
+    reliability,
+)
+from tasks.process import Process
+from tasks.prompts import completion_of
+from tasks.records import as_text, lookup
+from tasks.registry import fetch_version
+from tasks.report import Picture, report
+from tasks.runs import Run, once
+from tasks.vocabulary import completion_ids
+
+CHUNK = 2048  # test samples asked at a time
+SECTIONS = ("name", "owner", "version", "description", "records", "output", "sample")
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """The test split as cases: one a sample, or for text one a prompt."""
+
+    rows: Dataset
+    cases: list[Case]
+    members: list[list[int]]  # the rows of each case; the first one is asked
+
+
+def cases_of(process: Process, rows: Any) -> Test:
+    """The cases of a test split, in the order of their first rows.
+
+    Args:
+        rows: test lines of samples/, by number.
+    """
+    members: dict[Any, list[int]] = {}
+    for index, row in enumerate(rows):
+        members.setdefault(row["prompt"] if process.output.kind == "text" else index, []).append(index)
+    groups = list(members.values())
+    return Test(rows, [_case(process, [rows[index] for index in group]) for group in groups], groups)
+
+
+def _case(process: Process, rows: Sequence[Mapping[str, Any]]) -> Case:
+    first = rows[0]
+    right = [as_text(text) for row in rows for text in (json.loads(row["output"]), *json.loads(row["references"]))]
+    references = tuple(dict.fromkeys(right)) if process.output.kind == "text" else ()
+    facts = tuple(facts_of(process, json.loads(first["inputs"]))) if process.output.kind == "text" else ()
+    return Case(json.loads(first["output"]), references, facts, json.loads(first["slices"]))
+
+
+def facts_of(process: Process, inputs: Mapping[str, Any]) -> Iterator[str]:
+    """What a text must state: the declared facts, or every input value but yes and no."""
+    declared = process.output.facts
+    for path in declared if declared is not None else process.input_columns:
+        yield from (as_text(value) for value in _scalars(lookup(inputs, path)) if declared is not None or not isinstance(value, bool))
+
+
+def _scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _scalars(inner)
+    elif value is not None and value != "":
+        yield value
+
+
+# Asking
+
+
+def ask(predictor: Predictor, test: Test, prompt_of: Callable[[Mapping[str, Any]], str]) -> list[Prediction]:
+    """One prediction a case."""
+    found: list[Prediction] = []
+    for chunk in _chunks([group[0] for group in test.members]):
+        found += predictor.predict([prompt_of(test.rows[index]) for index in chunk])
+    return found
+
+
+def losses_of(predictor: Predictor, test: Test) -> list[tuple[float, int]]:
+    """Nats and tokens of each row's right completion."""
+    found: list[tuple[float, int]] = []
+    for chunk in _chunks(range(len(test.rows))):
+        rows = [test.rows[index] for index in chunk]
+        found += token_losses(predictor, [row["input_ids"] for row in rows], [row["prompt_tokens"] for row in rows])
+    return found
+
+
+def champion_losses(champion: Predictor, test: Test, ours: Sequence[tuple[float, int]]) -> list[tuple[float, int]] | None:
+    """The champion's nats for the same completions, over the model's own count of tokens, else two vocabularies could not be compared.
+
+    Returns:
+        None when the champion cannot score a completion that the model scored, such as a label it does not know.
+    """
+    found: list[tuple[float, int]] = []
+    for chunk in _chunks(range(len(test.rows))):
+        try:
+            encoded = _champion_ids(champion, [test.rows[index] for index in chunk])
+        except KeyError:
+            return None
+        scored = token_losses(champion, [ids for ids, _ in encoded], [prompt for _, prompt in encoded])
+        for index, (nats, tokens) in zip(chunk, scored, strict=True):
+            if ours[index][1] and not tokens:
+                return None
+            found.append((nats if ours[index][1] else 0.0, ours[index][1]))
+    return found
+
+
+def _champion_ids(champion: Predictor, rows: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], int]]:
+    """Prompt, completion and end in the champion's own tokens, and the prompt's length."""
+    prompts = champion.encode([champion.prompt_of(json.loads(row["inputs"])) for row in rows])
+    process = champion.process
+    completions = [completion_of(process, json.loads(row["output"])) for row in rows]
+    return [
+        ([*prompt, *completion_ids(champion.tokens, completion, process.label_tokens), champion.eos], len(prompt))
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+
+
+def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(indices), CHUNK):
+        yield indices[start : start + CHUNK]
+
+
+def answers_of(predictions: Sequence[Prediction], losses: Sequence[tuple[float, int]] | None, test: Test) -> Answers:
+    """Predictions as they are measured; the losses of a case's rows are added up."""
+    summed = None
+    if losses is not None:
+        summed = [(math.fsum(losses[index][0] for index in group), sum(losses[index][1] for index in group)) for group in test.members]
+    return Answers([each.output for each in predictions], [each.confidence for each in predictions], summed)
+
+
+# Measuring
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What was asked of whom, before it is measured."""
+
+    predictions: list[Prediction]
+    model: Answers
+    champion: Answers | None
+    baselines: dict[str, Answers]
+
+
+def answers_of_all(model: Path, test: Test, train: Any, champion: Path | None, process: Process) -> Judged:
+    """Ask the model, the champion and the baselines, one after the other."""
+    predictor = Predictor.load(model)
+    predictions = ask(predictor, test, lambda row: str(row["prompt"]))
+    losses = losses_of(predictor, test)
+    del predictor  # two models need not be in memory at once
+    baselines = baseline_predictions(
+        process.output.kind, sampled(train, process.sample.seed), test.rows.select([group[0] for group in test.members]), process
+    )
+    return Judged(
+        predictions,
+        answers_of(predictions, losses, test),
+        champion_answers(champion, test, losses, process) if champion else None,
+        {name: Answers(outputs) for name, outputs in baselines.items()},
+    )
+
+
+def champion_answers(folder: Path, test: Test, ours: Sequence[tuple[float, int]], process: Process) -> Answers | None:
+    """What the champion says to the same records, asked in its own words; None when it gives another kind of output."""
+    champion = Predictor.load(folder)
+    if champion.process.output.kind != process.output.kind:
+        return None
+    predictions = ask(champion, test, lambda row: champion.prompt_of(json.loads(row["inputs"])))
+    return answers_of(predictions, champion_losses(champion, test, ours), test)
+
+
+def metrics_of(process: Process, test: Test, judged: Judged, version: str | None, counts: Mapping[str, int]) -> dict[str, Any]:
+    """Everything of metrics.json; a champion that could not be asked has no measures, and so fails the rules that need it."""
+    kind, cases = process.output.kind, test.cases
+    tokenizer = bleu_tokenizer(cases)
+
+    def both(answers: Answers) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        return measure(kind, cases, answers, tokenizer), measure_slices(kind, cases, answers, tokenizer)
+
+    model, slices = both(judged.model)
+    baselines = {name: both(answers) for name, answers in judged.baselines.items()}
+    champion = (both(judged.champion) if judged.champion else ({}, {})) if version is not None else (None, None)
+    return _parts(kind, cases, judged.model.outputs, tokenizer) | {
+        "model": model,
+        "slices": slices,
+        "champion": champion[0],
+        "champion_slices": champion[1],
+        "champion_version": version,
+        "baselines": {name: found for name, (found, _) in baselines.items()},
+        "baseline_slices": {name: found for name, (_, found) in baselines.items()},
+        "baseline_train_rows": min(counts["train"], TRAIN_ROWS),
+        "reliability": [asdict(part) for part in reliability_of(kind, cases, judged.model)],
+        "counts": dict(counts) | {"cases": len(cases)},
+    }
+
+
+def _parts(kind: str, cases: Sequence[Case], outputs: Sequence[Any | None], tokenizer: str) -> dict[str, Any]:
+    """What metrics.json says of one kind of output only."""
+    if kind == "label":
+        return {"per_class": per_class(cases, outputs), "confusion": confusion(cases, outputs)}
+    return {"per_field": per_field(cases, outputs)} if kind == "fields" else {"bleu_tokenizer": tokenizer}
+
+
+def reliability_of(kind: str, cases: Sequence[Case], answers: Answers) -> list[Bin]:
+    """Bins of confidence against being wholly right; none for text, where confidence is no chance of that."""
+    if kind == "text" or answers.confidences is None:
+        return []
+    return reliability(answers.confidences, correct(kind, cases, answers.outputs))
+
+
+def notes_of(metrics: Mapping[str, Any], kind: str) -> list[str]:
+    """How the figures came about."""
+    counts = metrics["counts"]
+    notes = [
+        f"Baselines learned from {metrics['baseline_train_rows']} of {counts['train']} training samples, "
+        f"at most {CHARACTERS} characters of each and the {CLASSES} most frequent classes.",
+        "An unanswered sample counts as wrong. A measure that has no meaning, such as a share of nothing, is left out.",
+    ]
+    if kind == "text":
+        notes.append(
+            f"{counts['test']} samples have {counts['cases']} different prompts; each was asked once, with all right texts as references."
+        )
+        notes.append(f"BLEU and chrF are sacrebleu's, 0-100; BLEU's tokenizer is {metrics['bleu_tokenizer']}.")
+    if metrics["champion"] and "perplexity" in metrics["champion"]:
+        notes.append("The champion's perplexity is over the new model's tokens, so that two vocabularies can be compared.")
+    return notes
+
+
+def plots_of(metrics: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Picture]:
+    """File name -> plot, for what there is to plot."""
+    found = {}
+    if history := training.get("history"):
+        found["learning_curve.png"] = Picture(plots.learning_curve(history, training.get("best_step")), "Learning curve")
+    if "confusion" in metrics:
+        alt = "Confusion matrix: counts of true (rows) and predicted (columns) labels, shaded by the share of the row"
+        legend = plots.legend_of(metrics["confusion"]["rows"])
+        found["confusion.png"] = Picture(plots.confusion_matrix(metrics["confusion"]), alt, legend)
+    if metrics.get("per_field"):
+        legend = plots.legend_of(plots.shown_fields(metrics["per_field"]))
+        found["fields.png"] = Picture(plots.field_bars(metrics["per_field"]), "Precision, recall and F1 of each field", legend)
+    if metrics["reliability"]:
+        bins = [Bin(**part) for part in metrics["reliability"]]
+        alt = "Reliability: share of right answers against confidence, with the number of test samples at each point"
+        found["reliability.png"] = Picture(plots.reliability_diagram(bins), alt)
+    return found
+
+
+# Writing
+
+
+def prediction_lines(test: Test, judged: Judged, kind: str) -> Iterator[dict[str, Any]]:
+    """One line a test sample, in the split's order."""
+    right = correct(kind, test.cases, judged.model.outputs)
+    case_of = {index: case for case, group in enumerate(test.members) for index in group}
+    for index in range(len(test.rows)):
+        each = judged.predictions[case_of[index]]
+        line = {"record_id": test.rows[index]["record_id"], "output": each.output, "completion": each.completion}
+        yield line | {"confidence": each.confidence, "correct": right[case_of[index]], "problem": each.problem}
+
+
+def reference_lines(test: Test, judged: Judged, process: Process) -> Iterator[dict[str, Any]]:
+    """The monitoring row of every test sample: what later batches are compared with."""
+    case_of = {index: case for case, group in enumerate(test.members) for index in group}
+    for index in range(len(test.rows)):
+        row = test.rows[index]
+        yield monitoring_row(process, json.loads(row["inputs"]), row["prompt"], judged.predictions[case_of[index]])
+
+
+def write_evaluation(
+    model: Path, samples: Path, champion: Path | None, version: str | None, process: Process, folder: Path
+) -> dict[str, Any]:
+    """Every file of evaluation/ below `folder`.
+
+    Args:
+        model: model/.
+        samples: samples/ with test/, train/ and report.json.
+        champion: folder of the published version to compare with, and its id; None when there is none.
+
+    Returns:
+        What metrics.json says.
+    """
+    test = cases_of(process, load_from_disk(str(samples / "test")))
+    judged = answers_of_all(model, test, load_from_disk(str(samples / "train")), champion, process)
+    metrics = metrics_of(process, test, judged, version, _counts(samples))
+    pictures = plots_of(metrics, json.loads((model / "training.json").read_text(encoding="utf-8")))
+    write_json(folder / "metrics.json", metrics)
+    _write_lines(folder / "predictions.jsonl", prediction_lines(test, judged, process.output.kind))
+    _write_lines(folder / "reference.jsonl", reference_lines(test, judged, process))
+    (folder / "plots").mkdir()
+    for name, picture in pictures.items():
+        (folder / "plots" / name).write_bytes(picture.png)
+    page = report(process, metrics, list(pictures.values()), notes_of(metrics, process.output.kind))
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    return metrics
+
+
+def _counts(samples: Path) -> dict[str, int]:
+    splits = json.loads((samples / "report.json").read_text(encoding="utf-8"))["splits"]
+    return {name: splits[name]["samples"] for name in ("train", "validation", "test")}
+
+
+def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for line in lines:
+            stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
+    for below in ("train/", "test/"):
+        fetch_folder(store, samples, folder, below)
+    fetch_file(store, samples, "report.json", folder)
+    return folder
+
+
+@task(task_run_name="evaluate-{run.process.name}", cache_policy=NO_CACHE)
+def evaluate(model: Artifact, samples: Artifact, champion: str | None, run: Run) -> Artifact:
+    """model/, samples/test and the champion -> evaluation/."""
+    process = run.process
+
+    def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
+        with scratch() as folder:
+            published = fetch_version(store, process.name, champion, settings().cache) if champion else None
+            fetched = fetch_folder(store, model, folder / "model"), _fetch_samples(store, samples, folder / "samples")
+            metrics = write_evaluation(*fetched, published, champion, process, folder / "evaluation")
+            names = [name for name in main_metrics(process.output.kind) if name in metrics["model"]]
+            facts = {name: round(metrics["model"][name], 4) for name in names}
+            return store_folder(store, folder / "evaluation", prefix, rows=metrics["counts"]["test"], **facts)
+
+    return once(run, "evaluation", "evaluation", [model, samples], process.part(*SECTIONS) | {"champion": champion}, work)

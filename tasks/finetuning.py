@@ -1,0 +1,156 @@
+"""Fine-tuning: samples/ -> model/, a folder that transformers opens, with what generation must know beside it."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from infra.store import Store, open_store
+from infra.threads import use_threads
+from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
+from tasks.batching import TokenRows
+from tasks.checkpoints import Checkpoints
+from tasks.models import base_digest, build_model, device, load_tokenizer, merged
+from tasks.process import Process
+from tasks.runs import Run, fingerprint_of, once
+from tasks.training import CHECKPOINT_SECONDS, Progress, Tuning
+
+STAGE = "finetuning"
+# The gate, drift and schedules decide nothing here: a rule can be changed without training again.
+SECTIONS = ("name", "version", "records", "sample", "output", "finetuning")
+
+
+def train_model(
+    process: Process,
+    samples: Path,
+    folder: Path,
+    checkpoints: Checkpoints,
+    on_step: Callable[[Progress], None] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> dict[str, Any]:
+    """Tune a model on samples/ and write model/; equal inputs give equal bytes on one kind of machine.
+
+    Args:
+        samples: folder with train/, validation/, tokenizer/ and contract.json.
+        folder: where model/ is written.
+        on_step: is shown the progress after each step; a bar on the terminal when absent.
+
+    Returns:
+        Counts and measures for people.
+
+    Raises:
+        ValueError: no sample to train on, or samples, tokenizer and model do not fit each other.
+    """
+    use_threads()
+    contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
+    rows, validation = TokenRows(samples / "train"), TokenRows(samples / "validation")
+    tokenizer = load_tokenizer(samples / "tokenizer")
+    settings = process.finetuning
+    _refuse_unfit(process, rows, validation, len(tokenizer))
+    model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
+    tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints)
+    started = time.perf_counter()
+    with training_bar(process.name, tuning) as bar:
+        progress = tuning.run(on_step or bar, checkpoint_seconds)
+    seconds = time.perf_counter() - started
+    story = _story(tuning, progress)
+    _write_model(merged(model), tokenizer, process, contract, story, folder)
+    facts = {key: story[key] for key in ("parameters", "tokens", "steps", "best_step", "stopped_early", "precision")}
+    return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
+
+
+def _refuse_unfit(process: Process, rows: TokenRows, validation: TokenRows, vocabulary: int) -> None:
+    """Say what is wrong with the samples before any time is spent on them."""
+    if not len(rows):
+        raise ValueError(f"{process.name}: no sample to train on; see the counts in samples/report.json")
+    largest = max(rows.largest_id, validation.largest_id)
+    if largest >= vocabulary:
+        raise ValueError(f"{process.name}: token {largest} is in the samples, the tokenizer has {vocabulary}; run preparation again")
+    longest, limit = int(rows.lengths.max()), process.finetuning.max_length
+    if longest > limit:
+        raise ValueError(f"{process.name}: a sample has {longest} tokens, finetuning.max_length is {limit}; raise it or prepare again")
+
+
+def _story(tuning: Tuning, progress: Progress) -> dict[str, Any]:
+    """What training.json says; no timings, for equal trainings are equal bytes."""
+    return {
+        "history": progress.history,
+        "best_step": progress.best_step if progress.best_step is not None else progress.step,
+        "stopped_early": tuning.stopped_early and progress.step < tuning.steps,
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "parameters": sum(weight.numel() for weight in tuning.gpt.parameters()),
+        "precision": "bf16" if tuning.bf16 else "fp32",
+    }
+
+
+def _write_model(model: Any, tokenizer: Any, process: Process, contract: Any, story: Any, folder: Path) -> None:
+    model.eval().to("cpu").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "contract.json", contract)
+    write_json(folder / "declaration.json", process.model_dump(mode="json"))
+    write_json(folder / "training.json", story)
+
+
+@contextmanager
+def training_bar(name: str, tuning: Tuning) -> Iterator[Callable[[Progress], None]]:
+    """A bar with losses and pace on a terminal, silence elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[measures]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        line = bar.add_task(f"Fine-tuning {name}", total=tuning.steps, measures="")
+        started, before = time.perf_counter(), 0
+
+        def show(progress: Progress) -> None:
+            nonlocal before
+            before = before or progress.tokens  # what an earlier run did does not count as this one's pace
+            pace = (progress.tokens - before) / (time.perf_counter() - started)
+            bar.update(line, completed=progress.step, measures=_measures(progress, pace))
+
+        yield show
+
+
+def _measures(progress: Progress, tokens_per_second: float) -> str:
+    loss = progress.loss_sum / progress.loss_steps if progress.loss_steps else progress.history[-1]["loss"]
+    validation = "" if progress.best_loss is None else f"  validation {progress.history[-1]['validation_loss']:.3f}"
+    return f"loss {loss:.3f}{validation}  {tokens_per_second:,.0f} tokens/s"
+
+
+def _fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
+    """All of samples/ but the test split, which training must never see."""
+    for below in ("train/", "validation/", "tokenizer/"):
+        fetch_folder(store, samples, folder, below)
+    fetch_file(store, samples, "contract.json", folder)
+    return folder
+
+
+@task(task_run_name="finetune-{run.process.name}", cache_policy=NO_CACHE)
+def finetune(samples: Artifact, run: Run) -> Artifact:
+    """samples/ -> model/."""
+    process = run.process
+    settings = process.part(*SECTIONS) | {"base": base_digest(process.finetuning.base)}
+    checkpoints = Checkpoints(open_store(), f"{process.name}/checkpoints/{fingerprint_of(STAGE, [samples], settings)}")
+
+    def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
+        with scratch() as folder:
+            facts = train_model(process, _fetch_samples(store, samples, folder / "samples"), folder / "model", checkpoints)
+            return store_folder(store, folder / "model", prefix, **facts)
+
+    model = once(run, STAGE, "model", [samples], settings, work)
+    checkpoints.clear()  # only now: until the stage is remembered, a kill must find them
+    return model

@@ -1,0 +1,191 @@
+"""Models: a declaration and a tokenizer -> a GPT to be tuned; a folder -> a GPT to be used. Nothing of a model's own code is ever run."""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers.utils import logging as library_logging
+
+from tasks.artifacts import file_digest
+from tasks.process import Finetuning, Lora
+
+Gpt = Any  # a transformers PreTrainedModel with a language-model head; its own annotations do not hold under strict typing
+
+SCRATCH = "scratch"
+BF16_PARAMETERS = 1_000_000  # below, the casts cost more than they save
+PROBE_TOKENS = 8
+
+
+def calm_transformers() -> None:
+    """No bars, and no advice on padding: padding stands on the right without a mask on purpose (see Batch)."""
+    library_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    library_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def device() -> torch.device:
+    """Where models run on this machine."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of torch begin at `seed`, and the caller's go on afterwards as if nothing had happened."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of samples/ or model/."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def build_model(settings: Finetuning, tokenizer: Any, positions: int) -> Gpt:
+    """The model to be tuned, in float32; with declared LoRA a PeftModel whose adapters alone are trained.
+
+    Args:
+        positions: tokens that the model must be able to hold, when it is made from scratch.
+
+    Raises:
+        ValueError: the base cannot be opened, is too short for max_length, or LoRA is declared without a base.
+    """
+    calm_transformers()
+    with seeded(settings.seed):
+        if settings.base == SCRATCH:
+            if settings.lora:
+                raise ValueError("finetuning.lora needs a base model to adapt; with base: scratch leave it out")
+            return _from_scratch(settings, tokenizer, positions)
+        model = _from_base(settings)
+        if len(tokenizer) > (known := model.get_input_embeddings().weight.shape[0]):
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        return _with_lora(model, settings.lora, len(tokenizer) > known) if settings.lora else model
+
+
+def _from_scratch(settings: Finetuning, tokenizer: Any, positions: int) -> Gpt:
+    ids: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+    # Dropout within the attention shuts out its fast kernel and costs a fifth of the pace; the same function of GELU in one kernel.
+    options: dict[str, Any] = {"embd_pdrop": settings.dropout, "resid_pdrop": settings.dropout, "attn_pdrop": 0.0}
+    options |= ids | settings.size.model_dump() | {"activation_function": "gelu_pytorch_tanh"}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=positions, **options))
+
+
+def _from_base(settings: Finetuning) -> Gpt:
+    options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
+    try:
+        model: Gpt = AutoModelForCausalLM.from_pretrained(settings.base, revision=settings.revision or "main", **options)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"finetuning.base {settings.base!r} has no model in safetensors that can be opened: {reason}") from None
+    longest = positions_of(model)
+    if longest is not None and settings.max_length > longest:
+        raise ValueError(f"finetuning.max_length is {settings.max_length} tokens, {settings.base} holds {longest}; lower max_length")
+    return model
+
+
+def _with_lora(model: Gpt, lora: Lora, new_tokens: bool) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    targets = list(lora.target_modules) if lora.target_modules else "all-linear"
+    transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2 keeps its weights as (in, out)
+    options = lora.model_dump(include={"r", "lora_alpha", "lora_dropout"})
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, target_modules=targets, fan_in_fan_out=transposed, **options)
+    with warnings.catch_warnings():  # peft asks transformers 5.23 under a name that only version 6 will drop
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        tuned = get_peft_model(model, config)
+    if new_tokens:  # rows that nobody has trained yet cannot stay frozen
+        model.get_input_embeddings().weight.requires_grad_(True)
+        model.get_output_embeddings().weight.requires_grad_(True)
+    return tuned
+
+
+def load_model(folder: Path) -> Gpt:
+    """The model of model/ or of a published version, ready to be asked, on this machine's device.
+
+    Raises:
+        ValueError: the folder holds no model in safetensors.
+    """
+    calm_transformers()
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
+    try:
+        model: Gpt = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except OSError as error:
+        raise ValueError(f"{folder} holds no model in safetensors: {str(error).splitlines()[0]}") from None
+    return model.to(device()).eval()
+
+
+def plain(model: Any) -> Gpt:
+    """The transformers model itself, with its adapters in place when it has some."""
+    return model.get_base_model() if hasattr(model, "merge_and_unload") else model
+
+
+def merged(model: Any) -> Gpt:
+    """The transformers model with its adapters added to its weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def positions_of(model: Gpt) -> int | None:
+    """How many tokens the model can hold; None when its positions have no end."""
+    found = getattr(model.config, "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def has_plain_head(model: Gpt) -> bool:
+    """Whether the logits are the output layer of the body's last states and nothing more (some models scale or cap them)."""
+    ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+    training = model.training
+    with torch.no_grad():
+        model.eval()
+        whole = model(ids, use_cache=False).logits
+        parts = _body_and_head(model, ids, torch.ones_like(ids, dtype=torch.bool))
+        model.train(training)
+    return torch.allclose(whole[0], parts, atol=1e-4, rtol=1e-4)
+
+
+def logits_at(model: Gpt, input_ids: Tensor, where: Tensor, plain_head: bool) -> Tensor:
+    """Logits (targets, vocabulary) at the marked positions only: the vocabulary is half the cost of a small model.
+
+    Args:
+        input_ids: (rows, length), padded on the right.
+        where: (rows, length), True where a prediction is wanted.
+        plain_head: what `has_plain_head` says of the model.
+    """
+    if plain_head:
+        return _body_and_head(model, input_ids, where)
+    logits: Tensor = model(input_ids, use_cache=False).logits
+    return logits[where]
+
+
+def _body_and_head(model: Gpt, input_ids: Tensor, where: Tensor) -> Tensor:
+    # use_cache=True, the default of every config, makes the attention wrong in training (field notes).
+    states = model.base_model(input_ids, use_cache=False).last_hidden_state
+    logits: Tensor = model.get_output_embeddings()(states[where])
+    return logits
+
+
+def uses_bf16(settings: Finetuning, model: nn.Module) -> bool:
+    """Whether the forward pass runs in bfloat16; weights and optimizer stay in float32."""
+    if settings.precision != "auto":
+        return settings.precision == "bf16"
+    if sum(weight.numel() for weight in model.parameters()) < BF16_PARAMETERS:
+        return False
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def base_digest(base: str) -> str | None:
+    """Digest of a base model's folder, so that other weights under the same name are another input; None when base is no folder."""
+    if base == SCRATCH or not Path(base).is_dir():
+        return None
+    files = sorted(path for path in Path(base).rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(base).as_posix()} {file_digest(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,387 @@
+"""Preparation: validated/records.jsonl -> samples/{train,validation,test}, tokenizer/, contract.json and report.json.
+
+A sample is a prompt, a completion and their tokens. Prompt and completion are encoded apart and put together, so that
+the prompt's tokens are the same when the model is asked. Nothing is cut: a training sample longer than max_length is
+left out and its id told; a test sample stays and counts as a failure when the model cannot take it.
+"""
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from tokenizers import AddedToken, Tokenizer
+
+from infra.store import Store
+from tasks.artifacts import Artifact, fetch_file, file_digest, scratch, store_folder, write_json
+from tasks.cleaning import fold
+from tasks.duplicates import Wording, band_keys, digest, exact_twins, near_twins, wording
+from tasks.process import Process
+from tasks.prompts import LABEL_TOKEN, clean, clean_value, completion_of, output_of, prompt_of
+from tasks.records import Record, as_text, lookup, read_records
+from tasks.runs import Run, once
+from tasks.splitting import SIDES, TEST, TRAIN, check_sides, leaks, side_of
+from tasks.vocabulary import EOS, as_written, completion_ids, train_vocabulary
+
+BATCH = 1000  # samples tokenised, hashed or written at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One record as the model is taught it, before its tokens."""
+
+    record_id: str
+    prompt: str
+    completion: str
+    output: Any
+    inputs: dict[str, Any]  # path -> cleaned value, side columns too
+    slices: dict[str, str]
+    prose: str  # what near duplicates are found by
+
+
+@dataclass(slots=True)
+class Corpus:
+    """All samples on disk, and of each only some numbers in memory (about 120 bytes)."""
+
+    path: Path
+    sides: "array[int]" = field(default_factory=lambda: array("b"))
+    prompts: "array[int]" = field(default_factory=lambda: array("Q"))  # digests of the folded prompts
+    groups: "array[int]" = field(default_factory=lambda: array("Q"))  # digests; 0 where there is none
+    outputs: "array[int]" = field(default_factory=lambda: array("Q"))
+    offsets: "array[int]" = field(default_factory=lambda: array("Q"))
+    buckets: list[NDArray[np.uint64]] = field(default_factory=list)
+    labels: Counter[str] = field(default_factory=Counter)
+    unlabelled: list[str] = field(default_factory=list)  # ids
+
+    def __getitem__(self, index: int) -> Sample:
+        with self.path.open("rb") as stream:
+            stream.seek(self.offsets[index])
+            return Sample(**json.loads(stream.readline()))
+
+    def chosen(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """The samples with these indices, ascending, read in one pass."""
+        with self.path.open("rb") as stream:
+            for index in indices:
+                stream.seek(self.offsets[index])
+                yield Sample(**json.loads(stream.readline()))
+
+
+def sample_of(process: Process, record: Record, output: Any) -> tuple[Sample, Wording]:
+    """A labelled record as a sample, and what of it is compared with others."""
+    if process.output.kind == "text":
+        output = clean(process, output).strip()  # what the completion can state
+    paths = (*process.input_columns, *process.side_columns)
+    inputs = {path: clean_value(process, lookup(record.values, path)) for path in paths}
+    stated = json.dumps(output, ensure_ascii=False, sort_keys=True)
+    compared = wording({path: inputs[path] for path in process.input_columns}, stated, fold)
+    slices = {column: as_text(lookup(record.values, column)) for column in process.records.slices}
+    prompt, completion = prompt_of(process, record.values), completion_of(process, output)
+    return Sample(record.id, prompt, completion, output, inputs, slices, compared.prose), compared
+
+
+def collect(process: Process, records: Iterable[Record], path: Path) -> Corpus:
+    """Write every labelled record as a sample, one JSON line each, and note what duplicates and the split need."""
+    corpus = Corpus(path)
+    waiting: list[Wording] = []
+    with path.open("wb") as stream:
+        for record in records:
+            output = output_of(process, record.values)
+            if output is None and process.output.kind == "fields":
+                output = {}  # validated: every field may be absent
+            if output is None:
+                corpus.unlabelled.append(record.id)
+                continue
+            sample, compared = sample_of(process, record, output)
+            corpus.offsets.append(stream.tell())
+            stream.write(json.dumps({name: getattr(sample, name) for name in Sample.__slots__}, ensure_ascii=False).encode() + b"\n")
+            _note(process, record, sample, corpus)
+            waiting.append(compared)
+            if len(waiting) == BATCH:
+                _bucket(process, waiting, corpus)
+    _bucket(process, waiting, corpus)
+    return corpus
+
+
+def _note(process: Process, record: Record, sample: Sample, corpus: Corpus) -> None:
+    folded = fold(sample.prompt)
+    group = as_text(lookup(record.values, process.records.group)) if process.records.group else ""
+    corpus.sides.append(side_of(process, record.split, group or folded))
+    corpus.prompts.append(digest(folded))
+    corpus.groups.append(digest("group", group) if group else 0)
+    corpus.outputs.append(digest(folded, json.dumps(sample.output, ensure_ascii=False, sort_keys=True)))
+    if process.output.kind == "label":
+        corpus.labels[sample.output] += 1
+
+
+def _bucket(process: Process, waiting: list[Wording], corpus: Corpus) -> None:
+    if waiting and process.sample.near_duplicates is not None:
+        corpus.buckets.append(band_keys(waiting, process.sample.near_duplicates))
+    waiting.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which samples stay, on which side, and why the others went."""
+
+    sides: NDArray[np.int8]  # of the samples that stay; -1 of those that went
+    dropped: dict[str, int]
+
+
+def select(process: Process, corpus: Corpus) -> Selection:
+    """Drop duplicates and leaks.
+
+    Test files are looked at first and never lose a sample, then validation files; of the rest the first one stays.
+    """
+    sides = np.array(corpus.sides, dtype=np.int8)
+    fixed_test = (sides == TEST) & bool(process.records.test)
+    fixed = np.where(fixed_test, 2, np.where((sides == TEST - 1) & bool(process.records.validation), 1, 0))
+    order = np.argsort(-fixed, kind="stable")
+    exact = exact_twins(np.array(corpus.outputs, dtype=np.uint64), order)
+    exact[fixed_test] = -1
+    near = np.full(len(sides), -1, dtype=np.int64)
+    if corpus.buckets:
+        left = (int(index) for index in order if exact[index] < 0)
+        near = near_twins(
+            np.concatenate(corpus.buckets), lambda index: corpus[index].prose, left, fixed_test, process.sample.near_duplicates or 1.0
+        )
+    of_test = [(twins >= 0) & fixed_test[twins] for twins in (exact, near)]
+    dropped = {
+        "exact_duplicates": int(((exact >= 0) & ~of_test[0]).sum()),
+        "near_duplicates": int(((near >= 0) & ~of_test[1]).sum()),
+        "twins_of_test": int((of_test[0] | of_test[1]).sum()),
+    }
+    sides[(exact >= 0) | (near >= 0)] = -1
+    leaking = leaks(sides, *_keys(corpus))
+    sides[leaking] = -1
+    return Selection(sides, dropped | {"leaks": int(leaking.sum())})
+
+
+def _keys(corpus: Corpus) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    return np.array(corpus.prompts, dtype=np.uint64), np.array(corpus.groups, dtype=np.uint64)
+
+
+def references(process: Process, corpus: Corpus, indices: NDArray[np.int64]) -> dict[int, list[str]]:
+    """Digest of a folded prompt -> its right texts, for prompts that have several on one side; empty for labels and fields.
+
+    Two labels for one text are no two right answers: one of them is a mistake.
+
+    Args:
+        indices: samples of one side.
+    """
+    if process.output.kind != "text":
+        return {}
+    prompts = np.array(corpus.prompts, dtype=np.uint64)[indices]
+    _, inverse, count = np.unique(prompts, return_inverse=True, return_counts=True)
+    several = indices[count[inverse] > 1]
+    found: dict[int, list[str]] = {}
+    for index, sample in zip(several, corpus.chosen(several), strict=True):
+        found.setdefault(corpus.prompts[index], []).append(sample.output)
+    return found
+
+
+def right_answers(process: Process, sample: Sample, several: Mapping[int, list[str]]) -> list[Any]:
+    """Every right output of a sample, its own first: those of the same prompt, and those that the record names."""
+    if process.output.kind != "text":
+        return [sample.output]
+    named = lookup(sample.inputs, process.output.references or "") or []
+    same = several.get(digest(fold(sample.prompt)), []) if several else []
+    return list(dict.fromkeys([sample.output, *same, *map(as_text, named if isinstance(named, list) else [named])]))
+
+
+def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) -> Any:
+    """The tokenizer of the declared base, or one trained on the texts, with a token for each label when labels are tokens.
+
+    Special tokens in a text are read as plain text (`split_special_tokens`): no customer can write a label or an end.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    special = [LABEL_TOKEN.format(label) for label in labels] if process.label_tokens else []
+    settings = process.finetuning
+    if settings.base == "scratch":
+        trained = train_vocabulary(texts, process.sample.vocabulary_size, special)
+        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=trained,
+            eos_token=EOS,
+            pad_token=EOS,
+            unk_token=EOS,  # never used, as every byte is a token; CTranslate2 dies without one
+            split_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+    tokenizer = AutoTokenizer.from_pretrained(settings.base, revision=settings.revision, trust_remote_code=False, split_special_tokens=True)
+    if tokenizer.eos_token is None:
+        raise ValueError(f"finetuning.base {settings.base!r}: its tokenizer has no end-of-text token, so completions could not end")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return tokenizer
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is learned about one side while it is tokenised."""
+
+    samples: int = 0
+    tokens: int = 0
+    prompt_tokens_max: int = 0
+    completion_tokens_max: int = 0  # the end included
+    too_long: list[str] = field(default_factory=list)  # ids
+
+    def count(self, prompt: list[int], completion: list[int]) -> None:
+        """Take in one sample."""
+        self.samples += 1
+        self.tokens += len(prompt) + len(completion)
+        self.prompt_tokens_max = max(self.prompt_tokens_max, len(prompt))
+        self.completion_tokens_max = max(self.completion_tokens_max, len(completion))
+
+
+def encode(process: Process, tokens: Tokenizer, eos: int, batch: list[Sample]) -> Iterator[tuple[list[int], list[int]]]:
+    """Tokens of each prompt, and of its completion with the end."""
+    prompts = tokens.encode_batch_fast([sample.prompt for sample in batch], add_special_tokens=False)
+    if process.label_tokens:
+        completions = [completion_ids(tokens, sample.completion, True) for sample in batch]
+    else:
+        spelled = tokens.encode_batch_fast([sample.completion for sample in batch], add_special_tokens=False)
+        completions = [encoding.ids for encoding in spelled]
+    for prompt, completion in zip(prompts, completions, strict=True):
+        yield prompt.ids or [eos], [*completion, eos]  # an empty prompt begins with an end, to have something to go on from
+
+
+def tokenise(
+    process: Process, tokenizer: Any, samples: Iterable[Sample], several: Mapping[int, list[str]], keep_long: bool, tally: Tally
+) -> Iterator[dict[str, Any]]:
+    """Samples -> rows of a dataset; what is counted goes to the tally.
+
+    Args:
+        several: right answers of prompts that have more than one.
+        keep_long: keep samples of more than max_length tokens: only for the test side.
+    """
+    tokens, eos, samples = as_written(tokenizer.backend_tokenizer), tokenizer.eos_token_id, iter(samples)
+    while batch := list(islice(samples, BATCH)):
+        for sample, (prompt, completion) in zip(batch, encode(process, tokens, eos, batch), strict=True):
+            if len(prompt) + len(completion) > process.finetuning.max_length:
+                tally.too_long.append(sample.record_id)
+                if not keep_long:
+                    continue
+            tally.count(prompt, completion)
+            yield _row(sample, right_answers(process, sample, several)) | {"input_ids": prompt + completion, "prompt_tokens": len(prompt)}
+
+
+def _row(sample: Sample, answers: list[Any]) -> dict[str, Any]:
+    plain = {"output": sample.output, "references": answers, "inputs": sample.inputs, "slices": sample.slices}
+    written = {name: json.dumps(value, ensure_ascii=False) for name, value in plain.items()}
+    return {"record_id": sample.record_id, "prompt": sample.prompt, "completion": sample.completion} | written
+
+
+def write_dataset(rows: Iterable[dict[str, Any]], folder: Path, name: str) -> None:
+    """Rows -> a Hugging Face dataset folder in Arrow, written batch by batch; equal rows are equal bytes."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+    from datasets import Dataset, Features, List, Value, disable_progress_bars
+
+    disable_progress_bars()
+    text = ("record_id", "prompt", "completion", "output", "references", "inputs", "slices")
+    features = Features({column: Value("string") for column in text} | {"input_ids": List(Value("int32")), "prompt_tokens": Value("int32")})
+    stream = folder.parent / f"{name}.arrow"
+    rows = iter(rows)
+    with pa.ipc.new_stream(str(stream), features.arrow_schema) as writer:
+        while batch := list(islice(rows, BATCH)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=features.arrow_schema))
+    dataset = Dataset.from_file(str(stream))
+    dataset._fingerprint = name  # drawn from the clock otherwise, and then equal rows would not be equal bytes
+    dataset.save_to_disk(str(folder / name))
+    del dataset
+    stream.unlink()
+
+
+def write_samples(process: Process, records: Iterable[Record], folder: Path, working: Path) -> dict[str, Any]:
+    """Records -> everything of samples/ below `folder`, and the report as returned.
+
+    Raises:
+        ValueError: a side of the split is empty, or the vocabulary is too small for the labels.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = collect(process, records, working / "corpus.jsonl")
+    selection = select(process, corpus)
+    check_sides(process, selection.sides, *_keys(corpus))
+    indices = [np.flatnonzero(selection.sides == side) for side in range(len(SIDES))]
+    labels = sorted(process.output.labels or corpus.labels) if process.output.kind == "label" else []
+    tokenizer = make_tokenizer(process, _texts(process, corpus.chosen(indices[TRAIN])), labels)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    tallies = [Tally() for _ in SIDES]
+    for side, name in enumerate(SIDES):
+        several = references(process, corpus, indices[side])
+        rows = tokenise(process, tokenizer, corpus.chosen(indices[side]), several, side == TEST, tallies[side])
+        write_dataset(rows, folder, name)
+    _refuse_empty(process, tallies)
+    write_json(folder / "contract.json", contract_of(process, tokenizer, labels, tallies))
+    report = report_of(corpus, selection, tallies, len(tokenizer))
+    write_json(folder / "report.json", report)
+    return report
+
+
+def _texts(process: Process, samples: Iterable[Sample]) -> Iterator[str]:
+    """What the vocabulary learns from; a label that is a token needs no learning."""
+    for sample in samples:
+        yield sample.prompt
+        if not process.label_tokens:
+            yield sample.completion
+
+
+def _refuse_empty(process: Process, tallies: list[Tally]) -> None:
+    for name, tally in zip(SIDES, tallies, strict=True):
+        if not tally.samples:
+            raise ValueError(
+                f"{process.name}: all {len(tally.too_long)} samples of {name} have more tokens than "
+                f"finetuning.max_length ({process.finetuning.max_length}); raise it"
+            )
+
+
+def contract_of(process: Process, tokenizer: Any, labels: list[str], tallies: list[Tally]) -> dict[str, Any]:
+    """What whoever asks the model must know."""
+    ids = tokenizer.convert_tokens_to_ids([LABEL_TOKEN.format(label) for label in labels]) if process.label_tokens else None
+    return {
+        "kind": process.output.kind,
+        "labels": labels,
+        "label_ids": ids,
+        "max_new_tokens": process.finetuning.max_new_tokens or tallies[TRAIN].completion_tokens_max,
+        "prompt_tokens_max": max(tally.prompt_tokens_max for tally in tallies),
+    }
+
+
+def report_of(corpus: Corpus, selection: Selection, tallies: list[Tally], vocabulary: int) -> dict[str, Any]:
+    """What became of every record: rows = samples + dropped + too long in training and validation + unlabelled."""
+    sides = {name: asdict(tally) for name, tally in zip(SIDES, tallies, strict=True)}
+    rows = len(corpus.sides) + len(corpus.unlabelled)
+    report = {"rows": rows, "unlabelled": corpus.unlabelled, "dropped": selection.dropped, "splits": sides, "vocabulary": vocabulary}
+    gone = sum(selection.dropped.values()) + sum(len(tally.too_long) for tally in tallies[:TEST]) + len(corpus.unlabelled)
+    if rows != gone + sum(tally.samples for tally in tallies):
+        raise AssertionError(f"preparation lost records: {rows} came, {gone} were left out, {report['splits']}")
+    return report
+
+
+def settings_of(process: Process) -> dict[str, Any]:
+    """The parts of the declaration that decide the samples; a folder's tokenizer counts by its bytes."""
+    tuning = process.part("finetuning")["finetuning"]
+    base = Path(process.finetuning.base).expanduser() / "tokenizer.json"
+    chosen = {name: tuning[name] for name in ("base", "revision", "max_length", "max_new_tokens")}
+    return process.part("records", "output", "sample") | chosen | {"tokenizer": file_digest(base) if base.is_file() else None}
+
+
+@task(task_run_name="prepare-{run.process.name}", cache_policy=NO_CACHE)
+def prepare(validated: Artifact, run: Run) -> Artifact:
+    """validated/ -> samples/."""
+
+    def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
+        with scratch() as folder:
+            records = read_records(fetch_file(store, validated, "records.jsonl", folder / "in"))
+            report = write_samples(run.process, records, folder / "out", folder / "in")
+            counts = {name: side["samples"] for name, side in report["splits"].items()}
+            return store_folder(store, folder / "out", prefix, rows=sum(counts.values()), **counts, **report["dropped"])
+
+    return once(run, "preparation", "samples", [validated], settings_of(run.process), work)

@@ -1,0 +1,189 @@
+"""Preview: a declaration and its first records -> what `clerkflow check` shows. Nothing heavy is imported, nothing is stored."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from tokenizers import Tokenizer
+
+from tasks import expectations
+from tasks.process import Process
+from tasks.prompts import completion_of, output_of, prompt_of
+from tasks.readers import Reader
+from tasks.records import Record, Rejected
+from tasks.repairs import repair
+from tasks.vocabulary import EOS, base_tokenizer, completion_ids, train_vocabulary
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FIRST = 100  # records looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token counts of the first records, the end of the text included in the completion's."""
+
+    prompt: int  # of the record shown
+    completion: int
+    longest: int  # prompt and completion together, of all the first records
+    too_long: int  # records above max_length
+    vocabulary: str  # which tokens were counted
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one expectation says about the first records."""
+
+    origin: Literal["declared", "derived"]
+    type: str
+    about: str  # its columns
+    says: str
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A declaration as its first records look through it."""
+
+    process: Process
+    source: str
+    readable: int
+    unreadable: dict[str, int]  # reason -> rows
+    unlabelled: int
+    record_id: str = ""
+    prompt: str = ""
+    completion: str = ""
+    tokens: Tokens | None = None
+    problem: str = ""  # why tokens could not be counted
+    findings: tuple[Finding, ...] = ()
+    labels: dict[str, int] = field(default_factory=dict)  # most frequent first
+
+
+def preview(process: Process) -> Preview:
+    """Look at the first records of the first source.
+
+    Raises:
+        FileNotFoundError: the source is not there.
+    """
+    source = process.records.sources[0]
+    rows = list(islice(Reader(process.folder / source, source, process), FIRST))
+    records = [repair(process, row, process.output.labels) for row in rows if isinstance(row, Record)]
+    unreadable = Counter(row.reason for row in rows if isinstance(row, Rejected))
+    outputs = [(record, output_of(process, record.values)) for record in records]
+    labelled = [(record, output) for record, output in outputs if output is not None]
+    pairs = [(prompt_of(process, record.values), completion_of(process, output)) for record, output in labelled]
+    tokens, problem = _count(process, pairs)
+    return Preview(
+        process=process,
+        source=source,
+        readable=len(records),
+        unreadable=dict(unreadable),
+        unlabelled=len(records) - len(labelled),
+        record_id=labelled[0][0].id if labelled else "",
+        prompt=pairs[0][0] if pairs else "",
+        completion=pairs[0][1] if pairs else "",
+        tokens=tokens,
+        problem=problem,
+        findings=tuple(_findings(process, records)),
+        labels=dict(Counter(output for _, output in labelled).most_common()) if process.output.kind == "label" else {},
+    )
+
+
+def _count(process: Process, pairs: Sequence[tuple[str, str]]) -> tuple[Tokens | None, str]:
+    """Token counts, or why there are none."""
+    if not pairs:
+        return None, "no record could be made into a prompt and a completion"
+    try:
+        tokenizer, told = _tokenizer(process, pairs)
+    except ValueError as error:
+        return None, str(error)
+    prompts = [len(encoding.ids) for encoding in tokenizer.encode_batch_fast([prompt for prompt, _ in pairs], add_special_tokens=False)]
+    one = process.label_tokens  # a base model's tokenizer gets its label tokens in preparation
+    completions = [1 + (1 if one else len(completion_ids(tokenizer, completion, False))) for _, completion in pairs]
+    both = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    too_long = sum(count > process.finetuning.max_length for count in both)
+    return Tokens(prompts[0], completions[0], max(both), too_long, told), ""
+
+
+def _tokenizer(process: Process, pairs: Sequence[tuple[str, str]]) -> tuple[Tokenizer, str]:
+    base = process.finetuning.base
+    if base != "scratch":
+        return base_tokenizer(base, process.finetuning.revision), f"the vocabulary of {base}"
+    special = sorted({completion for _, completion in pairs}) if process.label_tokens else []
+    texts = [text for pair in pairs for text in (pair[:1] if process.label_tokens else pair)]
+    size = process.sample.vocabulary_size
+    return train_vocabulary(texts, size, special), f"vocabulary of these records only; training learns one of up to {size:,}"
+
+
+def _findings(process: Process, records: Sequence[Record]) -> list[Finding]:
+    """What the derived and the declared expectations say, those that fail first."""
+    rows = [expectations.look(process, record.id, record.values) for record in records]
+    derived = [("derived", name, kwargs) for name, kwargs in expectations.derived(process, process.output.labels)]
+    declared = [("declared", each.type, each.kwargs) for each in process.expectations]
+    found = []
+    for origin, name, kwargs in (*declared, *derived):
+        if expectations.TOKENS in expectations.columns_of(kwargs):
+            continue  # told by the token counts
+        says = expectations.preview(name, kwargs, rows)
+        about = ", ".join(expectations.columns_of(kwargs))
+        found.append(Finding("declared" if origin == "declared" else "derived", name, about, str(says), says.failed or 0))
+    return sorted(found, key=lambda finding: -finding.failed)
+
+
+def show(preview: Preview, console: "Console") -> None:
+    """Print a preview; derived expectations that hold are only counted."""
+    from rich.text import Text
+
+    process = preview.process
+    console.print(Text.assemble((process.name, "bold"), f" version {process.version}, {process.output.kind} output, owner {process.owner}"))
+    rejected = sum(preview.unreadable.values())
+    told = f"{preview.source}: of the first {preview.readable + rejected} records {preview.readable} are readable"
+    console.print(told + (f", {preview.unlabelled} of them without an output" if preview.unlabelled else ""), markup=False)
+    for reason, count in preview.unreadable.items():
+        console.print(Text(f"  {count} unreadable: {reason}", "yellow"))
+    if preview.prompt:
+        _show_sample(preview, console)
+    if preview.problem:
+        console.print(Text(preview.problem, "yellow"))
+    _show_findings(preview, console)
+    if preview.labels:
+        shares = ", ".join(f"{label} {count}" for label, count in preview.labels.items())
+        console.print(Text.assemble(("\nlabels      ", "bold"), shares))
+
+
+def _show_sample(preview: Preview, console: "Console") -> None:
+    """The first sample; quotes, \\n and the end token show what the model gets, blanks included."""
+    from rich.text import Text
+
+    tokens, limit = preview.tokens, preview.process.finetuning.max_length
+    end = EOS if preview.process.finetuning.base == "scratch" else "<end>"
+    console.print(Text.assemble(("\nrecord      ", "bold"), preview.record_id))
+    console.print(Text.assemble(("prompt      ", "bold"), repr(preview.prompt)))
+    console.print(Text.assemble(("completion  ", "bold"), f"{preview.completion!r} {end}"))
+    if tokens is None:
+        return
+    counts = f"prompt {tokens.prompt}, completion {tokens.completion}, longest of all both {tokens.longest}, max_length {limit}"
+    console.print(Text.assemble(("tokens      ", "bold"), f"{counts} ({tokens.vocabulary})"))
+    if tokens.too_long:
+        console.print(Text(f"            {tokens.too_long} are longer than max_length and would be left out of training", "yellow"))
+
+
+def _show_findings(preview: Preview, console: "Console") -> None:
+    from rich.table import Table
+
+    shown = [finding for finding in preview.findings if finding.failed or finding.origin == "declared"]
+    quiet = len(preview.findings) - len(shown)
+    if shown:
+        table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
+        for heading in ("expectation", "about", "the first records", "from"):
+            table.add_column(heading, overflow="fold")
+        for finding in shown:
+            style = "yellow" if finding.failed else None
+            table.add_row(finding.type, finding.about, finding.says, finding.origin, style=style)
+        console.print()
+        console.print(table)
+    if quiet:
+        console.print(f"{quiet} more follow from the declaration; none fails on the first records", markup=False)

@@ -1,0 +1,398 @@
+"""Process: what a process.yaml may say, typed and frozen; unknown keys are refused."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class Declared(BaseModel):
+    """What a person writes in YAML: nothing unknown, nothing changed afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Column(Declared):
+    """What one value of a record must be."""
+
+    type: Literal["string", "integer", "number", "boolean", "date", "object"] = "string"
+    optional: bool = False
+    list: bool = False
+    values: tuple[str, ...] | None = None  # a closed set; spelling variants are mapped onto it
+    minimum: float | None = None
+    maximum: float | None = None
+    max_characters: int = Field(20_000, ge=1)
+    pattern: str | None = None
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+
+class OutputField(Column):
+    """One field that the model fills in."""
+
+    column: str | None = None  # path of the true value in a record; the field's own name when absent
+    verbatim: bool = False  # the value stands word for word in the input
+
+
+class Records(Declared):
+    """Where records come from and what their columns are."""
+
+    source: str | tuple[str, ...]  # files beside process.yaml; labelled files of the store's inbox/ are added
+    validation: str | None = None  # a fixed validation set
+    test: str | None = None  # a fixed test set; without it, test_share of the source
+    key: str = "id"
+    columns: dict[str, Column] = {}
+    timestamp: str | None = None
+    group: str | None = None  # records of one group never stand on both sides of the split
+    slices: tuple[str, ...] = ()
+    encoding: str | None = None  # else detected, and written to the report
+    sheet: str | None = None
+    inbox: bool = True
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _short_forms(cls, columns: Any) -> Any:
+        if isinstance(columns, list | tuple):
+            return {str(name): {} for name in columns}
+        if isinstance(columns, Mapping):
+            return {name: {"type": spec} if isinstance(spec, str) else spec or {} for name, spec in columns.items()}
+        return columns
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+
+class Output(Declared):
+    """What the model gives: one label, a set of fields, or free text; exactly one of the three."""
+
+    label: str | None = None
+    labels: tuple[str, ...] | None = None  # the closed set; those seen in the records when absent
+    fields: dict[str, OutputField] | None = None
+    within: str | None = None  # path of the object that holds the fields
+    text: str | None = None
+    references: str | None = None  # path of a list of further right answers
+    facts: tuple[str, ...] | None = None  # columns whose values the text must state
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _short_forms(cls, fields: Any) -> Any:
+        if isinstance(fields, Mapping):
+            return {name: {"type": spec} if isinstance(spec, str) else spec or {} for name, spec in fields.items()}
+        return fields
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [name for name in ("label", "fields", "text") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of label, fields, text; got {', '.join(given) or 'none'}")
+        for option, kind in (("labels", "label"), ("within", "fields"), ("references", "text"), ("facts", "text")):
+            if getattr(self, option) is not None and kind != given[0]:
+                raise ValueError(f"{option} belongs to {kind}, this output is {given[0]}")
+        return self
+
+    @property
+    def kind(self) -> Literal["label", "fields", "text"]:
+        return "label" if self.label else "fields" if self.fields else "text"
+
+    def column_of(self, field: str) -> str:
+        """Path of a field's true value in a record."""
+        path = (self.fields or {})[field].column or field
+        return f"{self.within}.{path}" if self.within else path
+
+
+class Expectation(Declared):
+    """One Great Expectations expectation, in its own words."""
+
+    type: str
+    kwargs: dict[str, Any] = {}
+
+
+class Sample(Declared):
+    """How a record becomes a prompt and a completion, and on which side of the split it stands."""
+
+    prompt: str
+    completion: str | None = None  # " {label}", " {text}"; fields are always compact JSON
+    cleaning: tuple[str, ...] = ("normalise_unicode", "strip_html", "strip_control", "normalise_line_breaks")
+    near_duplicates: float | None = Field(0.9, gt=0, le=1)  # Jaccard similarity from which one of two is dropped
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    test_share: float = Field(0.2, gt=0, lt=1)
+    seed: int = 7
+    vocabulary_size: int = Field(4096, ge=300)
+    label_tokens: bool | None = None  # each label one token; by default only when the base is scratch
+
+
+class Size(Declared):
+    """Size of a GPT-2 made from scratch, in the words of GPT2Config."""
+
+    n_layer: int = Field(4, ge=1)
+    n_embd: int = Field(128, ge=8)
+    n_head: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
+        return self
+
+
+class Lora(Declared):
+    """Low-rank adapters, in the words of peft's LoraConfig; merged into the base before publishing."""
+
+    r: int = Field(8, ge=1)
+    lora_alpha: float = Field(16, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | None = None  # every linear layer when absent
+
+
+class Finetuning(Declared):
+    """How the model is tuned, in the words of TrainingArguments where they exist."""
+
+    base: str = "scratch"  # or a hub id, or a folder
+    revision: str | None = None
+    size: Size = Size()
+    lora: Lora | None = None
+    learning_rate: float = Field(1e-3, gt=0)
+    num_train_epochs: float = Field(8, gt=0)
+    max_length: int = Field(256, ge=8)  # tokens, prompt and completion together
+    max_new_tokens: int | None = Field(None, ge=1)  # the longest completion of the training set when absent
+    tokens_per_batch: int = Field(4096, ge=16)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
+    prompt_loss_weight: float = Field(0.0, ge=0, le=1)  # 0: the loss is on the completion only
+    token_dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    evaluations: int = Field(8, ge=1)  # times the validation loss is taken in a run
+    early_stopping_patience: int | None = Field(3, ge=1)  # evaluations without a better loss
+    seed: int = 7
+
+
+class Rule(Declared):
+    """One rule of the gate: a metric, a bound, and what the bound is measured from."""
+
+    metric: str
+    slice: str | None = None  # "column=value"
+    at_least: float | None = None
+    at_most: float | None = None
+    above_champion_at_least: float | None = None
+    below_champion_at_most: float | None = None
+    above_baseline_at_least: float | None = None
+    below_baseline_at_most: float | None = None
+
+    BOUNDS: ClassVar = (
+        "at_least",
+        "at_most",
+        "above_champion_at_least",
+        "below_champion_at_most",
+        "above_baseline_at_least",
+        "below_baseline_at_most",
+    )
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        given = [name for name in self.BOUNDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one bound of {', '.join(self.BOUNDS)}; got {', '.join(given) or 'none'}")
+        return self
+
+    @property
+    def bound(self) -> tuple[str, float]:
+        """The bound's name and its value."""
+        return next((name, getattr(self, name)) for name in self.BOUNDS if getattr(self, name) is not None)
+
+
+class Publishing(Declared):
+    """How a model is cut into pieces."""
+
+    shard_bytes: int = Field(32 * 2**20, ge=1024)
+
+
+class Drift(Declared):
+    """What is compared with the champion's reference, and from when on it counts as drift."""
+
+    columns: tuple[str, ...] | None = None  # features or columns; all when absent
+    drift_share: float = Field(0.5, gt=0, le=1)  # of the columns, as in Evidently's DataDriftPreset
+    min_records: int = Field(200, ge=2)
+    max_records: int = Field(5_000, ge=10)
+    train: bool = True  # start a training run when it drifts
+
+
+class Schedules(Declared):
+    """Cron strings; a flow without one runs on demand."""
+
+    train: str | None = None
+    score: str | None = None
+    monitor: str | None = None
+
+    @field_validator("train", "score", "monitor")
+    @classmethod
+    def _cron(cls, schedule: str | None) -> str | None:
+        if schedule is not None:
+            from croniter import croniter
+
+            if not croniter.is_valid(schedule):
+                raise ValueError(f"{schedule!r} is not a cron string of five fields, such as '0 3 * * 1'")
+        return schedule
+
+
+class Process(Declared):
+    """A business process: what its records are, what the model gives, when a model is good enough."""
+
+    name: str
+    owner: str
+    version: int = 1
+    description: str = ""
+    records: Records
+    expectations: tuple[Expectation, ...] = ()
+    min_valid_share: float = Field(0.95, gt=0, le=1)
+    sample: Sample
+    output: Output
+    finetuning: Finetuning = Finetuning()
+    gate: tuple[Rule, ...] = Field(min_length=1)
+    publishing: Publishing = Publishing()
+    drift: Drift = Drift()
+    schedules: Schedules = Schedules()
+
+    _folder: Path | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r}: use lower-case letters, digits, _ and -, beginning with a letter or digit")
+        return name
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        mistakes = list(_mistakes(self))
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds process.yaml; relative sources are beside it.
+
+        Raises:
+            ValueError: the declaration came from a published model, not from a folder.
+        """
+        if self._folder is None:
+            raise ValueError(f"{self.name}: this declaration has no folder, so its sources cannot be read")
+        return self._folder
+
+    @cached_property
+    def input_columns(self) -> dict[str, Column]:
+        """Path -> what the value must be, for every value the prompt uses."""
+        return {path: self.column(path) for path in placeholders(self.sample.prompt)}
+
+    @cached_property
+    def output_columns(self) -> dict[str, Column]:
+        """Path -> what the value must be, for every value the model is to give."""
+        if self.output.kind == "fields":
+            return {self.output.column_of(name): field for name, field in (self.output.fields or {}).items()}
+        path = self.output.label or self.output.text or ""
+        column = self.column(path)
+        return {path: column.model_copy(update={"values": self.output.labels}) if self.output.labels else column}
+
+    @cached_property
+    def side_columns(self) -> tuple[str, ...]:
+        """Paths that are carried along: declared columns, timestamp, group, slices, references, facts."""
+        extra = (self.records.timestamp, self.records.group, self.output.references, *self.records.slices)
+        paths = (*self.records.columns, *(path for path in extra if path), *(self.output.facts or ()))
+        return tuple(dict.fromkeys(path for path in paths if path not in self.input_columns and path not in self.output_columns))
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Every path of a record that is read."""
+        return (*self.input_columns, *(path for path in self.output_columns if path not in self.input_columns), *self.side_columns)
+
+    def column(self, path: str) -> Column:
+        """The declared column of a path; a required string when nothing is declared."""
+        return self.records.columns.get(path) or Column()
+
+    @property
+    def completion(self) -> str:
+        """The completion's template; the leading space belongs to the completion: GPT-2 tokens carry it."""
+        return self.sample.completion or f" {{{self.output.label or self.output.text or 'fields'}}}"
+
+    @property
+    def label_tokens(self) -> bool:
+        """Whether each label is one token."""
+        given = self.sample.label_tokens
+        return self.output.kind == "label" and (self.finetuning.base == "scratch" if given is None else given)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the resolved declaration."""
+        return digest_of(self.model_dump(mode="json"))
+
+    def part(self, *names: str) -> dict[str, Any]:
+        """The named sections as plain data: what a stage depends on."""
+        return self.model_dump(mode="json", include=set(names))
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
+def placeholders(template: str) -> tuple[str, ...]:
+    """The paths a template names, each once, in order; {{ and }} are plain braces."""
+    return tuple(dict.fromkeys(match[1].strip() for match in PLACEHOLDER.finditer(template) if match[1] is not None))
+
+
+def _mistakes(process: Process) -> Iterable[str]:
+    """What no single section can see."""
+    from tasks.cleaning import CLEANERS
+    from tasks.expectations import mistakes_in
+
+    sample, output, records = process.sample, process.output, process.records
+    if not placeholders(sample.prompt):
+        yield "sample.prompt names no column: write at least one {column}"
+    if "" in placeholders(sample.prompt):
+        yield "sample.prompt has an empty {}: name a column, or write {{}} for plain braces"
+    answers = [*process.output_columns, *filter(None, (output.within, output.references))]
+    leaked = [path for path in placeholders(sample.prompt) if any(_overlap(path, answer) for answer in answers)]
+    if leaked:
+        yield f"sample.prompt shows the answer to the model: {', '.join(leaked)}"
+    if output.kind == "fields" and sample.completion is not None:
+        yield "sample.completion: fields are written as compact JSON; leave it out"
+    elif output.kind != "fields" and placeholders(process.completion) != (output.label or output.text,):
+        yield f"sample.completion must name {{{output.label or output.text}}} and nothing else"
+    if sample.label_tokens and output.kind != "label":
+        yield f"sample.label_tokens needs output.label; this output is {output.kind}"
+    if sample.test_share + sample.validation_share >= 1:
+        yield "sample.test_share + validation_share must leave something to train on"
+    unknown = [name for name in sample.cleaning if name not in CLEANERS]
+    if unknown:
+        yield f"sample.cleaning has {', '.join(unknown)}; there are: {', '.join(CLEANERS)}"
+    if output.labels is not None and len(set(output.labels)) < 2:
+        yield "output.labels needs at least two different labels"
+    for path in output.facts or ():
+        if not any(path == column or path.startswith(f"{column}.") for column in (*records.columns, *process.input_columns)):
+            yield f"output.facts names {path!r}, which is not a column"
+    for expectation in process.expectations:
+        yield from mistakes_in(expectation.type, expectation.kwargs, (records.key, *process.columns))
+
+
+def _overlap(path: str, other: str) -> bool:
+    """Whether one path is the other or holds it."""
+    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")

@@ -1,0 +1,124 @@
+"""Prompts: a record's values -> the prompt and the completion as the model sees them, and back; one home for all stages."""
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from tasks.cleaning import CLEANERS
+from tasks.process import PLACEHOLDER, OutputField, Process
+from tasks.records import as_text, lookup
+
+LABEL_TOKEN = "<|label:{}|>"  # noqa: S105 - a token of a vocabulary
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """A template with every {path} replaced by the value's text; {{ and }} are plain braces."""
+    return PLACEHOLDER.sub(lambda match: match[0][0] if match[1] is None else as_text(lookup(values, match[1].strip())), template)
+
+
+def clean(process: Process, text: str) -> str:
+    """The declared cleaners, in their order."""
+    for name in process.sample.cleaning:
+        text = CLEANERS[name](text)
+    return text
+
+
+def clean_value(process: Process, value: Any) -> Any:
+    """A value with every string in it cleaned."""
+    if isinstance(value, str):
+        return clean(process, value)
+    if isinstance(value, Mapping):
+        return {key: clean_value(process, inner) for key, inner in value.items()}
+    return [clean_value(process, inner) for inner in value] if isinstance(value, list) else value
+
+
+def prompt_of(process: Process, values: Mapping[str, Any]) -> str:
+    """The prompt: the cleaned input values in the declared template."""
+    inputs = {path: clean_value(process, lookup(values, path)) for path in process.input_columns}
+    return render(process.sample.prompt, inputs)
+
+
+def output_of(process: Process, values: Mapping[str, Any]) -> Any:
+    """The true output of a record: a label, a dict of fields, or a text; None when the record is not labelled."""
+    output = process.output
+    if output.kind != "fields":
+        value = lookup(values, output.label or output.text or "")
+        return None if value is None or value == "" else as_text(value)
+    stated = any(lookup(values, path) is not None for path in process.output_columns)
+    if not stated and not isinstance(lookup(values, output.within or ""), Mapping):
+        return None
+    found = {name: lookup(values, output.column_of(name)) for name in output.fields or {}}
+    return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+def completion_of(process: Process, output: Any) -> str:
+    """The completion that a right model writes for an output; a label that is one token is that token and nothing else."""
+    if process.output.kind == "fields":
+        return " " + json.dumps(output, ensure_ascii=False)
+    if process.label_tokens:
+        return LABEL_TOKEN.format(output)
+    if process.output.kind == "text":
+        output = clean(process, output).strip()
+    return PLACEHOLDER.sub(lambda match: match[0][0] if match[1] is None else output, process.completion)
+
+
+def parse(process: Process, completion: str) -> Any:
+    """The output that a completion states.
+
+    Raises:
+        ValueError: it states none: not a declared label, not JSON, a field that is unknown, missing or of a wrong type.
+    """
+    text = completion.strip()
+    if process.output.kind == "fields":
+        return _parse_fields(process.output.fields or {}, text)
+    before, _, after = (LABEL_TOKEN.format("\0") if process.label_tokens else _around(process.completion)).partition("\0")
+    text = text.removeprefix(before.strip()).removesuffix(after.strip()).strip()
+    if not text:
+        raise ValueError("the completion is empty")
+    if process.output.labels is not None and text not in process.output.labels:
+        raise ValueError("the completion is not a declared label")
+    return text
+
+
+def _around(template: str) -> str:
+    """A completion's template with NUL where the output stands."""
+    return PLACEHOLDER.sub(lambda match: match[0][0] if match[1] is None else "\0", template)
+
+
+def _parse_fields(fields: Mapping[str, OutputField], text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # NaN and half a surrogate pair are read, but cannot be stored
+    except (ValueError, RecursionError):
+        raise ValueError("the completion is not JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError("the completion is not a JSON object")
+    unknown = [name for name in found if name not in fields]
+    if unknown:
+        raise ValueError("the completion has an undeclared field")
+    missing = [name for name, field in fields.items() if not field.optional and name not in found]
+    if missing:
+        raise ValueError(f"required fields are missing: {', '.join(missing)}")
+    for name, value in found.items():
+        if isinstance(value, list) != fields[name].list:
+            raise ValueError(f"field {name} is {'one value, a list' if fields[name].list else 'a list, one value'} is declared")
+        if not all(fits(fields[name], inner) for inner in (value if fields[name].list else [value])):
+            raise ValueError(f"field {name} is not a {fields[name].type} as declared")
+    return found
+
+
+def fits(field: OutputField, value: Any) -> bool:
+    """Whether one value is of the field's type and within its allowed values and bounds."""
+    kinds: dict[str, type | tuple[type, ...]] = {"integer": int, "number": (int, float), "boolean": bool, "object": dict}
+    if not isinstance(value, kinds.get(field.type, str)) or (isinstance(value, bool) and field.type != "boolean"):
+        return False
+    if field.type == "date":
+        try:
+            date.fromisoformat(str(value))
+        except ValueError:
+            return False
+    if field.values is not None and as_text(value) not in field.values:
+        return False
+    low, high = field.minimum, field.maximum
+    return not isinstance(value, int | float) or ((low is None or value >= low) and (high is None or value <= high))

@@ -1,0 +1,344 @@
+"""Readers: a JSONL, CSV, Parquet or XLSX file -> records one by one; a row that cannot be read is rejected, with what came and why.
+
+Memory is flat but for one row. Rows in = records + rejected; blank lines are counted and are no rows.
+"""
+
+import csv
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.artifacts import file_digest
+from tasks.encodings import MAX_ROW_BYTES, Encoding, byte_lines, encoding_of, text_codec
+from tasks.process import Process
+from tasks.records import Record, Rejected, lookup
+from tasks.sheets import read_parquet, read_xlsx
+
+MAX_DEPTH = 64  # of objects within objects
+LOOK_AHEAD = 1_000  # lines that one quoted cell may run over
+READABLE = "the row can be read"  # what a rejected row failed, in the place of an expectation
+DELIMITERS = ",;\t|"
+LABELLED_WITHIN = 100  # records that are looked at to see whether a file carries outputs
+
+Row = Mapping[str, Any] | str | None  # values by name, or the reason why they cannot be read, or nothing for a blank line
+Rows = Iterator[tuple[int, Row, bytes]]  # with the line, 1-based, and the bytes that came
+
+
+class UnreadableRowError(ValueError):
+    """A row cannot be read; the message is the reason, without values."""
+
+
+class Reader:
+    """One file, read once.
+
+    Args:
+        path: the file.
+        name: how people know it, such as its key in the store.
+        split: "validation" or "test" when the file is declared as such.
+        labelled: whether the columns of the output must be there.
+
+    Raises, while it is read:
+        FileNotFoundError: no such file.
+        ValueError: the file as a whole cannot be read, or lacks a declared column; the message names it.
+    """
+
+    def __init__(self, path: Path, name: str, process: Process, split: str = "", labelled: bool = True) -> None:
+        self.path, self.name, self.process, self.split, self.labelled = path, name, process, split, labelled
+        self.counts = {"records": 0, "blank": 0, "rejected": 0}
+        self.facts: dict[str, Any] = {"encoding": None}
+        self.objects = {path for path in process.columns if process.column(path).type == "object"}
+
+    def __iter__(self) -> Iterator[Record | Rejected]:
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.process.name}: {self.path} does not exist; declared in records.source")
+        self.facts["format"] = format_of(self.path)
+        for line, row, content in READERS[self.facts["format"]](self):
+            if row is None:
+                self.counts["blank"] += 1
+                continue
+            found = self._record(line, row) if isinstance(row, Mapping) else row
+            if isinstance(found, Record):
+                self.counts["records"] += 1
+                yield found
+            else:
+                self.counts["rejected"] += 1
+                content = content or json.dumps(row, default=str).encode()
+                yield Rejected(f"{self.name}:{line}", self.name, line, READABLE, found, self._content(content))
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What was found; whole after the last row."""
+        counts = {
+            "rows": self.counts["records"] + self.counts["rejected"],
+            "blank": self.counts["blank"],
+            "rejected": self.counts["rejected"],
+        }
+        return {"name": self.name, "split": self.split, "sha256": file_digest(self.path), **self.facts, **counts}
+
+    def check_header(self, header: Sequence[str]) -> None:
+        """That the names of a table's columns are whole and all there.
+
+        Raises:
+            ValueError: a blank or doubled name, or a declared column is missing.
+        """
+        if blank := [str(place + 1) for place, name in enumerate(header) if not name]:
+            raise ValueError(f"{self.name}: column {', '.join(blank[:5])} has no name; give every column one name in the first row")
+        if doubled := sorted({name for name in header if header.count(name) > 1} if len(set(header)) < len(header) else ()):
+            raise ValueError(f"{self.name}: column names that stand twice: {', '.join(doubled[:5])}")
+        process = self.process
+        needed = {**process.input_columns, **(process.output_columns if self.labelled else {})}
+        missing = [path for path, column in needed.items() if not column.optional and not _stands_in(header, path)]
+        if missing:
+            raise ValueError(f"{self.name}: no column {', '.join(missing)}; there are: {', '.join(header[:50])}")
+
+    def _record(self, line: int, row: Mapping[str, Any]) -> Record | str:
+        """The record of a row, or the reason why it is none."""
+        values = {path: value for path in self.process.columns if (value := self._value(row, path)) is not None}
+        if _depth_over(values, MAX_DEPTH):
+            return f"objects within objects, more than {MAX_DEPTH} deep"
+        try:
+            content = json.dumps(values, ensure_ascii=False, sort_keys=True).encode()
+        except (TypeError, UnicodeEncodeError, RecursionError):
+            return "half of a surrogate pair, or a value that is no text, number or list"
+        key = row.get(self.process.records.key)
+        if isinstance(key, bool | float | list | dict):
+            return f"{self.process.records.key} is neither a text nor a whole number"
+        if id := str(key if key is not None else "").strip():
+            return Record(id, values, self.name, line, (), self.split)
+        made = f"sha256-{hashlib.sha256(content).hexdigest()[:24]}"
+        return Record(made, values, self.name, line, (f"{self.process.records.key}: missing, made from the content",), self.split)
+
+    def _value(self, row: Mapping[str, Any], path: str) -> Any:
+        """The value at a path; in a table, an object is the columns that begin with its path."""
+        value = lookup(row, path)
+        if value is None and path in self.objects:
+            value = {name.removeprefix(f"{path}."): inner for name, inner in row.items() if name.startswith(f"{path}.")} or None
+        return value
+
+    def _content(self, content: bytes) -> str:
+        encoding = self.facts["encoding"] or "utf-8"
+        try:
+            return content.decode(text_codec(Encoding(encoding, "")))
+        except UnicodeDecodeError:
+            return content.decode("latin-1")
+
+
+def _stands_in(header: Sequence[str], path: str) -> bool:
+    """Whether a table's columns hold a path: itself, an object that it is in, or its own parts."""
+    return any(name == path or path.startswith(f"{name}.") or name.startswith(f"{path}.") for name in header)
+
+
+def _depth_over(value: Any, left: int) -> bool:
+    if not isinstance(value, Mapping | list):
+        return False
+    inner = value.values() if isinstance(value, Mapping) else value
+    return left < 0 or any(_depth_over(element, left - 1) for element in inner)
+
+
+def format_of(path: Path) -> str:
+    """The format of a file, by its first bytes, else by its name's end.
+
+    Raises:
+        ValueError: it is empty, or of a format that is not read.
+    """
+    with path.open("rb") as stream:
+        start = stream.read(4096)
+    if not start:
+        raise ValueError(f"{path.name} is empty")
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    if start.startswith(b"PK\x03\x04"):
+        return "xlsx"
+    if start.startswith((b"\xd0\xcf\x11\xe0", b"\x1f\x8b")):
+        raise ValueError(f"{path.name} is an old .xls or a packed file; save it as .xlsx, .csv or .jsonl")
+    ends = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "csv"}
+    ends |= {".parquet": "parquet", ".xlsx": "xlsx"}
+    first = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    return ends.get(path.suffix.lower(), "jsonl" if first == b"{" else "csv")
+
+
+def is_labelled(path: Path, name: str, process: Process) -> bool:
+    """Whether any of a file's first records carries an output."""
+    from tasks.prompts import output_of
+
+    first = itertools.islice(Reader(path, name, process, labelled=False), LABELLED_WITHIN)
+    return any(isinstance(row, Record) and output_of(process, row.values) not in (None, {}) for row in first)
+
+
+# --- JSON lines
+
+
+def _jsonl(reader: Reader) -> Rows:
+    """One object a line."""
+    encoding = encoding_of(reader.path, reader.process.records.encoding)
+    reader.facts |= {"encoding": encoding.name, "encoding_known": encoding.known}
+    codec = text_codec(encoding)
+    for number, (line, size) in enumerate(byte_lines(reader.path, encoding), start=1):
+        if size > MAX_ROW_BYTES:
+            yield number, f"a line of {size} bytes, at most {MAX_ROW_BYTES} are read; its beginning is kept", line
+        elif not line.strip():
+            yield number, None, line
+        else:
+            yield number, _object(line, codec), line.rstrip(b"\r\n")
+
+
+def _object(line: bytes, codec: str) -> Row:
+    """The object that a line holds, or the reason why it holds none."""
+    try:
+        return parse_object(line.decode(codec))
+    except UnicodeDecodeError:
+        return f"bytes that are not {codec}"
+    except UnreadableRowError as reason:
+        return str(reason)
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """One JSON object, strictly.
+
+    Raises:
+        UnreadableRowError: not whole JSON, no object, a name twice, NaN or infinite, too deep.
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number, parse_float=_finite)
+    except UnreadableRowError:
+        raise
+    except RecursionError:
+        raise UnreadableRowError(f"objects within objects, more than {MAX_DEPTH} deep") from None
+    except ValueError as error:
+        where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UnreadableRowError(f"not whole JSON{where}") from None
+    if not isinstance(found, dict):
+        raise UnreadableRowError("JSON, but no object")
+    return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UnreadableRowError("an object has one name twice")
+    return found
+
+
+def _no_number(_: str) -> Any:
+    raise UnreadableRowError("NaN or Infinity, which JSON does not have")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise UnreadableRowError("a number too large")
+    return value
+
+
+# --- CSV
+
+
+def _csv(reader: Reader) -> Rows:
+    """Rows of a table of text; values stay text."""
+    encoding = encoding_of(reader.path, reader.process.records.encoding)
+    reader.facts |= {"encoding": encoding.name, "encoding_known": encoding.known}
+    csv.field_size_limit(2 * MAX_ROW_BYTES)  # of the whole interpreter; 131,072 otherwise
+    lines = _Lines(byte_lines(reader.path, encoding), text_codec(encoding))
+    header: list[str] = []
+    for number, raw, size in lines:
+        if not raw.strip():
+            yield number, None, raw
+            continue
+        if not header:
+            header = _header(reader, lines, raw)
+            continue
+        yield number, *_cells(lines, raw, size, header, reader.facts["delimiter"])
+
+
+class _Lines:
+    """Physical lines that can be looked at ahead and given back."""
+
+    def __init__(self, lines: Iterator[tuple[bytes, int]], codec: str) -> None:
+        self.lines, self.codec, self.number = lines, codec, 0
+        self.ahead: list[tuple[bytes, int]] = []
+
+    def __iter__(self) -> Iterator[tuple[int, bytes, int]]:
+        while (line := self.peek(0)) is not None:
+            self.take(1)
+            yield self.number, *line
+
+    def peek(self, place: int) -> tuple[bytes, int] | None:
+        while len(self.ahead) <= place:
+            line = next(self.lines, None)
+            if line is None:
+                return None
+            self.ahead.append(line)
+        return self.ahead[place]
+
+    def take(self, count: int) -> None:
+        self.number += count
+        del self.ahead[:count]
+
+    def text(self, raw: bytes) -> str:
+        return raw.decode(self.codec, errors="surrogateescape")
+
+
+def _header(reader: Reader, lines: _Lines, raw: bytes) -> list[str]:
+    """The column names; the delimiter is the one under which most declared columns are found."""
+    text, declared = lines.text(raw), {reader.process.records.key, *reader.process.columns}
+    tables = {mark: next(csv.reader([text], delimiter=mark), []) for mark in DELIMITERS}
+    mark = max(DELIMITERS, key=lambda mark: len(declared.intersection(name.strip() for name in tables[mark])))
+    reader.facts["delimiter"] = mark
+    header = [name.strip() for name in tables[mark]]
+    reader.check_header(header)
+    return header
+
+
+def _cells(lines: _Lines, raw: bytes, size: int, header: list[str], mark: str) -> tuple[Row, bytes]:
+    """A row's cells by name, or why it is none.
+
+    A quoted cell may run over line ends. Where its quote is never closed, or closes only within a later row, this line alone is
+    rejected, so that the rows after it are not lost.
+    """
+    if size > MAX_ROW_BYTES:
+        return f"a row of {size} bytes, at most {MAX_ROW_BYTES} are read; its beginning is kept", raw
+    whole, taken, quotes = raw, 0, raw.count(b'"')
+    row = _parsed(lines, whole, mark)
+    while row == "open":
+        more = lines.peek(taken) if taken < LOOK_AHEAD and len(whole) < MAX_ROW_BYTES else None
+        if more is None:
+            break
+        whole, taken, quotes = whole + more[0], taken + 1, quotes + more[0].count(b'"')
+        if b'"' in more[0] and quotes % 2 == 0:
+            row = _parsed(lines, whole, mark)
+    content = raw.rstrip(b"\r\n")
+    if isinstance(row, str) or (taken and len(row) != len(header)):
+        return "a quote that is not closed in its row", content
+    lines.take(taken)
+    content = whole.rstrip(b"\r\n")
+    if not any(cell.strip() for cell in row):
+        return None, content
+    if len(row) != len(header):
+        return f"{len(row)} cells, the header has {len(header)}", content
+    if not _decodes(whole, lines.codec):
+        return f"bytes that are not {lines.codec}", content
+    return {name: cell for name, cell in zip(header, row, strict=True) if cell}, content
+
+
+def _decodes(raw: bytes, codec: str) -> bool:
+    try:
+        raw.decode(codec)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _parsed(lines: _Lines, raw: bytes, mark: str) -> list[str] | str:
+    """The cells, or "open" when a quote is, or "broken"."""
+    try:
+        rows = list(csv.reader([lines.text(raw)], delimiter=mark, strict=True))
+    except csv.Error as error:
+        return "open" if "unexpected end of data" in str(error) else "broken"
+    return rows[0] if len(rows) == 1 else "broken"
+
+
+READERS: dict[str, Callable[[Reader], Rows]] = {"jsonl": _jsonl, "csv": _csv, "parquet": read_parquet, "xlsx": read_xlsx}

@@ -1,0 +1,273 @@
+"""Training: a model and token rows -> the same model, tuned; can be stopped at any step and taken up again to the same bits.
+
+Every random choice is decided by (seed, epoch) or (seed, step), never by what was drawn before; so a checkpoint holds
+no random state, and a tuning that was killed ends as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks.batching import Batch, TokenRows, by_length, drop_tokens, plan
+from tasks.checkpoints import Checkpoint, Checkpoints
+from tasks.models import Gpt, has_plain_head, logits_at, plain, seeded, uses_bf16
+from tasks.process import Finetuning
+
+CHECKPOINT_SECONDS = 60.0
+VALIDATION_ROWS = 1_000  # enough to see the loss turn, cheap enough to look often
+SEED_STRIDE = 1_000_003  # seeds of neighbouring runs do not meet
+
+
+class LossError(ValueError):
+    """The loss is no longer a number."""
+
+
+@dataclass
+class Progress:
+    """How far a tuning is: all that decides how it goes on, beside weights and moments."""
+
+    step: int = 0
+    tokens: int = 0  # without padding
+    loss_sum: float = 0.0  # since the last evaluation
+    loss_steps: int = 0
+    best_step: int | None = None
+    best_loss: float | None = None
+    worse_evaluations: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def learning_rate(settings: Finetuning, step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine down to zero; `step` counts from 0."""
+    warmup = math.ceil(settings.warmup_ratio * steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def targets(batch: Batch, prompt_loss_weight: float) -> tuple[Tensor, Tensor]:
+    """Which positions predict a token that counts, and how much each counts.
+
+    Returns:
+        Mask (rows, longest - 1), True where the next token is a target; and the weights of the targets, in order: a
+        completion's token counts 1, a prompt's `prompt_loss_weight`, over their sum.
+    """
+    next_position = torch.arange(1, batch.input_ids.shape[1])
+    real = next_position < batch.lengths[:, None]
+    completion = real & (next_position >= batch.prompt_tokens[:, None])
+    where = real if prompt_loss_weight else completion
+    weights = torch.where(completion, 1.0, prompt_loss_weight)[where]
+    return where, weights / weights.sum()
+
+
+def optimizer_of(model: nn.Module, settings: Finetuning) -> torch.optim.AdamW:
+    """AdamW over what is trained; norms, biases and embeddings are not pulled towards zero."""
+    embeddings = {id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()}
+    trained = [weight for _, weight in trained_weights(model)]
+    decayed = [weight for weight in trained if weight.ndim > 1 and id(weight) not in embeddings]
+    others = [weight for weight in trained if weight.ndim <= 1 or id(weight) in embeddings]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def trained_weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and weights that training changes."""
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+def schedule(lengths: np.ndarray[Any, np.dtype[Any]], settings: Finetuning) -> list[int]:
+    """Steps of each epoch; the last one may be a part."""
+    epochs = math.ceil(settings.num_train_epochs)
+    counts = [len(plan(lengths, settings.tokens_per_batch, settings.seed, epoch)) for epoch in range(epochs)]
+    counts[-1] = max(1, math.ceil(counts[-1] * (settings.num_train_epochs - (epochs - 1))))
+    return counts
+
+
+class Tuning:
+    """One tuning under way."""
+
+    def __init__(
+        self, model: Gpt, rows: TokenRows, validation: TokenRows, settings: Finetuning, eos: int, checkpoints: Checkpoints
+    ) -> None:
+        self.model, self.gpt, self.device = model, plain(model), next(model.parameters()).device
+        self.rows, self.validation, self.settings, self.eos = rows, validation, settings, eos
+        self.checkpoints, self.progress = checkpoints, Progress()
+        self.optimizer = optimizer_of(model, settings)
+        self.plain_head, self.bf16 = has_plain_head(self.gpt), uses_bf16(settings, model)
+        self.counts = schedule(rows.lengths, settings)
+        self.steps = sum(self.counts)
+        self.evaluate_every = math.ceil(self.steps / settings.evaluations)
+
+    def run(self, on_step: Callable[[Progress], None], checkpoint_seconds: float = CHECKPOINT_SECONDS) -> Progress:
+        """Go on from the newest checkpoint to the end, or until the validation loss no longer falls; the best weights stay in the model.
+
+        Args:
+            on_step: is shown the progress after each step.
+        """
+        self.restore()
+        saved = time.monotonic()
+        with seeded(self.settings.seed):
+            for batch in self._batches():
+                if self.stopped_early:
+                    break
+                self.step(batch)
+                evaluated = self._evaluate_when_due()
+                if evaluated or time.monotonic() - saved >= checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+                on_step(self.progress)
+        self._take_best()
+        return self.progress
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the validation loss has not fallen for as many evaluations as declared."""
+        patience = self.settings.early_stopping_patience
+        return patience is not None and self.progress.worse_evaluations >= patience
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, the last one in part."""
+        done = self.progress.step
+        for number, count in enumerate(self.counts):
+            if done < count:
+                return number + done / count
+            done -= count
+        return self.settings.num_train_epochs
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches that are still to come, in their order."""
+        skip = self.progress.step
+        for epoch, count in enumerate(self.counts):
+            if skip < count:
+                order = plan(self.rows.lengths, self.settings.tokens_per_batch, self.settings.seed, epoch)
+                yield from (self.rows.batch(indices) for indices in order[skip:count])
+            skip = max(0, skip - count)
+
+    def step(self, batch: Batch) -> None:
+        """One step of the optimizer.
+
+        Raises:
+            LossError: the loss is no longer a number; nothing of this step is kept.
+        """
+        settings, progress = self.settings, self.progress
+        torch.manual_seed(settings.seed * SEED_STRIDE + progress.step)
+        shown = batch
+        if settings.token_dropout:
+            generator = torch.Generator().manual_seed(settings.seed * SEED_STRIDE + progress.step)
+            shown = drop_tokens(batch, settings.token_dropout, self.eos, generator)
+        self.model.train()
+        where, weights = targets(batch, settings.prompt_loss_weight)
+        losses = self._losses(shown, batch.input_ids[:, 1:][where], where, settings.label_smoothing_factor)
+        loss = (losses * weights.to(self.device)).sum()
+        if not math.isfinite(value := loss.item()):
+            raise LossError(
+                f"the loss is {value} at step {progress.step + 1} of {self.steps}; lower finetuning.learning_rate or max_grad_norm"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._descend()
+        progress.step += 1
+        progress.tokens += int(batch.lengths.sum())
+        progress.loss_sum += value
+        progress.loss_steps += 1
+
+    def _descend(self) -> None:
+        rate = learning_rate(self.settings, self.progress.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        nn.utils.clip_grad_norm_([weight for _, weight in trained_weights(self.model)], self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _losses(self, shown: Batch, wanted: Tensor, where: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy in nats of each wanted token; the last position predicts nothing and is left out."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = logits_at(self.gpt, shown.input_ids[:, :-1].to(self.device), where.to(self.device), self.plain_head)
+        return functional.cross_entropy(logits.float(), wanted.to(self.device), reduction="none", label_smoothing=smoothing)
+
+    def _evaluate_when_due(self) -> bool:
+        progress = self.progress
+        if progress.step % self.evaluate_every and progress.step != self.steps:
+            return False
+        loss = self.validation_loss() if len(self.validation) else None
+        rate = learning_rate(self.settings, progress.step - 1, self.steps)
+        entry = {
+            "step": progress.step,
+            "epoch": round(self.epoch, 4),
+            "loss": progress.loss_sum / progress.loss_steps,
+            "learning_rate": rate,
+        }
+        progress.history.append(entry if loss is None else entry | {"validation_loss": loss})
+        progress.loss_sum, progress.loss_steps = 0.0, 0
+        if loss is not None and (progress.best_loss is None or loss < progress.best_loss):
+            progress.best_step, progress.best_loss, progress.worse_evaluations = progress.step, loss, 0
+        elif loss is not None:
+            progress.worse_evaluations += 1
+        return True
+
+    def validation_loss(self) -> float:
+        """Mean loss of the completions' tokens in nats, on at most VALIDATION_ROWS rows, always the same ones.
+
+        Raises:
+            LossError: it is no number.
+        """
+        count = len(self.validation)
+        chosen = np.sort(np.random.default_rng(self.settings.seed).permutation(count)[:VALIDATION_ROWS])
+        self.model.eval()
+        total, tokens = 0.0, 0
+        with torch.inference_mode():
+            for indices in by_length(self.validation.lengths[chosen].tolist(), self.settings.tokens_per_batch):
+                batch = self.validation.batch(chosen[indices])
+                where, _ = targets(batch, 0.0)
+                total += float(self._losses(batch, batch.input_ids[:, 1:][where], where).sum())
+                tokens += int(where.sum())
+        if not math.isfinite(total):
+            raise LossError(f"the validation loss is {total} at step {self.progress.step}; lower finetuning.learning_rate")
+        return total / max(1, tokens)
+
+    def save(self) -> None:
+        """Store a checkpoint; of the older ones only the best stays."""
+        names = {id(weight): name for name, weight in trained_weights(self.model)}
+        moments = {
+            f"{names[id(weight)]}/{key}": value
+            for group in self.optimizer.param_groups
+            for weight in group["params"]
+            for key, value in self.optimizer.state[weight].items()
+        }
+        weights = {name: weight.detach() for name, weight in trained_weights(self.model)}
+        best = self.progress.best_step
+        checkpoint = Checkpoint(self.progress.step, weights, moments, asdict(self.progress))
+        self.checkpoints.save(checkpoint, keep=() if best is None else (best,))
+
+    def restore(self) -> None:
+        """Take up the newest checkpoint, if there is one."""
+        found = self.checkpoints.newest()
+        if found is None:
+            return
+        self._take(found.weights)
+        for name, weight in trained_weights(self.model):
+            moments = {key: found.optimizer[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimizer.state[weight] = {key: value.to(weight.device) for key, value in moments.items()}
+        self.progress = Progress(**found.state)
+
+    def _take(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, weight in trained_weights(self.model):
+                weight.copy_(weights[name])
+
+    def _take_best(self) -> None:
+        best = self.progress.best_step
+        if best is None or best == self.progress.step:
+            return
+        weights = self.checkpoints.weights(best)
+        if weights is None:
+            raise FileNotFoundError(
+                f"{self.checkpoints.prefix}: the best weights (step {best}) are gone; does another run tune the same? Start again"
+            )
+        self._take(weights)

@@ -1,0 +1,129 @@
+"""The life of one model through the real flows, a real Prefect server and a real store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.store import open_store
+from tasks.registry import champion_of, versions_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def conftest() -> Any:
+    """This folder's conftest, whose helpers make records."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("toys", Path(__file__).with_name("conftest.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TOYS = conftest()
+
+
+def clerkflow(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """The command line, as a user runs it."""
+    line = [sys.executable, "-m", "flows", *words]
+    return subprocess.run(line, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=240)
+
+
+def test_a_process_is_trained_published_used_watched_and_trained_again(toy: Path, server: str) -> None:
+    from flows.monitor import monitor
+    from flows.score import score
+    from flows.train import train
+
+    assert train("toy").passed
+    store = open_store()
+    first = champion_of(store, "toy")
+    assert first is not None
+
+    known = [{"id": row["id"], "text": row["text"]} for row in TOYS.tickets(120, 2)]
+    batch = score("toy", str(TOYS.write_rows(toy / "new.jsonl", known)), "csv")[0]
+    assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (120, 120, 0)
+    assert not monitor("toy").facts["drifted"]
+
+    strange = [{"id": f"s{n}", "text": "completely other words about leave and holidays and salary " * 3} for n in range(120)]
+    score("toy", str(TOYS.write_rows(toy / "strange.jsonl", strange)))
+    arrived = [row | {"text": f"{row['text']} leave holidays"} for row in TOYS.tickets(120, 3)]
+    store.upload(TOYS.write_rows(toy / "arrived.jsonl", arrived), "toy/inbox/arrived.jsonl")
+    assert monitor("toy").facts["drifted"]
+    assert len(versions_of(store, "toy")) == 2
+    second = champion_of(store, "toy")
+    assert second is not None
+    assert (second.version != first.version, second.previous) == (True, first.version)
+
+
+def test_a_refused_model_is_never_published_and_the_command_says_why(toy: Path, server: str) -> None:
+    answer = clerkflow("train", "toy", "--set", "gate=[{metric: accuracy, at_least: 1.01}]")
+    assert answer.returncode == 1, answer.stderr
+    assert "refused" in answer.stdout
+    assert "accuracy at least 1.01" in answer.stdout
+    assert champion_of(open_store(), "toy") is None
+    assert versions_of(open_store(), "toy") == []
+
+
+def test_an_unchanged_process_is_trained_once(toy: Path, server: str) -> None:
+    from flows.train import train
+
+    assert train("toy").passed
+    assert train("toy").passed
+    store = open_store()
+    stories = [json.loads(store.read(info.key)[0]) for info in store.list("toy/runs/") if info.key.endswith("stages/finetuning.json")]
+    assert [story["reused"] for story in stories] == [False, True]
+    assert len(versions_of(store, "toy")) == 1
+
+
+@pytest.mark.parametrize("moment", [1.0, 4.0, 7.0])
+def test_a_killed_run_leaves_no_half_model_and_ends_the_same_when_started_again(toy: Path, server: str, moment: float) -> None:
+    """Kills at moments after the run has begun; each ends with the version that an undisturbed run publishes."""
+    line = [sys.executable, "-m", "flows", "train", "toy", "--set", "finetuning.num_train_epochs=40"]
+    child = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    store = open_store()
+    for _ in range(300):
+        if child.poll() is not None or any(True for _ in store.list("toy/runs/")):
+            break
+        time.sleep(0.2)
+    time.sleep(moment)
+    child.send_signal(signal.SIGKILL)
+    child.wait(20)
+    for manifest in versions_of(store, "toy"):
+        assert all(store.stat(file.key) for file in manifest.files.values())
+    again = clerkflow("train", "toy", "--set", "finetuning.num_train_epochs=40")
+    assert again.returncode == 0, again.stdout + again.stderr
+    resumed = champion_of(store, "toy")
+    untouched = clerkflow("train", "toy", "--set", "finetuning.num_train_epochs=40", CLERKFLOW_STORE=str(toy / "other-store"))
+    assert untouched.returncode == 0, untouched.stdout + untouched.stderr
+    from infra.store import LocalStore
+
+    alone = champion_of(LocalStore(toy / "other-store"), "toy")
+    assert resumed and alone
+    assert resumed.version == alone.version
+
+
+def test_mistakes_are_told_all_at_once_without_a_traceback(toy: Path) -> None:
+    file = toy / "process.yaml"
+    declared = yaml.safe_load(file.read_text(encoding="utf-8"))
+    declared |= {"min_valid_shar": 0.9, "gate": []}
+    file.write_text(yaml.safe_dump(declared), encoding="utf-8")
+    answer = clerkflow("check", "toy")
+    assert answer.returncode == 2
+    assert "min_valid_shar: unknown key" in answer.stderr
+    assert "gate" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_what_cannot_be_asked_is_told_with_status_two(toy: Path) -> None:
+    for words in (["train", "nothing"], ["score", "toy", "--format", "xml"], ["train", "toy", "--set", "learning_rate"]):
+        answer = clerkflow(*words)
+        assert (answer.returncode, "Traceback" in answer.stderr) == (2, False), words

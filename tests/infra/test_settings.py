@@ -1,0 +1,41 @@
+"""What the environment says of this machine."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.settings import ROOT, settings
+
+
+def test_without_a_variable_everything_is_below_the_checkout_or_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STORE", "CACHE", "PROCESSES"):
+        monkeypatch.delenv(f"CLERKFLOW_{name}", raising=False)
+    where = settings()
+    assert (where.store, where.processes) == (str(ROOT / "data" / "store"), ROOT / "data" / "processes")
+    assert where.cache == Path.home() / ".cache" / "clerkflow"
+
+
+def test_a_variable_counts_at_once_and_an_empty_one_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLERKFLOW_CACHE", "~/elsewhere")
+    monkeypatch.setenv("CLERKFLOW_THREADS", "")
+    assert (settings().cache, settings().threads) == (Path.home() / "elsewhere", None)
+    monkeypatch.setenv("CLERKFLOW_THREADS", "2")
+    assert settings().threads == 2
+
+
+def test_all_mistakes_are_told_at_once_by_the_names_of_their_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLERKFLOW_THREADS", "none")
+    monkeypatch.setenv("CLERKFLOW_S3_SECURE", "perhaps")
+    monkeypatch.setenv("CLERKFLOW_S3_ENDPOINT", "https://host:9000")
+    with pytest.raises(ValueError, match="CLERKFLOW_S3_ENDPOINT: expected host:port") as refused:
+        settings()
+    assert "CLERKFLOW_THREADS: " in str(refused.value)
+    assert "CLERKFLOW_S3_SECURE: " in str(refused.value)
+
+
+def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLERKFLOW_S3_ACCESS_KEY", "access-key")
+    monkeypatch.setenv("CLERKFLOW_S3_SECRET_KEY", "secret-key")
+    shown = f"{settings()!r} {settings()} {settings().model_dump_json()}"
+    assert "access-key" not in shown
+    assert "secret-key" not in shown

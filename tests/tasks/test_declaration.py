@@ -1,0 +1,96 @@
+"""Declaration: process.yaml and overrides become a process, or every mistake is told."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.declaration import DeclarationError, declared_processes, load_process, merge
+
+GOOD = """
+name: routing
+owner: support
+records: {source: sample.jsonl, columns: [text, queue]}
+sample: {prompt: "Message: {text}\\nQueue:", seed: 3}
+output: {label: queue}
+finetuning: {learning_rate: 1.0e-3, size: {n_layer: 2}}
+gate:
+  - {metric: accuracy, at_least: 0.85}
+"""
+
+
+def declare(tmp_path: Path, text: str, name: str = "routing") -> Path:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "process.yaml").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_declaration_knows_its_folder(tmp_path: Path) -> None:
+    process = load_process("routing", declare(tmp_path, GOOD))
+    assert process.folder == tmp_path / "routing"
+    assert process.output.kind == "label"
+
+
+def test_an_override_beats_the_declaration_and_the_declaration_beats_the_default(tmp_path: Path) -> None:
+    process = load_process("routing", declare(tmp_path, GOOD), {"finetuning": {"size": {"n_head": 2}, "num_train_epochs": 1}})
+    tuning = process.finetuning
+    assert (tuning.num_train_epochs, tuning.size.n_head) == (1, 2)
+    assert (tuning.learning_rate, tuning.size.n_layer, process.sample.seed) == (1e-3, 2, 3)
+    assert tuning.tokens_per_batch == 4096
+
+
+def test_a_list_is_replaced_whole_and_nothing_given_is_changed() -> None:
+    base = {"a": {"b": [1, 2], "c": 1}}
+    assert merge(base, {"a": {"b": [3]}}) == {"a": {"b": [3], "c": 1}}
+    assert base == {"a": {"b": [1, 2], "c": 1}}
+
+
+def test_a_wrong_override_is_told_like_a_wrong_declaration(tmp_path: Path) -> None:
+    with pytest.raises(DeclarationError, match=r"finetuning\.epochs: unknown key"):
+        load_process("routing", declare(tmp_path, GOOD), {"finetuning": {"epochs": 3}})
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    wrong = GOOD.replace("seed: 3", "sead: 3, test_share: 2").replace("at_least: 0.85", "atleast: 0.85").replace("owner: support\n", "")
+    with pytest.raises(DeclarationError) as told:
+        load_process("routing", declare(tmp_path, wrong))
+    for mistake in ("4 mistakes", "owner: Field required", "sample.sead: unknown key", "sample.test_share", "gate.0.atleast"):
+        assert mistake in str(told.value)
+
+
+def test_mistakes_across_sections_are_told_with_those_within(tmp_path: Path) -> None:
+    wrong = GOOD.replace("seed: 3", 'sead: 3, cleaning: ["magic"]').replace("Message: {text}", "{queue}")
+    with pytest.raises(DeclarationError) as told:
+        load_process("routing", declare(tmp_path, wrong))
+    for mistake in ("sample.sead: unknown key", "sample.cleaning has magic", "shows the answer to the model: queue"):
+        assert mistake in str(told.value)
+
+
+def test_a_key_written_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(DeclarationError, match=r"line 2: written twice: owner"):
+        load_process("routing", declare(tmp_path, GOOD + "owner: sales\n"))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just words", "a: [", "a: \t\t- x: y", "!!python/object:os.system {}"])
+def test_what_is_no_mapping_is_refused_with_the_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DeclarationError, match=r"process\.yaml"):
+        load_process("routing", declare(tmp_path, text))
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    declare(tmp_path, "")
+    (tmp_path / "routing" / "process.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(DeclarationError, match=r"process\.yaml"):
+        load_process("routing", tmp_path)
+
+
+def test_an_unknown_process_names_those_that_are_declared(tmp_path: Path) -> None:
+    with pytest.raises(DeclarationError, match=r"no process 'rooting'.*declared are: routing"):
+        load_process("rooting", declare(tmp_path, GOOD))
+    assert declared_processes(tmp_path) == ["routing"]
+
+
+def test_name_and_folder_must_agree_unless_a_path_is_given(tmp_path: Path) -> None:
+    declare(tmp_path, GOOD, "elsewhere")
+    with pytest.raises(DeclarationError, match="make them equal"):
+        load_process("elsewhere", tmp_path)
+    assert load_process(str(tmp_path / "elsewhere"), Path("unused")).name == "routing"

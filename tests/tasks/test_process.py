@@ -1,0 +1,112 @@
+"""Process: what a declaration may say, and what follows from it."""
+
+from typing import Any
+
+import pytest
+
+from tasks.declaration import DeclarationError, merge, parse_process
+from tasks.process import Process, digest_of, placeholders
+
+BASE: dict[str, Any] = {
+    "name": "orders",
+    "owner": "sales",
+    "records": {
+        "source": "s.jsonl",
+        "columns": {"date": "date", "n": {"type": "integer", "minimum": 0}},
+        "timestamp": "date",
+        "group": "customer",
+    },
+    "sample": {"prompt": "{input.text} {n}"},
+    "output": {"fields": {"sku": "string", "count": {"type": "integer", "column": "quantity"}}, "within": "output"},
+    "gate": [{"metric": "field_f1", "at_least": 0.5}],
+}
+
+
+def process(changes: dict[str, Any] | None = None) -> Process:
+    return parse_process(merge(BASE, changes or {}), "test")
+
+
+def test_every_path_that_is_read_is_known_once() -> None:
+    assert process().columns == ("input.text", "n", "output.sku", "output.quantity", "date", "customer")
+    assert process().input_columns["n"].minimum == 0
+    assert process().output_columns["output.quantity"].type == "integer"
+
+
+def test_declared_labels_are_the_values_of_the_label() -> None:
+    labelled = process({"output": {"fields": None, "within": None, "label": "queue", "labels": ["a", "b"]}})
+    assert labelled.output_columns["queue"].values == ("a", "b")
+    assert labelled.completion == " {queue}"
+    assert labelled.label_tokens
+
+
+def test_labels_are_spelled_when_the_base_is_a_trained_model() -> None:
+    label = {"output": {"fields": None, "within": None, "label": "queue"}, "finetuning": {"base": "gpt2"}}
+    assert not process(label).label_tokens
+    assert process(label | {"sample": {"label_tokens": True}}).label_tokens
+
+
+def test_placeholders_are_told_once_each_in_order() -> None:
+    assert placeholders("{b} {{c}} { a } {b}") == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"colour": 1}, "colour: unknown key"),
+        ({"name": "../up"}, "lower-case"),
+        ({"gate": []}, "gate: Tuple should have at least 1 item"),
+        ({"gate": [{"metric": "a", "at_least": 1, "at_most": 2}]}, "exactly one bound"),
+        ({"output": {"label": "queue"}}, "exactly one of label, fields, text; got label, fields"),
+        ({"output": {"fields": None, "within": None}}, "got none"),
+        ({"output": {"labels": ["a", "b"]}}, "labels belongs to label, this output is fields"),
+        ({"sample": {"prompt": "Hello"}}, "names no column"),
+        ({"sample": {"prompt": "{text} {}"}}, "empty {}"),
+        ({"sample": {"prompt": "{output}"}}, "shows the answer to the model: output"),
+        ({"sample": {"prompt": "{output.sku}"}}, "shows the answer to the model: output.sku"),
+        ({"output": {"fields": {"sku": {"column": "row.sku"}}, "within": None}, "sample": {"prompt": "{row}"}}, "shows the answer"),
+        ({"sample": {"completion": "{sku}"}}, "fields are written as compact JSON"),
+        ({"sample": {"label_tokens": True}}, "label_tokens needs output.label"),
+        ({"sample": {"test_share": 0.6, "validation_share": 0.5}}, "something to train on"),
+        ({"sample": {"cleaning": ["os.system"]}}, "sample.cleaning has os.system"),
+        ({"records": {"columns": {"n": {"pattern": "("}}}}, "not a regular expression"),
+        ({"schedules": {"train": "daily"}}, "not a cron string"),
+        ({"finetuning": {"size": {"n_embd": 30, "n_head": 4}}}, "multiple of n_head"),
+    ],
+)
+def test_a_mistake_is_told_in_words(changes: dict[str, Any], mistake: str) -> None:
+    with pytest.raises(DeclarationError) as told:
+        process(changes)
+    assert mistake in str(told.value)
+
+
+@pytest.mark.parametrize(("kind", "option", "path"), [("label", "completion", "{other}"), ("text", "completion", "{answer} {text}")])
+def test_a_completion_names_the_output_and_nothing_else(kind: str, option: str, path: str) -> None:
+    with pytest.raises(DeclarationError, match=r"must name \{answer\} and nothing else"):
+        process({"output": {"fields": None, "within": None, kind: "answer"}, "sample": {option: path}})
+
+
+def test_a_reference_answer_in_the_prompt_shows_the_answer() -> None:
+    output = {"fields": None, "within": None, "text": "answer", "references": "others"}
+    with pytest.raises(DeclarationError, match="shows the answer to the model: others"):
+        process({"output": output, "sample": {"prompt": "{question} {others}"}})
+
+
+def test_facts_must_be_columns_of_the_record() -> None:
+    output = {"fields": None, "within": None, "text": "answer", "facts": ["n", "input.text", "secret"]}
+    with pytest.raises(DeclarationError, match=r"facts names 'secret', which is not a column$"):
+        process({"output": output})
+
+
+def test_the_digest_changes_with_a_default_that_is_overridden_and_with_nothing_else() -> None:
+    assert process().digest == process({"version": 1}).digest
+    assert process().digest != process({"finetuning": {"seed": 8}}).digest
+    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+
+
+def test_a_process_comes_back_from_its_own_dump() -> None:
+    assert parse_process(process().model_dump(mode="json"), "dump") == process()
+
+
+def test_a_process_without_a_folder_says_so() -> None:
+    with pytest.raises(ValueError, match="no folder"):
+        _ = process().folder

@@ -1,0 +1,226 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import encodings
+from tasks.declaration import parse_process
+from tasks.process import Process
+from tasks.readers import Reader, is_labelled
+from tasks.records import Record, Rejected
+
+pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:openpyxl")
+
+HEAD = b"id,text,queue\n"
+
+
+def process_of(columns: Any = ("text", "queue"), **records: Any) -> Process:
+    return parse_process(
+        {
+            "name": "t",
+            "owner": "o",
+            "records": {"source": "a", "columns": columns, **records},
+            "sample": {"prompt": "{text}"},
+            "output": {"label": "queue"},
+            "gate": [{"metric": "accuracy", "at_least": 0.5}],
+        },
+        "test",
+    )
+
+
+def read(path: Path, process: Process | None = None) -> tuple[list[Record], list[Rejected], dict[str, Any]]:
+    reader = Reader(path, path.name, process or process_of())
+    rows = list(reader)
+    good, bad = [row for row in rows if isinstance(row, Record)], [row for row in rows if isinstance(row, Rejected)]
+    assert reader.report["rows"] == len(rows)
+    return good, bad, reader.report
+
+
+def file_of(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def line(id: str, text: str) -> bytes:
+    return json.dumps({"id": id, "text": text, "queue": "a"}, ensure_ascii=False).encode() + b"\n"
+
+
+def test_json_lines_give_the_declared_values_and_count_blank_lines(tmp_path: Path) -> None:
+    nested = process_of({"input.text": {}, "queue": {}})
+    nested = parse_process(nested.model_dump(mode="json") | {"sample": {"prompt": "{input.text}"}}, "test")
+    rows = b'\xef\xbb\xbf{"id": 7, "input": {"text": "hi", "more": 1}, "queue": "a", "extra": [1]}\r\n\n  \t\n{"id":"8","queue":null}'
+    good, bad, report = read(file_of(tmp_path, "a.jsonl", rows), nested)
+    assert [(record.id, record.values, record.line) for record in good] == [("7", {"input.text": "hi", "queue": "a"}, 1), ("8", {}, 4)]
+    assert not bad and report["blank"] == 2 and report["encoding_known"] == "byte order mark"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"id": "1", "te', "not whole JSON"),
+        (b'{"id": "1", "text": "a", "text": "b"}', "one name twice"),
+        (b'{"id": "1", "text": NaN}', "NaN"),
+        (b'{"id": "1", "text": 1e999}', "too large"),
+        (b'{"id": "1", "text": ' + b"9" * 5000 + b"}", "not whole JSON"),
+        (b"[" * 100_000, "deep"),
+        (b'{"id": "1", "text": ' + b"[" * 100 + b"]" * 100 + b"}", "deep"),
+        (b'{"id": "1", "text": "\\ud800"}', "surrogate"),
+        (b'["a"]', "no object"),
+        (b'{"id": ["1"], "text": "a"}', "neither a text nor a whole number"),
+        ('{"id": "1", "text": "é"}'.encode("latin-1"), "not utf-8"),
+    ],
+)
+def test_a_broken_line_is_rejected_with_what_came_and_the_next_is_read(tmp_path: Path, content: bytes, reason: str) -> None:
+    good, bad, _ = read(file_of(tmp_path, "a.jsonl", content + b"\n" + line("2", "中文")))
+    assert [record.id for record in good] == ["2"]
+    assert reason in bad[0].reason and bad[0].line == 1 and bad[0].content.encode("latin-1") == content
+
+
+def test_a_missing_id_is_made_from_the_content_and_noted(tmp_path: Path) -> None:
+    rows = b'{"text": "a", "queue": "x"}\n{"queue": "x", "text": "a", "id": " "}\n{"text": "b"}\n'
+    good, _, _ = read(file_of(tmp_path, "a.jsonl", rows))
+    assert good[0].id == good[1].id != good[2].id
+    assert good[0].repairs == ("id: missing, made from the content",)
+
+
+def test_a_line_that_is_too_long_is_rejected_and_not_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("BLOCK_BYTES", 64), ("KEPT_BYTES", 32), ("MAX_ROW_BYTES", 256)):
+        monkeypatch.setattr(encodings, name, size)
+    monkeypatch.setattr("tasks.readers.MAX_ROW_BYTES", 256)
+    good, bad, _ = read(file_of(tmp_path, "a.jsonl", line("1", "x" * 900) + line("2", "y")))
+    assert [record.id for record in good] == ["2"]
+    assert "bytes, at most 256 are read" in bad[0].reason and bad[0].content.startswith('{"id": "1"')
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "cp1252", "utf-16", "utf-8-sig"])
+def test_a_file_in_another_encoding_is_read_and_the_report_says_so(tmp_path: Path, encoding: str) -> None:
+    french = ["Où est ma commande ? J'ai été débité deux fois ; c'est très gênant."]
+    texts = 5 * (french if encoding == "cp1252" else ["我的订单还没有到，请帮我查一下。谢谢！", "你好，我想退货，商品有质量问题。"])
+    rows = "".join(f"{number},{text},a\n" for number, text in enumerate(texts))
+    good, bad, report = read(file_of(tmp_path, "a.csv", ("id,text,queue\n" + rows).encode(encoding)))
+    assert len(good) == len(texts) and not bad
+    assert good[0].values["text"].startswith(texts[0][:5])
+    assert report["encoding"] == encoding.removesuffix("-sig") and report["encoding_known"]
+
+
+def test_single_lines_in_another_encoding_are_rejected_and_not_guessed(tmp_path: Path) -> None:
+    rows = HEAD + "1,你好,a\n2,好的,a\n".encode() + "3,管理人员请尽快处理谢谢,a\n".encode("gbk") + b"4,hello,a\n"
+    good, bad, report = read(file_of(tmp_path, "a.csv", rows))
+    assert [record.id for record in good] == ["1", "2", "4"] and report["encoding"] == "utf-8"
+    assert bad[0].line == 4 and bad[0].content.encode("latin-1").decode("gbk") == "3,管理人员请尽快处理谢谢,a"
+
+
+def test_a_declared_encoding_is_taken_and_a_wrong_one_told(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "a.csv", HEAD + "1,é,a\n".encode("latin-1"))
+    assert read(path, process_of(encoding="latin-1"))[0][0].values["text"] == "é"
+    with pytest.raises(ValueError, match="which is no encoding"):
+        read(path, process_of(encoding="utf-9"))
+
+
+def test_a_quoted_cell_may_hold_marks_and_line_ends(tmp_path: Path) -> None:
+    rows = HEAD + b'1,"a, ""b""\nc\r\nd",x\r\n2,e,x\r3,f,x\n'
+    good, bad, _ = read(file_of(tmp_path, "a.csv", rows))
+    assert [record.values["text"] for record in good] == ['a, "b"\nc\r\nd', "e", "f"] and not bad
+    assert [record.line for record in good] == [2, 5, 6]
+
+
+@pytest.mark.parametrize("broken", [b'2,"open,x\n', b'2,"op"en,x\n', b'2,a "b,"x\n'])
+def test_rows_after_an_unbalanced_quote_are_not_lost(tmp_path: Path, broken: bytes) -> None:
+    good, bad, _ = read(file_of(tmp_path, "a.csv", HEAD + b"1,a,x\n" + broken + b'3,"c",x\n4,d,x\n' + b'5,"e,x'))
+    assert [record.id for record in good] == ["1", "3", "4"]
+    assert [row.line for row in bad] == [3, 6]
+    assert bad[0].content.encode() == broken.rstrip(b"\n") and "quote" in bad[0].reason
+
+
+def test_rows_of_a_wrong_length_are_rejected_and_rows_of_nothing_are_blank(tmp_path: Path) -> None:
+    good, bad, report = read(file_of(tmp_path, "a.csv", HEAD + b"1,a\n2,b,x,y\n,,\n\n3,\0c,x\n4," + b"d" * 200_000 + b",x\n"))
+    assert [row.reason for row in bad] == ["2 cells, the header has 3", "4 cells, the header has 3"]
+    assert report["blank"] == 2 and good[0].values["text"] == "\0c" and len(good[1].values["text"]) == 200_000
+
+
+def test_the_delimiter_is_the_one_under_which_the_columns_are_found(tmp_path: Path) -> None:
+    for mark in (";", "\t", "|"):
+        path = file_of(tmp_path, "a.tsv", f"id{mark}text{mark}queue\n1{mark}a,b{mark}x\n".encode())
+        assert read(path)[0][0].values == {"text": "a,b", "queue": "x"}
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"id,text,text,queue\n", "stand twice: text"),
+        (b"id,,text,queue\n", "column 2 has no name"),
+        (b"id,txt,queue\n1,a,x\n", "no column text; there are: id, txt, queue"),
+        (b"", "is empty"),
+        (b"\xd0\xcf\x11\xe0 old", "old .xls"),
+        (b"PK\x03\x04 not a zip", "no whole .xlsx"),
+        (b"PAR1 not parquet", "no Parquet file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_a_whole_is_a_clear_error(tmp_path: Path, content: bytes, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        read(file_of(tmp_path, "a.csv", content))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"a\.csv does not exist"):
+        read(tmp_path / "a.csv")
+
+
+def test_a_sheet_is_read_as_a_table_of_text(tmp_path: Path) -> None:
+    import datetime
+
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.append(["id", "text", "queue", "day", *(f"more {n}" for n in range(2_000))])
+    sheet.append([1, "你好", "a", datetime.datetime(2024, 5, 1)])
+    sheet.append([])
+    sheet.append([2.0, "=1+1", "a"])
+    sheet.append([3, "#N/A", "a"])
+    book.save(tmp_path / "a.xlsx")
+    good, bad, report = read(tmp_path / "a.xlsx", process_of(["text", "queue", "day"]))
+    assert [(record.id, record.values) for record in good] == [
+        ("1", {"text": "你好", "queue": "a", "day": "2024-05-01"}),
+        ("2", {"queue": "a"}),  # the formula was never computed, so the cell is empty
+    ]
+    assert "formula's error in text" in bad[0].reason and report["blank"] == 1
+    with pytest.raises(ValueError, match="no sheet 'May'; it has: Sheet"):
+        read(tmp_path / "a.xlsx", process_of(sheet="May"))
+
+
+def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openpyxl
+
+    openpyxl.Workbook().save(tmp_path / "a.xlsx")
+    monkeypatch.setattr("tasks.sheets.MAX_UNPACKED_BYTES", 100)
+    with pytest.raises(ValueError, match="at most 100 are read; save it as CSV"):
+        read(tmp_path / "a.xlsx")
+
+
+def test_parquet_keeps_its_types(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = [
+        {"id": 1, "text": "a", "queue": "x", "input": {"n": 2}, "other": b"\0"},
+        {"id": 2, "text": None, "queue": "x", "input": None, "other": None},
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    good, bad, _ = read(tmp_path / "a.parquet", process_of({"text": {}, "queue": {}, "input.n": "integer"}))
+    assert [(record.id, record.values) for record in good] == [("1", {"text": "a", "queue": "x", "input.n": 2}), ("2", {"queue": "x"})]
+    assert not bad
+
+
+def test_an_object_of_a_table_is_the_columns_below_it(tmp_path: Path) -> None:
+    process = process_of({"text": {}, "form": "object"})
+    good, _, _ = read(file_of(tmp_path, "a.csv", b"id,text,queue,form.age,form.city\n1,a,x,5,Oslo\n"), process)
+    assert good[0].values["form"] == {"age": "5", "city": "Oslo"}
+
+
+def test_a_file_is_labelled_when_any_record_carries_an_output(tmp_path: Path) -> None:
+    assert is_labelled(file_of(tmp_path, "a.csv", HEAD + b"1,a,\n2,b,x\n"), "a", process_of())
+    assert not is_labelled(file_of(tmp_path, "b.csv", b"id,text\n1,a\n"), "b", process_of())

@@ -1,0 +1,224 @@
+"""Batches scored by a real, published, tiny model."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.memory import LABELS, publish_tiny, tiny_process
+from infra.store import MissingObject, Store, open_store
+from tasks.artifacts import Artifact, fetch_folder
+from tasks.process import Process
+from tasks.runs import Run
+from tasks.scoring import batch_id, chunks, find_batches, recall, score_batch
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run of a process whose champion was never trained."""
+    publish_tiny(tiny_process(), tmp_path / "version")
+    return Run(id="now", process=tiny_process(), flow="score")
+
+
+def score(source: Path | str, run: Run, output_format: str = "jsonl") -> Artifact:
+    return score_batch.fn(str(source), run, output_format)
+
+
+def files_of(batch: Artifact, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    fetch_folder(open_store(), batch, folder)
+    return {path.name: [json.loads(line) for line in path.read_bytes().splitlines()] for path in folder.glob("*.jsonl")}
+
+
+def lines(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def bytes_below(store: Store, prefix: str) -> dict[str, bytes]:
+    return {info.key: store.read(info.key)[0] for info in store.list(prefix) if not info.key.endswith("manifest.json")}
+
+
+def test_every_record_is_done_or_a_dead_letter_with_its_reason(run: Run, tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "text": "退款 please"},
+        {"id": "b", "text": " <p></p>\u200b"},
+        '{"id": "c", "text"',
+        {"id": "d"},
+        "",
+        {"id": "e", "text": 5},
+    ]
+    rows += [{"id": "f", "text": "card " * 200}, {"text": "no id"}]
+    batch = score(lines(tmp_path / "new.jsonl", *rows), run)
+    found = files_of(batch, tmp_path / "batch")
+    assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (7, 2, 5)
+    assert [(row["line"], row["stage"], row["reason"].split(",")[0]) for row in found["dead_letters.jsonl"]] == [
+        (2, "inputs", "required input text is blank"),
+        (3, "reading", "not whole JSON"),
+        (4, "inputs", "required input text is missing"),
+        (6, "inputs", "input text is of type integer"),
+        (7, "prediction", "too_long"),
+    ]
+    assert found["dead_letters.jsonl"][1]["content"] == '{"id": "c", "text"'
+    first, last = found["predictions.jsonl"]
+    assert list(first) == ["record_id", "output", "confidence", "model_version", "line"]
+    assert first["record_id"] == "a"
+    assert first["output"] in LABELS
+    assert 0.25 <= first["confidence"] <= 1
+    assert first["model_version"] == batch.facts["version"]
+    assert last["record_id"].startswith("sha256-")
+    assert [row["prediction"] for row in found["monitoring.jsonl"]] == [first["output"], "(none)", last["output"]]
+
+
+def test_the_manifest_comes_last_and_accounts_for_the_batch(run: Run, tmp_path: Path) -> None:
+    batch = score(lines(tmp_path / "new.jsonl", {"id": "a", "text": "card"}, {"id": "b"}), run)
+    manifest = json.loads(open_store().read(batch.prefix + "manifest.json")[0])
+    assert (manifest["rows"], manifest["done"], manifest["dead"], manifest["source"]) == (2, 1, 1, "new.jsonl")
+    assert manifest["reasons"] == {"inputs: required input text is missing": 1}
+    assert len(manifest["source_sha256"]) == 64
+    times = {info.key: info.modified for info in open_store().list(batch.prefix)}
+    assert max(times, key=lambda key: times[key]) == batch.prefix + "manifest.json"
+
+
+@pytest.mark.parametrize("output_format", ["jsonl", "csv", "parquet"])
+def test_every_format_holds_the_same_rows(run: Run, tmp_path: Path, output_format: str) -> None:
+    import pyarrow.parquet
+
+    batch = score(lines(tmp_path / "new.jsonl", *({"id": f"=r{n}", "text": f"card {n}"} for n in range(3))), run, output_format)
+    folder = fetch_folder(open_store(), batch, tmp_path / "batch")
+    if output_format == "parquet":
+        found = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
+    elif output_format == "csv":
+        found = list(csv.DictReader((folder / "predictions.csv").read_text(encoding="utf-8-sig").splitlines()))
+    else:
+        found = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    lead = "'" if output_format == "csv" else ""
+    assert [row["record_id"] for row in found] == [f"{lead}=r{n}" for n in range(3)]
+    assert {row["output"] for row in found} <= set(LABELS)
+
+
+def test_a_finished_batch_is_returned_and_a_killed_one_ends_the_same(run: Run, tmp_path: Path) -> None:
+    source = lines(tmp_path / "new.jsonl", *({"id": str(n), "text": f"card {n}"} for n in range(20)))
+    first, store = score(source, run), open_store()
+    assert score(source, run) == first
+    whole = bytes_below(store, first.prefix)
+    for key in (first.prefix + "manifest.json", first.prefix + "predictions.jsonl"):
+        store.delete(key)
+    assert recall(store, first.prefix.rstrip("/")) is None
+    assert score(source, run).sha256 == first.sha256
+    assert bytes_below(store, first.prefix) == whole
+
+
+def test_a_batch_that_lost_a_file_is_made_again(run: Run, tmp_path: Path) -> None:
+    source = lines(tmp_path / "new.jsonl", {"id": "a", "text": "card"})
+    batch = score(source, run)
+    open_store().delete(batch.prefix + "dead_letters.jsonl")
+    assert recall(open_store(), batch.prefix.rstrip("/")) is None
+    assert score(source, run).sha256 == batch.sha256
+    assert recall(open_store(), batch.prefix.rstrip("/")) is not None
+
+
+def test_a_batch_is_named_after_what_decides_its_bytes() -> None:
+    process = tiny_process()
+    names = {batch_id("a", "x.csv", process, "v1", "csv"), batch_id("b", "x.csv", process, "v1", "csv")}
+    names |= {
+        batch_id("a", "x.txt", process, "v1", "csv"),
+        batch_id("a", "x.csv", process, "v2", "csv"),
+        batch_id("a", "x.csv", process, "v1", "jsonl"),
+    }
+    assert len(names) == 5
+    assert batch_id("a", "y/z.csv", process, "v1", "csv") in names
+
+
+def test_the_prompt_is_made_with_the_models_own_declaration(run: Run, tmp_path: Path) -> None:
+    declared = run.process.model_dump(mode="json")
+    declared["sample"]["prompt"] = "Somebody wrote {body}"
+    changed = run.model_copy(update={"process": Process.model_validate(declared)})
+    source = lines(tmp_path / "new.jsonl", {"id": "a", "text": "card"})
+    assert score(source, changed).sha256 == score(source, run).sha256
+
+
+def test_csv_in_another_encoding_is_read_as_todays_declaration_says(run: Run, tmp_path: Path) -> None:
+    declared = run.process.model_dump(mode="json")
+    declared["records"]["encoding"] = "gb18030"
+    source = tmp_path / "new.csv"
+    source.write_bytes("id,text\na,退款\n".encode("gb18030"))
+    batch = score(source, run.model_copy(update={"process": Process.model_validate(declared)}))
+    assert files_of(batch, tmp_path / "batch")["monitoring.jsonl"][0]["text"] == "退款"
+
+
+@pytest.mark.parametrize(
+    "name,content", [("new.jsonl", '{"id": "a", "body": "x", "betreff": "y"}\n'), ("new.csv", "id,body,betreff\na,x,y\n")]
+)
+def test_a_file_with_none_of_the_columns_is_refused_by_name(run: Run, tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=r"text.*there are: id, body, betreff"):
+        score(tmp_path / name, run)
+    assert not any(True for _ in open_store().list("memory/batches/"))
+
+
+def test_what_cannot_be_scored_is_told_with_the_remedy(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="neither a file here nor a key"):
+        score("nowhere.jsonl", run)
+    with pytest.raises(ValueError, match="neither a file here nor a key"):
+        score("../nowhere.jsonl", run)
+    with pytest.raises(ValueError, match="there are: jsonl, csv, parquet"):
+        score("nowhere.jsonl", run, "xml")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="empty"):
+        score(tmp_path / "empty.jsonl", run)
+
+
+def test_without_a_champion_the_next_command_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="clerkflow train memory"):
+        score("new.jsonl", Run(id="now", process=tiny_process(), flow="score"))
+
+
+def test_the_inbox_gives_unlabelled_files_until_they_are_scored(run: Run, tmp_path: Path) -> None:
+    store = open_store()
+    store.upload(lines(tmp_path / "a", {"id": "a", "text": "card"}), "memory/inbox/new.jsonl")
+    store.upload(lines(tmp_path / "b", {"id": "b", "text": "card", "queue": "refund"}), "memory/inbox/labelled.jsonl")
+    store.upload(lines(tmp_path / "c", {"id": "c", "body": "card"}), "memory/inbox/odd.jsonl")
+    store.upload(lines(tmp_path / "d"), "memory/inbox/.keep")
+    assert find_batches(run) == ["memory/inbox/new.jsonl"]
+    score("memory/inbox/new.jsonl", run)
+    assert find_batches(run) == []
+    store.upload(lines(tmp_path / "e", {"id": "e", "text": "late"}), "memory/inbox/new.jsonl")
+    assert find_batches(run) == ["memory/inbox/new.jsonl"]
+
+
+def test_chunks_end_at_a_number_of_records_or_of_characters() -> None:
+    def sizes(prompts: list[str]) -> list[int]:
+        return [len(chunk) for chunk in chunks((None, prompt) for prompt in prompts)]  # type: ignore[misc]
+
+    assert sizes(["a"] * 2_050) == [1_024, 1_024, 2]
+    assert sizes(["a" * 3_000_000] * 3) == [2, 1]
+    assert sizes([]) == []
+
+
+def test_a_long_batch_is_whole_and_its_monitoring_sample_bounded(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.scoring.MONITORING_ROWS", 50)
+    monkeypatch.setattr("tasks.scoring.CHUNK_RECORDS", 64)
+    batch = score(lines(tmp_path / "new.jsonl", *({"id": str(n), "text": f"card {n}"} for n in range(300))), run)
+    found = files_of(batch, tmp_path / "batch")
+    assert Counter(row["record_id"] for row in found["predictions.jsonl"]) == Counter(str(n) for n in range(300))
+    assert len(found["monitoring.jsonl"]) == 50
+
+
+def test_a_key_is_scored_on_every_kind_of_store(store: Store, tmp_path: Path) -> None:
+    version = publish_tiny(tiny_process(), tmp_path / "version")
+    store.upload(lines(tmp_path / "new.jsonl", {"id": "a", "text": "退款"}, {"id": "b"}), "memory/inbox/new.jsonl")
+    run = Run(id="now", process=tiny_process(), flow="score")
+    assert find_batches(run) == ["memory/inbox/new.jsonl"]
+    batch = score("memory/inbox/new.jsonl", run)
+    assert (batch.facts["done"], batch.facts["dead"], batch.facts["version"]) == (1, 1, version)
+    assert score("memory/inbox/new.jsonl", run) == batch
+    assert find_batches(run) == []
+
+
+def test_a_missing_manifest_means_no_batch() -> None:
+    with pytest.raises(MissingObject):
+        open_store().read("memory/batches/none/manifest.json")
+    assert recall(open_store(), "memory/batches/none") is None

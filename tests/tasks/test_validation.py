@@ -1,0 +1,179 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.store import open_store
+from tasks.artifacts import Artifact, fetch_file, listing_of, read_json
+from tasks.declaration import load_process
+from tasks.ingestion import ingest
+from tasks.process import Process
+from tasks.runs import Run, begin
+from tasks.suites import Finding, check_all
+from tasks.validation import validate
+
+pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_(constants|parse)' is deprecated:DeprecationWarning")  # imported by GX
+
+GOOD = [{"id": str(n), "text": f"message number {n}", "queue": "billing" if n % 2 else "delivery"} for n in range(6)]
+
+
+def process_of(folder: Path, rows: list[Any], **more: Any) -> Process:
+    declared: dict[str, Any] = {
+        "name": "tickets",
+        "owner": "o",
+        "records": {"source": "rows.jsonl", "columns": {"text": {"max_characters": 200}, "age": {"type": "integer", "optional": True}}},
+        "min_valid_share": 0.1,
+        "sample": {"prompt": "Message: {text}\nQueue:"},
+        "output": {"label": "queue", "labels": ["billing", "delivery"]},
+        "gate": [{"metric": "accuracy", "at_least": 0.5}],
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "process.yaml").write_text(json.dumps(declared | more), encoding="utf-8")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return load_process(str(folder), folder)
+
+
+def validated(process: Process) -> tuple[Artifact, Run]:
+    run = begin(process, "train")
+    return validate.fn(ingest.fn(run), run), run
+
+
+def quarantined(run: Run) -> dict[int, dict[str, Any]]:
+    data, _ = open_store().read(f"{run.prefix}/quarantine/rows.jsonl")
+    return {row["line"]: row for row in map(json.loads, data.decode().splitlines())}
+
+
+def valid_ids(artifact: Artifact, folder: Path) -> list[str]:
+    lines = fetch_file(open_store(), artifact, "records.jsonl", folder).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["id"] for line in lines]
+
+
+def test_every_row_is_valid_or_in_quarantine_with_its_reason(tmp_path: Path) -> None:
+    bad = [
+        {"id": "b1", "text": "", "queue": "billing"},
+        {"id": "b2", "text": "hello", "queue": "teleport"},
+        {"id": "b3", "text": "hello"},
+        {"id": "b4", "text": 5, "queue": "billing"},
+        {"id": "b5", "text": "hello", "queue": "billing", "age": "forty"},
+        {"id": "b6", "text": "x" * 300, "queue": "billing"},
+    ]
+    artifact, run = validated(process_of(tmp_path / "p", [*GOOD, *bad]))
+    report = read_json(open_store(), artifact, "report.json")
+    assert (report["rows"], report["valid"], report["quarantined"]) == (12, 6, 6)
+    reasons = {row["id"]: row["reason"] for row in quarantined(run).values()}
+    assert "visible characters of text" in reasons["b1"]
+    assert reasons["b2"] == "queue: values must be in set"
+    assert reasons["b3"] == "queue: values must not be null"
+    assert "type of text" in reasons["b4"] and "type of age" in reasons["b5"] and "max_value 200" in reasons["b6"]
+    assert valid_ids(artifact, tmp_path) == [row["id"] for row in GOOD]
+    assert sum(report["by_expectation"].values()) >= 6
+
+
+def test_rows_that_were_rejected_at_reading_are_in_quarantine_too(tmp_path: Path) -> None:
+    process = process_of(tmp_path / "p", GOOD)
+    with (tmp_path / "p" / "rows.jsonl").open("ab") as file:
+        file.write(b'{"id": "x", "te')
+    artifact, run = validated(process)
+    assert quarantined(run)[7]["content"] == '{"id": "x", "te'
+    assert read_json(open_store(), artifact, "report.json")["rows"] == 7
+
+
+def test_of_equal_records_one_stays_and_of_records_that_differ_none(tmp_path: Path) -> None:
+    rows = [*GOOD, GOOD[0], {"id": "1", "text": GOOD[1]["text"], "queue": "delivery"}]
+    artifact, run = validated(process_of(tmp_path / "p", rows))
+    refused = quarantined(run)
+    assert sorted(refused) == [2, 7, 8]
+    assert refused[2]["reason"] == refused[8]["reason"] == "2 records have this id and differ"
+    assert "the same record" in refused[7]["reason"]
+    assert valid_ids(artifact, tmp_path) == ["0", "2", "3", "4", "5"]
+
+
+def test_a_record_of_the_test_file_stays_before_its_twin(tmp_path: Path) -> None:
+    records = {"source": "rows.jsonl", "test": "test.jsonl", "columns": ["text"]}
+    process = process_of(tmp_path / "p", GOOD, records=records)
+    (tmp_path / "p" / "test.jsonl").write_text(json.dumps(GOOD[2]) + "\n", encoding="utf-8")
+    _, run = validated(process)
+    assert [row["file"] for row in quarantined(run).values()] == ["rows.jsonl"]
+
+
+def test_the_run_stops_when_too_few_rows_are_valid_and_what_was_found_is_kept(tmp_path: Path) -> None:
+    process = process_of(tmp_path / "p", [*GOOD, {"id": "b", "text": "hello", "queue": "teleport"}], min_valid_share=0.9)
+    run = begin(process, "train")
+    raw = ingest.fn(run)
+    with pytest.raises(ValueError, match=r"6 of 7 rows are valid, min_valid_share is 0.9.*be_in_set\(queue\) 1"):
+        validate.fn(raw, run)
+    assert list(quarantined(run)) == [7]
+    keys = [info.key.removeprefix(run.prefix) for info in open_store().list(f"{run.prefix}/")]
+    assert "/data_docs/index.html" in keys and "/quarantine/report.json" in keys
+    assert not any(key.startswith("/validated") for key in keys)
+
+
+@pytest.mark.parametrize(
+    "expectation",
+    [
+        {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 100}},
+        {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "age", "max_value": 10}},
+        {"type": "expect_column_distinct_values_to_equal_set", "kwargs": {"column": "queue", "value_set": ["billing"]}},
+    ],
+)
+def test_the_run_stops_when_an_expectation_of_the_whole_set_fails(tmp_path: Path, expectation: dict[str, Any]) -> None:
+    rows = [row | {"age": 40 + place} for place, row in enumerate(GOOD)]
+    with pytest.raises(ValueError, match="an expectation of the whole set does not hold"):
+        validated(process_of(tmp_path / "p", rows, expectations=[expectation]))
+
+
+def test_the_run_stops_when_an_expectation_cannot_be_computed(tmp_path: Path) -> None:
+    expectation = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "text", "min_value": 1}}
+    with pytest.raises(ValueError, match=r"between\(text\) cannot be computed"):
+        validated(process_of(tmp_path / "p", GOOD, expectations=[expectation]))
+
+
+def test_mostly_lets_a_share_of_the_rows_pass(tmp_path: Path) -> None:
+    def expectation(mostly: float) -> list[dict[str, Any]]:
+        return [{"type": "expect_column_values_to_match_regex", "kwargs": {"column": "text", "regex": "[1-5]", "mostly": mostly}}]
+
+    _, run = validated(process_of(tmp_path / "p", GOOD, expectations=expectation(0.8)))
+    assert not quarantined(run)
+    _, run = validated(process_of(tmp_path / "p", GOOD, expectations=expectation(0.9)))
+    assert list(quarantined(run)) == [1]
+
+
+def test_a_prompt_that_is_longer_in_tokens_than_the_model_takes_is_refused(tmp_path: Path) -> None:
+    rows = [*GOOD, {"id": "long", "text": " ".join(str(n) for n in range(60)), "queue": "billing"}]
+    _, run = validated(process_of(tmp_path / "p", rows, finetuning={"max_length": 60}))
+    assert quarantined(run)[7]["reason"] == "tokens: values must be between (min_value 1, max_value 60)"
+
+
+def test_nothing_of_a_row_stands_in_reports_docs_or_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    canary = {"id": "canary-id-7171", "text": "canary-text-8282", "queue": "canary-queue-9393", "age": 947362}
+    expectations = [
+        {"type": "expect_column_max_to_be_between", "kwargs": {"column": "age", "max_value": 1e9}},
+        {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "text"}},
+        {"type": "expect_column_values_to_not_match_regex", "kwargs": {"column": "text", "regex": "can"}},
+    ]
+    artifact, run = validated(process_of(tmp_path / "p", [*GOOD, canary, canary], expectations=expectations))
+    store = open_store()
+    told = caplog.text + "".join(fetch_file(store, artifact, "report.json", tmp_path).read_text(encoding="utf-8"))
+    told += store.read(f"{run.prefix}/data_docs/index.html")[0].decode()
+    assert not [value for value in ("7171", "8282", "9393", "947362") if value in told]
+    assert "expect" in told and len(quarantined(run)) == 2
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    process = process_of(tmp_path / "p", [*GOOD, {"id": "b", "text": "hello", "queue": "?"}])
+    first, run = validated(process)
+    files = listing_of(open_store(), first)
+    (tmp_path / "store").rename(tmp_path / "store before")
+    second, again = validated(process)
+    assert listing_of(open_store(), second) == files and second.sha256 == first.sha256
+    before = (tmp_path / "store before" / run.prefix / "data_docs" / "index.html").read_bytes()
+    assert open_store().read(f"{again.prefix}/data_docs/index.html")[0] == before
+
+
+def test_uniqueness_of_several_columns_is_judged_over_the_whole_set() -> None:
+    finding = Finding("expect_compound_columns_to_be_unique", {"column_list": ["a", "b"]}, "declared")
+    check_all([finding], {"a": [1, 1, 1, None], "b": [1, 2, 1, None]}, {}, 4)
+    finding.judge()
+    assert list(finding.unexpected) == [0, 2] and not finding.success

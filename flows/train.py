@@ -12,7 +12,7 @@ from tasks.finetuning import finetune
 from tasks.gate import Verdict, pass_gate
 from tasks.ingestion import ingest
 from tasks.preparation import prepare
-from tasks.publishing import current_champion, publish
+from tasks.publishing import champion_to_meet, publish
 from tasks.validation import validate
 
 
@@ -30,7 +30,7 @@ def train(process: str, overrides: dict[str, Any] | None = None) -> Verdict:
     pages.show_validation(validated, run)
     samples = prepare(validated, run)
     model = finetune(samples, run)
-    champion = current_champion(run)
+    champion = champion_to_meet(model, run)
     evaluation = evaluate(model, samples, champion, run)
     pages.show_evaluation(evaluation, run)
     verdict = pass_gate(evaluation, run)

@@ -1,7 +1,6 @@
 """Models: a declaration and a tokenizer -> a GPT to be tuned; a folder -> a GPT to be used. Nothing of a model's own code is ever run."""
 
 import hashlib
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -16,7 +16,7 @@ from infra.store import MissingObject, Store, open_store
 from tasks import runs
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, read_json, scratch, write_json
 from tasks.gate import Verdict
-from tasks.registry import Alias, champion_of, move_alias, publish_version
+from tasks.registry import Alias, champion_of, move_alias, publish_version, read_manifest
 from tasks.runs import Run
 from tasks.shards import INDEX, cut
 
@@ -25,10 +25,20 @@ logger = logging.getLogger(__name__)
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")  # loading these may run code
 
 
-def current_champion(run: Run) -> str | None:
-    """The version that a new model has to be judged against."""
+def champion_to_meet(model: Artifact, run: Run) -> str | None:
+    """The version that a model has to be judged against: the champion, or, when the model is champion already, the one before it.
+
+    So a run that was killed after the alias moved, or is started again without a change, ends as it did the first time.
+    """
     alias = champion_of(open_store(), run.process.name)
+    if alias and _is_champion(model, alias, run):
+        return alias.previous
     return alias.version if alias else None
+
+
+def _is_champion(model: Artifact, alias: Alias, run: Run) -> bool:
+    """Whether the champion was made from this very model, perhaps under another declaration."""
+    return read_manifest(open_store(), run.process.name, alias.version).data.get("finetuning") == model.sha256
 
 
 def lay_out(model: Path, evaluation: Path, verdict: Verdict, run: Run, folder: Path) -> None:
@@ -115,7 +125,10 @@ def publish(model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -
             data=data_of(store, run),
             verdict=verdict.model_dump(mode="json"),
         )
-    before = current_champion(run)
-    alias = move_alias(store, name, manifest.version, "passed its gate", run.id, instead_of=metrics["champion_version"])
-    logger.info("publishing: version %s is %s", alias.version, "champion already" if before == alias.version else "champion now")
+    before = champion_of(store, name)
+    known = before is not None and _is_champion(model, before, run)
+    instead_of = before.version if before and known else metrics["champion_version"]
+    alias = move_alias(store, name, manifest.version, "passed its gate", run.id, instead_of=instead_of)
+    same = before is not None and before.version == alias.version
+    logger.info("publishing: version %s is %s", alias.version, "champion already" if same else "champion now")
     return alias

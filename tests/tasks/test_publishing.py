@@ -14,7 +14,7 @@ from infra.store import Conflict, Store, open_store
 from tasks.artifacts import Artifact, store_folder, write_json
 from tasks.declaration import parse_process
 from tasks.gate import RuleResult, Verdict
-from tasks.publishing import begun, current_champion, main_metrics, publish
+from tasks.publishing import begun, champion_to_meet, main_metrics, publish
 from tasks.registry import champion_of, fetch_version, versions_of
 from tasks.runs import Run, begin, once
 
@@ -56,15 +56,25 @@ def evaluation_of(run: Run, folder: Path, champion: str | None = None) -> Artifa
 
 
 def test_a_model_that_passed_is_champion_and_can_be_fetched_with_its_proof(run: Run, tmp_path: Path) -> None:
-    assert current_champion(run) is None
-    alias = publish.fn(model_of(run, tmp_path), evaluation_of(run, tmp_path), PASSED, run)
-    assert current_champion(run) == alias.version
+    model = once(run, "finetuning", "model", [], {}, lambda *_: model_of(run, tmp_path))
+    assert champion_to_meet(model, run) is None
+    alias = publish.fn(model, evaluation_of(run, tmp_path), PASSED, run)
     assert (alias.previous, alias.run) == (None, run.id)
     folder = fetch_version(open_store(), "toy", alias.version, settings().cache)
     assert {"config.json", "tokenizer.json", "contract.json", "reference.jsonl", "metrics.json"} <= {path.name for path in folder.iterdir()}
     assert json.loads((folder / "declaration.json").read_text()) == run.process.model_dump(mode="json")
     assert json.loads((folder / "verdict.json").read_text())["passed"] is True
     assert all(path.stat().st_size <= 4096 for path in folder.glob("*.safetensors"))
+
+
+def test_another_model_meets_the_champion_and_the_champion_itself_the_one_before_it(run: Run, tmp_path: Path) -> None:
+    first = once(run, "finetuning", "model", [], {"seed": 1}, lambda *_: model_of(run, tmp_path, 1))
+    alias = publish.fn(first, evaluation_of(run, tmp_path), PASSED, run)
+    assert champion_to_meet(first, run) is None
+    second = once(run, "finetuning", "model", [], {"seed": 2}, lambda *_: model_of(run, tmp_path, 2))
+    assert champion_to_meet(second, run) == alias.version
+    publish.fn(second, evaluation_of(run, tmp_path, alias.version), PASSED, run)
+    assert champion_to_meet(second, run) == alias.version
 
 
 def test_the_manifest_says_where_the_version_came_from(run: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from infra.bucket import MinioStore
 from infra.store import open_store
 from tasks.registry import champion_of, versions_of
 
@@ -62,6 +63,19 @@ def test_a_process_is_trained_published_used_watched_and_trained_again(toy: Path
     second = champion_of(store, "toy")
     assert second is not None
     assert (second.version != first.version, second.previous) == (True, first.version)
+
+
+def test_the_same_life_goes_on_in_a_bucket(toy: Path, server: str, bucket: MinioStore) -> None:
+    from flows.score import score
+    from flows.train import train
+
+    assert train("toy").passed
+    bucket.write("toy/inbox/new.csv", b"id,text\nn-1,parcel ba dei\nn-2,\n")
+    batch = score("toy")[0]
+    assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (2, 1, 1)
+    assert score("toy") == []
+    keys = {info.key.split("/")[1] for info in bucket.list("toy/")}
+    assert keys == {"batches", "inbox", "models", "runs", "stages"}
 
 
 def test_a_refused_model_is_never_published_and_the_command_says_why(toy: Path, server: str) -> None:

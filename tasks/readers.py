@@ -104,7 +104,7 @@ class Reader:
             content = json.dumps(values, ensure_ascii=False, sort_keys=True).encode()
         except (TypeError, UnicodeEncodeError, RecursionError):
             return "half of a surrogate pair, or a value that is no text, number or list"
-        key = row.get(self.process.records.key)
+        key = lookup(row, self.process.records.key)
         if isinstance(key, bool | float | list | dict):
             return f"{self.process.records.key} is neither a text nor a whole number"
         if id := str(key if key is not None else "").strip():

@@ -56,6 +56,11 @@ def test_json_lines_give_the_declared_values_and_count_blank_lines(tmp_path: Pat
     assert not bad and report["blank"] == 2 and report["encoding_known"] == "byte order mark"
 
 
+def test_a_key_may_stand_within_an_object(tmp_path: Path) -> None:
+    good, _, _ = read(file_of(tmp_path, "a.jsonl", b'{"meta": {"id": 7}, "text": "hi", "queue": "a"}\n'), process_of(key="meta.id"))
+    assert [(record.id, record.repairs) for record in good] == [("7", ())]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

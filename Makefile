@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test check bench-real bench-dirty bench-memory clean
+.PHONY: help setup demo test check bench-real bench-dirty bench-memory bench-publishing clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -19,7 +19,7 @@ demo: $(READY)   ## the whole life of two processes, about four minutes
 	@$(BIN)/clerkflow demo
 
 test: $(READY)   ## the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(READY)  ## lint, format, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -32,6 +32,9 @@ bench-dirty: $(READY)   ## two dirty files against their manifests
 
 bench-memory: $(READY)  ## peak memory of a batch of 2,000 and of 200,000 records
 	@$(BIN)/python -m benchmarks.memory
+
+bench-publishing: $(READY)  ## a 500 MB model to MinIO and back, beside mc and a minio-py loop
+	@$(BIN)/python -m benchmarks.publishing
 
 clean:           ## remove what was built here; the store stays
 	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

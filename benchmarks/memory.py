@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -58,12 +57,12 @@ def child() -> None:
     from infra.threads import calm_openmp
 
     calm_openmp()
+    from benchmarks.measuring import peak_bytes
     from tasks.runs import Run
     from tasks.scoring import score_batch
 
     batch = score_batch.fn(sys.argv[1], Run(id="memory", process=tiny_process(), flow="score"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps(batch.facts | {"peak_bytes": peak}))
+    print(json.dumps(batch.facts | {"peak_bytes": peak_bytes()}))
 
 
 def table_of(found: list[dict[str, Any]]) -> Any:
@@ -110,10 +109,11 @@ def publish_tiny(process: Any, folder: Path) -> str:
     from transformers import PreTrainedTokenizerFast
 
     from infra.store import open_store
+    from tasks.aliases import champion_of, move_alias
     from tasks.artifacts import write_json
     from tasks.models import build_model
     from tasks.prompts import completion_of
-    from tasks.registry import champion_of, move_alias, publish_version
+    from tasks.registry import files_in, publish_version
     from tasks.vocabulary import EOS, train_vocabulary
 
     labels = list(process.output.labels)
@@ -125,7 +125,7 @@ def publish_tiny(process: Any, folder: Path) -> str:
     write_json(folder / "contract.json", contract)
     write_json(folder / "declaration.json", process.model_dump(mode="json"))
     (folder / "reference.jsonl").write_text("")
-    manifest = publish_version(open_store(), process.name, folder, created="2024-01-31T08:00:00Z", run="memory")
+    manifest = publish_version(open_store(), process.name, files_in(folder), created="2024-01-31T08:00:00Z", run="memory")
     before = champion_of(open_store(), process.name)
     move_alias(open_store(), process.name, manifest.version, "benchmark", instead_of=before.version if before else None)
     return manifest.version

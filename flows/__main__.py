@@ -1,4 +1,4 @@
-"""The command line: clerkflow {check, train, score, monitor, models, rollback, serve, demo}.
+"""The command line: clerkflow {check, train, score, monitor, models, rollback, verify, export, sign, gc, serve, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
 1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
@@ -89,29 +89,93 @@ def monitor(
 
 @app.command()
 def models(process: Name) -> None:
-    """List the published versions: which is champion, since when, why, and how good each was."""
+    """List the published versions: which is champion, challenger, previous; how good each was; who was champion when and why."""
     from infra.store import open_store
-    from tasks.registry import champion_of, versions_of
+    from tasks.aliases import aliases_of, log_of
+    from tasks.registry import versions_of
 
     name = load_process(process, settings().processes).name
     store = open_store()
-    console.show_models(versions_of(store, name), champion_of(store, name), name)
+    console.show_models(versions_of(store, name), aliases_of(store, name), log_of(store, name), name)
 
 
 @app.command()
 def rollback(
     process: Name,
     version: Annotated[str | None, typer.Argument(help="The version before the champion when absent.")] = None,
-    reason: Annotated[str, typer.Option(help="Kept in the champion's history.")] = "rolled back by hand",
+    reason: Annotated[str, typer.Option(help="Kept in the champion's log.")] = "rolled back by hand",
 ) -> None:
-    """Make an earlier version the champion again: one atomic move, kept in the history."""
+    """Make an earlier version the champion again: one atomic move, kept in the log."""
     from infra.store import open_store
-    from tasks.registry import rollback as move
+    from tasks.aliases import rollback as move
 
     name = load_process(process, settings().processes).name
     alias = move(open_store(), name, version, reason)
     console.out.print(f"{name}: champion is {alias.version} again, was {alias.previous}")
     console.next_command(f"clerkflow models {process}")
+
+
+Version = Annotated[str, typer.Argument(help="A version, or champion, challenger, previous.")]
+
+
+@app.command()
+def verify(process: Name, version: Version = "champion") -> None:
+    """Read every byte of a version again, its data and its evaluation too, and say where they differ from what was published."""
+    from infra.store import open_store
+    from tasks.aliases import version_named
+    from tasks.verification import verify_version
+
+    name, store = load_process(process, settings().processes).name, open_store()
+    with _told(1):
+        manifest, findings = verify_version(store, name, version_named(store, name, version))
+        console.show_findings(manifest, findings)
+    if any(finding.fault for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(process: Name, version: Version, folder: Annotated[Path, typer.Argument(help="New or empty.")]) -> None:
+    """Write a version as a folder that transformers and vLLM open: shards and model.safetensors.index.json."""
+    from infra.store import open_store
+    from tasks.aliases import version_named
+    from tasks.registry import export_version
+
+    name, store = load_process(process, settings().processes).name, open_store()
+    found = version_named(store, name, version)
+    with _told(1):
+        export_version(store, name, found, folder)
+    console.out.print(f"{name}: version {found} is in {folder}", soft_wrap=True)
+
+
+@app.command()
+def sign(process: Name, version: Version = "champion") -> None:
+    """Put this machine's signature under a version whose bytes are all what they were."""
+    from infra.store import open_store
+    from tasks.aliases import version_named
+    from tasks.verification import sign_verified
+
+    name, store = load_process(process, settings().processes).name, open_store()
+    with _told(1):
+        manifest = sign_verified(store, name, version_named(store, name, version))
+    console.show_signature(manifest)
+
+
+@app.command()
+def gc(
+    process: Name,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="So many of the newest versions stay, beside those that an alias names.")],
+    delete: Annotated[bool, typer.Option("--delete", help="Without it, only say what would go.")] = False,
+    grace_hours: Annotated[float, typer.Option(min=0, help="What is younger stays.")] = 24.0,
+) -> None:
+    """Remove old versions and the shards that only they needed; safe while others publish."""
+    from infra.store import open_store
+    from tasks.retention import collect
+
+    name = load_process(process, settings().processes).name
+    with _told(1):
+        console.show_collection(collect(open_store(), name, keep, grace_hours, dry_run=not delete), name, delete)
+    if not delete:
+        console.next_command(f"clerkflow gc {process} --keep {keep} --delete")
 
 
 @app.command()
@@ -142,7 +206,10 @@ def _overrides(pairs: list[str] | None) -> dict[str, Any]:
         path, equals, value = pair.partition("=")
         if not equals or not path:
             raise ValueError(f"--set {pair}: expected key=value, such as finetuning.num_train_epochs=2")
-        inner: Any = yaml.safe_load(value)
+        try:
+            inner: Any = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {pair}: what stands after = is not YAML; quote it, or close its brackets") from None
         for part in reversed(path.split(".")):
             inner = {part: inner}
         overrides = merge(overrides, inner)

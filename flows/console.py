@@ -12,15 +12,32 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from infra.orphans import end_orphans, own_servers
 from infra.settings import settings
 from infra.threads import calm_openmp
 
 if TYPE_CHECKING:
+    from tasks.aliases import Move
     from tasks.artifacts import Artifact
     from tasks.gate import Verdict
-    from tasks.registry import Alias, Manifest
+    from tasks.manifests import Manifest
+    from tasks.retention import Collection
+    from tasks.verification import Finding
 
-__all__ = ["err", "escape", "next_command", "out", "quiet_libraries", "show_batches", "show_drift", "show_models", "show_verdict"]
+__all__ = [
+    "err",
+    "escape",
+    "next_command",
+    "out",
+    "quiet_libraries",
+    "show_batches",
+    "show_collection",
+    "show_drift",
+    "show_findings",
+    "show_models",
+    "show_signature",
+    "show_verdict",
+]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -42,6 +59,8 @@ QUIET = {
 def quiet_libraries() -> None:
     """Before any heavy import: libraries keep still, stages say one line each. What the environment says already, stays."""
     calm_openmp()
+    end_orphans()
+    own_servers()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module=r"(?!flows|tasks|infra)")
@@ -120,22 +139,75 @@ def columns_table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table
     return table
 
 
-def show_models(manifests: Sequence["Manifest"], champion: "Alias | None", process: str) -> None:
-    """Published versions, newest first."""
+def show_models(manifests: Sequence["Manifest"], aliases: Mapping[str, str], log: Sequence["Move"], process: str) -> None:
+    """Published versions, newest first, and who was champion when and why."""
     table = Table(title=f"models of {process}", title_justify="left")
-    for heading in ("version", "", "published", "size", "measures", "run"):
-        table.add_column(heading)
+    for heading in ("version", "", "published", "size", "measures"):
+        table.add_column(heading, no_wrap=heading in ("version", "size"))
     for manifest in manifests:
-        mark = "[green]champion[/]" if champion and manifest.version == champion.version else ""
-        size = f"{sum(file.size for file in manifest.files.values()) / 2**20:.1f} MiB"
+        marks = [f"[green]{name}[/]" if name == "champion" else name for name, version in aliases.items() if version == manifest.version]
+        marks += ["signed"] if manifest.signature else []
         measures = ", ".join(f"{name} {_figure(value)}" for name, value in manifest.metrics.items())
-        table.add_row(manifest.version, mark, manifest.created, size, escape(measures), manifest.run)
+        table.add_row(manifest.version, "\n".join(marks), _minute(manifest.created), _mebibytes(manifest.size), escape(measures))
     out.print(table)
-    for entry in (champion.history if champion else [])[-10:]:
-        out.print(f"  {entry.since}  {entry.version}  {escape(entry.reason)}", soft_wrap=True)
     if not manifests:
         out.print(f"no version yet in {settings().store}")
         next_command(f"clerkflow train {process}")
+    elif log:
+        out.print(log_table(log[-20:]))
+
+
+def log_table(log: Sequence["Move"]) -> Table:
+    """Moves of the champion, the newest last."""
+    table = Table(title="champions", title_justify="left")
+    for heading in ("", "since", "champion", "was", "why"):
+        table.add_column(heading, no_wrap=heading in ("champion", "was"))
+    for move in log:
+        why = f"{move.reason} (run {move.run})" if move.run else move.reason
+        table.add_row(str(move.number), _minute(move.since), move.version, move.previous or "–", escape(why))
+    return table
+
+
+def show_findings(manifest: "Manifest", findings: Sequence["Finding"]) -> None:
+    """What verification found: each part that is not what it was, then the sum of it."""
+    wrong = [finding for finding in findings if finding.fault]
+    if wrong:
+        table = Table(title=f"{manifest.process} {manifest.version} is not what was published", title_justify="left")
+        table.add_column("part")
+        table.add_column("fault", overflow="fold")
+        for finding in wrong:
+            table.add_row(escape(finding.part), f"[red]{escape(finding.fault)}[/]")
+        out.print(table)
+    size = _mebibytes(sum(finding.size for finding in findings))
+    out.print(f"{manifest.process} {manifest.version}: {len(findings)} parts, {size} read, {len(wrong)} wrong")
+    out.print(f"  root {manifest.root}, commit {manifest.commit or 'unknown'}")
+    show_signature(manifest)
+    if wrong:
+        next_command(f"clerkflow rollback {manifest.process}")
+
+
+def show_signature(manifest: "Manifest") -> None:
+    """Who vouches for a version."""
+    who = f"signed by {manifest.signature.public_key}" if manifest.signature else "not signed"
+    out.print(f"  {manifest.version}: {who}", soft_wrap=True)
+
+
+def show_collection(found: "Collection", process: str, deleted: bool) -> None:
+    """What went, or would go."""
+    verb = "removed" if deleted else "would remove"
+    out.print(f"{process}: {verb} {len(found.dropped)} versions and {len(found.objects)} objects, {_mebibytes(found.size)}")
+    for version in found.dropped:
+        out.print(f"  {version}")
+    out.print(f"  {len(found.kept)} versions stay: {', '.join(found.kept) or 'none'}")
+
+
+def _minute(time: str) -> str:
+    """2026-11-24T08:59:46Z -> 2026-11-24 08:59"""
+    return time[:16].replace("T", " ")
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
 
 
 def _figure(value: Any) -> str:

@@ -22,6 +22,7 @@ from infra.settings import Settings, settings
 
 # The community edition is distributed as source; its checksum is kept in Go's public log.
 SOURCE = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
+CLIENT_SOURCE = "github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9"
 BUILD_SECONDS = 1200
 START_SECONDS = 60
 
@@ -32,14 +33,23 @@ def find_server(build: bool = False) -> Path:
     Raises:
         FileNotFoundError: there is none; the message says how to get it.
     """
+    return _find("minio", SOURCE, build)
+
+
+def find_client(build: bool = False) -> Path:
+    """MinIO's own client `mc`, found as the server is; only benchmarks need it."""
+    return _find("mc", CLIENT_SOURCE, build)
+
+
+def _find(name: str, source: str, build: bool) -> Path:
     go = shutil.which("go")
-    if found := shutil.which("minio"):
+    if found := shutil.which(name):
         return Path(found)
-    built = Path(_go_path(go)) / "bin" / "minio"
+    built = Path(_go_path(go)) / "bin" / name
     if build and go and not built.is_file():
-        subprocess.run([go, "install", SOURCE], check=True, timeout=BUILD_SECONDS)
+        subprocess.run([go, "install", source], check=True, timeout=BUILD_SECONDS)
     if not built.is_file():
-        raise FileNotFoundError(f"no minio on the PATH nor at {built}: build it with 'go install {SOURCE}' (a few minutes, once)")
+        raise FileNotFoundError(f"no {name} on the PATH nor at {built}: build it with 'go install {source}' (a few minutes, once)")
     return built
 
 

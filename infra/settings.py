@@ -22,6 +22,8 @@ class Settings(BaseSettings):
     s3_secure: bool = True
     s3_region: str = "us-east-1"
     s3_ca_file: Path | None = None
+    signing_key: SecretStr = SecretStr("")  # Ed25519; whoever publishes signs with it
+    public_keys: str = ""  # those whose signatures count; when there are any, unsigned versions are refused
     threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
 
     @field_validator("processes", "cache", "s3_ca_file")

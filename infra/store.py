@@ -6,6 +6,7 @@ atomic, so of two writers one wins and the other gets `Conflict`; keys are plain
 
 import fcntl
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -16,9 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from infra.settings import Settings, settings
+from infra.spans import Spans
 
 if TYPE_CHECKING:
     from infra.bucket import MinioStore
@@ -68,6 +70,12 @@ class Store(Protocol):
 
     def upload(self, path: Path, key: str) -> None:
         """Store a file, streamed."""
+
+    def put(self, key: str, data: Spans, sha256: str) -> None:
+        """Store bytes whole, streamed; whoever keeps them has checked their SHA-256. OSError when they are not those of `sha256`."""
+
+    def sha256(self, key: str) -> str | None:
+        """SHA-256 of an object: as the server checked and kept it, else of the bytes, read now; None when there is no object."""
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens when there is none."""
@@ -171,6 +179,24 @@ class LocalStore:
         with self._incoming() as incoming:
             shutil.copyfile(path, incoming)
             self._place(incoming, key, target, False, None)
+
+    def put(self, key: str, data: Spans, sha256: str) -> None:
+        target, digest = self._path(key), hashlib.sha256()
+        with self._incoming() as incoming:
+            with incoming.open("wb") as stream:
+                for block in data.blocks():
+                    digest.update(block)
+                    stream.write(block)
+            if digest.hexdigest() != sha256:
+                raise OSError(f"{self.address(key)}: SHA-256 of what came is {digest.hexdigest()}, not {sha256}; send it again")
+            self._place(incoming, key, target, False, None)
+
+    def sha256(self, key: str) -> str | None:
+        try:
+            with self.open(key) as stream:
+                return hashlib.file_digest(cast(io.BufferedReader, stream), "sha256").hexdigest()
+        except MissingObject:
+            return None
 
     def delete(self, key: str) -> None:
         if self.stat(key):
@@ -296,7 +322,7 @@ def copy_to(store: Store, key: str, path: Path, sha256: str | None = None) -> st
                 target.write(block)
         if sha256 is not None and digest.hexdigest() != sha256:
             raise ValueError(
-                f"{store.address(key)}: SHA-256 is {digest.hexdigest()}, {sha256} was published; do not use it, restore the object"
+                f"{store.address(key)}: SHA-256 is {digest.hexdigest()}, {sha256} was stored; do not use it, restore the object"
             )
         incoming.replace(path)
         return digest.hexdigest()

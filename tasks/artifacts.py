@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from infra.scratch import scratch as scratch
+from infra.spans import Spans, digest_of
 from infra.store import MissingObject, Store, check_key, copy_to
+from infra.transfer import in_parallel
 
 LISTING = "files.json"
 
@@ -48,11 +48,15 @@ def store_folder(store: Store, folder: Path, prefix: str, rows: int | None = Non
     """
     if (folder / LISTING).exists():
         raise ValueError(f"{LISTING} is the name of the listing; give the file another name")
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        files[name] = {"sha256": file_digest(path), "size": path.stat().st_size}
-        store.upload(path, f"{prefix}/{name}")
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    def keep(name: str) -> dict[str, Any]:
+        spans = Spans.of(paths[name])
+        sha256 = digest_of(spans).sha256
+        store.put(f"{prefix}/{name}", spans, sha256)
+        return {"sha256": sha256, "size": spans.size}
+
+    files = dict(zip(paths, in_parallel(keep, paths), strict=True))
     listing = json.dumps(files, sort_keys=True, indent=1).encode()
     store.write(f"{prefix}/{LISTING}", listing)
     return Artifact(key=f"{prefix}/{LISTING}", sha256=hashlib.sha256(listing).hexdigest(), rows=rows, facts=facts)
@@ -73,13 +77,16 @@ def listing_of(store: Store, artifact: Artifact) -> dict[str, dict[str, Any]]:
 
 
 def is_whole(store: Store, artifact: Artifact) -> bool:
-    """Whether every file of the artifact is in the store with its size."""
+    """Whether every file of the artifact is in the store, with its bytes: a stage that finds damage is better done again."""
     try:
         files = listing_of(store, artifact)
     except (MissingObject, ValueError):
         return False
     found = {info.key: info.size for info in store.list(artifact.prefix)}
-    return all(found.get(artifact.prefix + name) == file["size"] for name, file in files.items())
+    if any(found.get(artifact.prefix + name) != file["size"] for name, file in files.items()):
+        return False
+    digests = in_parallel(lambda name: store.sha256(artifact.prefix + name), files)
+    return all(sha256 == file["sha256"] for sha256, file in zip(digests, files.values(), strict=True))
 
 
 def fetch_file(store: Store, artifact: Artifact, name: str, folder: Path) -> Path:
@@ -97,9 +104,8 @@ def fetch_file(store: Store, artifact: Artifact, name: str, folder: Path) -> Pat
 
 def fetch_folder(store: Store, artifact: Artifact, folder: Path, below: str = "") -> Path:
     """Copy the files whose name begins with `below` into a folder, each digest checked."""
-    for name, file in listing_of(store, artifact).items():
-        if name.startswith(below):
-            copy_to(store, artifact.prefix + name, folder / name, file["sha256"])
+    wanted = {name: file for name, file in listing_of(store, artifact).items() if name.startswith(below)}
+    in_parallel(lambda name: copy_to(store, artifact.prefix + name, folder / name, wanted[name]["sha256"]), wanted)
     return folder
 
 
@@ -109,14 +115,12 @@ def read_json(store: Store, artifact: Artifact, name: str) -> Any:
         return json.loads(fetch_file(store, artifact, name, folder).read_text(encoding="utf-8"))
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """An empty folder on this machine, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="clerkflow-") as name:
-        yield Path(name)
-
-
 def write_json(path: Path, value: Any) -> None:
-    """Plain data as readable JSON, keys sorted, so that equal data are equal bytes."""
+    """Plain data as a file of readable JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_bytes(json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Plain data as readable JSON, keys sorted, so that equal data are equal bytes."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"

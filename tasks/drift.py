@@ -27,10 +27,11 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.settings import settings
 from infra.store import MissingObject, Store, open_store
+from tasks.aliases import Alias, champion_of
 from tasks.artifacts import Artifact, fetch_file, scratch, store_folder, write_json
 from tasks.features import Reservoir, Row
 from tasks.process import Drift, Process
-from tasks.registry import Alias, champion_of, fetch_version
+from tasks.registry import fetch_version
 from tasks.runs import Run, told
 from tasks.scoring import store_was_away
 

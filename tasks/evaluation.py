@@ -1,4 +1,4 @@
-"""Evaluation: model/, samples/test and the champion -> metrics.json, predictions.jsonl, reference.jsonl, plots/ and report.html.
+"""Evaluation: model/, samples/test and the champion -> metrics.json, report.html, plots/, predictions.jsonl, reference.jsonl, proof.jsonl.
 
 The model, the champion and the baselines answer the same test prompts and are measured by the same functions. Texts are
 asked once a prompt: all right texts of a prompt are references of one case.
@@ -40,10 +40,12 @@ from tasks.process import Process
 from tasks.prompts import completion_of
 from tasks.records import as_text, lookup
 from tasks.registry import fetch_version
+from tasks.rehearsal import answered
 from tasks.report import Picture, report
 from tasks.runs import Run, once
 from tasks.vocabulary import completion_ids
 
+PROOF = 32  # test prompts that a published version is asked again
 CHUNK = 2048  # test samples asked at a time
 SECTIONS = ("name", "owner", "version", "description", "records", "output", "sample")
 
@@ -168,6 +170,7 @@ class Judged:
     model: Answers
     champion: Answers | None
     baselines: dict[str, Answers]
+    proof: list[dict[str, Any]]
 
 
 def answers_of_all(model: Path, test: Test, train: Any, champion: Path | None, process: Process) -> Judged:
@@ -175,6 +178,7 @@ def answers_of_all(model: Path, test: Test, train: Any, champion: Path | None, p
     predictor = Predictor.load(model)
     predictions = ask(predictor, test, lambda row: str(row["prompt"]))
     losses = losses_of(predictor, test)
+    proof = answered(predictor, proof_prompts(test))
     del predictor  # two models need not be in memory at once
     baselines = baseline_predictions(
         process.output.kind, sampled(train, process.sample.seed), test.rows.select([group[0] for group in test.members]), process
@@ -184,7 +188,15 @@ def answers_of_all(model: Path, test: Test, train: Any, champion: Path | None, p
         answers_of(predictions, losses, test),
         champion_answers(champion, test, losses, process) if champion else None,
         {name: Answers(outputs) for name, outputs in baselines.items()},
+        proof,
     )
+
+
+def proof_prompts(test: Test) -> list[str]:
+    """Prompts spread over the test split, to which the published bytes must give the very same answers."""
+    count = len(test.members)
+    chosen = sorted({number * count // PROOF for number in range(PROOF)}) if count else []
+    return [str(test.rows[test.members[case][0]]["prompt"]) for case in chosen]
 
 
 def champion_answers(folder: Path, test: Test, ours: Sequence[tuple[float, int]], process: Process) -> Answers | None:
@@ -312,6 +324,7 @@ def write_evaluation(
     pictures = plots_of(metrics, json.loads((model / "training.json").read_text(encoding="utf-8")))
     write_json(folder / "metrics.json", metrics)
     _write_lines(folder / "predictions.jsonl", prediction_lines(test, judged, process.output.kind))
+    _write_lines(folder / "proof.jsonl", judged.proof)
     _write_lines(folder / "reference.jsonl", reference_lines(test, judged, process))
     (folder / "plots").mkdir()
     for name, picture in pictures.items():

@@ -15,7 +15,7 @@ from infra.threads import use_threads
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.batching import TokenRows
 from tasks.checkpoints import Checkpoints
-from tasks.models import base_digest, build_model, device, load_tokenizer, merged
+from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
 from tasks.process import Process
 from tasks.runs import Run, fingerprint_of, once
 from tasks.training import CHECKPOINT_SECONDS, Progress, Tuning
@@ -59,7 +59,7 @@ def train_model(
         progress = tuning.run(on_step or bar, checkpoint_seconds)
     seconds = time.perf_counter() - started
     story = _story(tuning, progress)
-    _write_model(merged(model), tokenizer, process, contract, story, folder)
+    _write_model(model, tokenizer, process, contract, story, folder)
     facts = {key: story[key] for key in ("parameters", "tokens", "steps", "best_step", "stopped_early", "precision")}
     return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
 
@@ -90,7 +90,8 @@ def _story(tuning: Tuning, progress: Progress) -> dict[str, Any]:
 
 
 def _write_model(model: Any, tokenizer: Any, process: Process, contract: Any, story: Any, folder: Path) -> None:
-    model.eval().to("cpu").save_pretrained(folder)
+    lora = process.finetuning.lora
+    save_model(model, folder, merged=lora is None or lora.merged)
     tokenizer.save_pretrained(folder)
     write_json(folder / "contract.json", contract)
     write_json(folder / "declaration.json", process.model_dump(mode="json"))

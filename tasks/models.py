@@ -1,6 +1,7 @@
 """Models: a declaration and a tokenizer -> a GPT to be tuned; a folder -> a GPT to be used. Nothing of a model's own code is ever run."""
 
 import hashlib
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging as library_logging
 
-from tasks.artifacts import file_digest
+from tasks.artifacts import file_digest, write_json
 from tasks.process import Finetuning, Lora
 
 Gpt = Any  # a transformers PreTrainedModel with a language-model head; its own annotations do not hold under strict typing
@@ -117,7 +118,18 @@ def load_model(folder: Path) -> Gpt:
         model: Gpt = AutoModelForCausalLM.from_pretrained(folder, **options)
     except OSError as error:
         raise ValueError(f"{folder} holds no model in safetensors: {str(error).splitlines()[0]}") from None
+    _merge_adapters(model)
     return model.to(device()).eval()
+
+
+def _merge_adapters(model: Gpt) -> None:
+    """Add adapters that stand beside their base to its weights: asked that way, a model is as quick as one without."""
+    if getattr(model, "_hf_peft_config_loaded", False):
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.merge(safe_merge=True)
 
 
 def plain(model: Any) -> Gpt:
@@ -125,9 +137,23 @@ def plain(model: Any) -> Gpt:
     return model.get_base_model() if hasattr(model, "merge_and_unload") else model
 
 
-def merged(model: Any) -> Gpt:
-    """The transformers model with its adapters added to its weights."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+def save_model(model: Any, folder: Path, merged: bool = True) -> None:
+    """Write a tuned model so that `from_pretrained` of transformers opens it.
+
+    Args:
+        merged: adapters, if there are any, are added to the weights; else they stand beside those of the base.
+    """
+    model.eval().to("cpu")
+    if not hasattr(model, "merge_and_unload"):
+        model.save_pretrained(folder)
+    elif merged:
+        model.merge_and_unload().save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)
+        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        write_json(folder / "adapter_config.json", adapter | {"base_model_name_or_path": None})  # it stands in the same folder
+        model.unload().save_pretrained(folder)
 
 
 def positions_of(model: Gpt) -> int | None:

@@ -152,12 +152,13 @@ class Size(Declared):
 
 
 class Lora(Declared):
-    """Low-rank adapters, in the words of peft's LoraConfig; merged into the base before publishing."""
+    """Low-rank adapters, in the words of peft's LoraConfig."""
 
     r: int = Field(8, ge=1)
     lora_alpha: float = Field(16, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] | None = None  # every linear layer when absent
+    merged: bool = True  # into the base; else the adapter is published beside it, and only the adapter travels when it is tuned again
 
 
 class Finetuning(Declared):

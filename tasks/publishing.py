@@ -1,9 +1,9 @@
-"""Publishing: model/ and evaluation/ -> shards and files, a manifest after them, the champion alias last."""
+"""Publishing: model/ and evaluation/ -> shards and files, a manifest after them, a rehearsal of both, the champion alias last."""
 
 import json
 import logging
 import math
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,21 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
+from infra.spans import Spans, digest_of
 from infra.store import MissingObject, Store, open_store
 from tasks import runs
-from tasks.artifacts import Artifact, fetch_file, fetch_folder, read_json, scratch, write_json
+from tasks.aliases import Alias, challenge, champion_of, move_alias
+from tasks.artifacts import Artifact, fetch_file, fetch_folder, json_bytes, read_json, scratch
 from tasks.gate import Verdict
-from tasks.registry import Alias, champion_of, move_alias, publish_version, read_manifest
+from tasks.manifests import Evidence, read_manifest
+from tasks.registry import check_whole, publish_version, versions_of
+from tasks.rehearsal import rehearse
 from tasks.runs import Run
-from tasks.shards import INDEX, cut
+from tasks.shards import INDEX, shards_of
 
 logger = logging.getLogger(__name__)
 
+NOTHING = Evidence(key="none", sha256="0" * 64)
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")  # loading these may run code
 
 
@@ -38,26 +43,27 @@ def champion_to_meet(model: Artifact, run: Run) -> str | None:
 
 def _is_champion(model: Artifact, alias: Alias, run: Run) -> bool:
     """Whether the champion was made from this very model, perhaps under another declaration."""
-    return read_manifest(open_store(), run.process.name, alias.version).data.get("finetuning") == model.sha256
+    return read_manifest(open_store(), run.process.name, alias.version).data.get("finetuning", NOTHING).sha256 == model.sha256
 
 
-def lay_out(model: Path, evaluation: Path, verdict: Verdict, run: Run, folder: Path) -> None:
-    """Put the files of a version into an empty folder: the model in shards, and what proves that it is good.
+def lay_out(model: Path, evaluation: Path, verdict: Verdict, run: Run) -> dict[str, Spans]:
+    """The files of a version: the model in shards, and what proves that it is good. Nothing is copied.
 
     Raises:
-        ValueError: the model has a file that could run code, a folder, or a tensor that fits no shard.
+        ValueError: the model has a file that could run code, or a folder.
     """
     others = [path for path in sorted(model.iterdir()) if path.suffix != ".safetensors" and path.name != INDEX]
     wrong = [path.name for path in others if path.suffix in UNSAFE or not path.is_file()]
     if wrong:
         raise ValueError(f"{run.process.name}: {', '.join(wrong)} cannot be published; a model is safetensors, JSON and text in one folder")
-    for path in others:
-        shutil.copyfile(path, folder / path.name)
-    cut(model, folder, run.process.publishing.shard_bytes)
-    for name in ("metrics.json", "reference.jsonl"):
-        shutil.copyfile(evaluation / name, folder / name)
-    write_json(folder / "declaration.json", run.process.model_dump(mode="json"))
-    write_json(folder / "verdict.json", verdict.model_dump(mode="json"))
+    files = {path.name: Spans.of(path) for path in others}
+    files |= {name: Spans.of(evaluation / name) for name in ("metrics.json", "reference.jsonl")}
+    files |= {"declaration.json": _declaration(run), "verdict.json": Spans((json_bytes(verdict.model_dump(mode="json")),))}
+    return files | shards_of(model, run.process.publishing.shard_bytes)
+
+
+def _declaration(run: Run) -> Spans:
+    return Spans((json_bytes(run.process.model_dump(mode="json")),))
 
 
 def main_metrics(metrics: dict[str, Any]) -> dict[str, float]:
@@ -66,15 +72,16 @@ def main_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in measured.items() if "." not in name and math.isfinite(value)}
 
 
-def data_of(store: Store, run: Run) -> dict[str, str]:
-    """Stage -> SHA-256 of the artifact that it made, or found, for this run."""
-    digests = {}
+def data_of(store: Store, run: Run) -> dict[str, Evidence]:
+    """Stage -> the artifact that it made, or found, for this run."""
+    found = {}
     for stage in ("ingestion", "validation", "preparation", "finetuning", "evaluation"):
         try:
-            digests[stage] = json.loads(store.read(f"{run.prefix}/stages/{stage}.json")[0])["artifact"]["sha256"]
+            artifact = json.loads(store.read(f"{run.prefix}/stages/{stage}.json")[0])["artifact"]
         except MissingObject:
             continue
-    return digests
+        found[stage] = Evidence(key=artifact["key"], sha256=artifact["sha256"])
+    return found
 
 
 def begun(run: Run) -> str:
@@ -100,35 +107,68 @@ def publish(model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -
 
     Raises:
         RuntimeError: the gate refused the model.
+        RehearsalError: what was published does not answer as the evaluated model did.
         Conflict: another version became champion since this one was judged.
     """
     name = run.process.name
     if verdict.passed is not True:
         raise RuntimeError(f"{name}: the gate refused this model, so it is not published; the champion stays")
     store = open_store()
-    metrics = read_json(store, evaluation, "metrics.json")
+    before = champion_of(store, name)
+    version = version_of_model(store, model, evaluation, verdict, run)
+    if before and before.version == version:
+        logger.info("publishing: version %s is champion already", version)
+        return before
+    challenge(store, name, version, run.id)
+    asked = _rehearse(store, evaluation, name, version)
+    instead_of = (
+        before.version if before and _is_champion(model, before, run) else read_json(store, evaluation, "metrics.json")["champion_version"]
+    )
+    reason = f"passed its gate; downloaded again, it gave the same {asked} answers"
+    alias = move_alias(store, name, version, reason, run.id, instead_of=instead_of)
+    logger.info("publishing: version %s is champion now", alias.version)
+    return alias
+
+
+def version_of_model(store: Store, model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -> str:
+    """The version of a judged model: published now, unless it is there already."""
+    return known_version(store, model, run) or _publish_now(store, model, evaluation, verdict, run)
+
+
+def known_version(store: Store, model: Artifact, run: Run) -> str | None:
+    """The version that was made from this very model under this very declaration and is still whole; None when there is none."""
+    declaration = digest_of(_declaration(run)).sha256
+    for manifest in versions_of(store, run.process.name):
+        made_from = manifest.data.get("finetuning")
+        if made_from and made_from.sha256 == model.sha256 and manifest.files["declaration.json"].digest == declaration:
+            with suppress(ValueError):
+                check_whole(store, read_manifest(store, manifest.process, manifest.version))
+                return manifest.version
+    return None
+
+
+def _publish_now(store: Store, model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -> str:
+    """Fetch a model and what proves it, publish them as a version, and return its name."""
     with scratch() as folder:
-        (folder / "version").mkdir()
         fetch_folder(store, model, folder / "model")
         for file in ("metrics.json", "reference.jsonl"):
             fetch_file(store, evaluation, file, folder / "evaluation")
-        lay_out(folder / "model", folder / "evaluation", verdict, run, folder / "version")
         manifest = publish_version(
             store,
-            name,
-            folder / "version",
+            run.process.name,
+            lay_out(folder / "model", folder / "evaluation", verdict, run),
+            run.process.publishing.shard_bytes,
             created=begun(run),
             run=run.id,
             commit=runs.commit(),
             versions=runs.versions(),
-            metrics=main_metrics(metrics),
+            metrics=main_metrics(read_json(store, evaluation, "metrics.json")),
             data=data_of(store, run),
             verdict=verdict.model_dump(mode="json"),
         )
-    before = champion_of(store, name)
-    known = before is not None and _is_champion(model, before, run)
-    instead_of = before.version if before and known else metrics["champion_version"]
-    alias = move_alias(store, name, manifest.version, "passed its gate", run.id, instead_of=instead_of)
-    same = before is not None and before.version == alias.version
-    logger.info("publishing: version %s is %s", alias.version, "champion already" if same else "champion now")
-    return alias
+    return manifest.version
+
+
+def _rehearse(store: Store, evaluation: Artifact, name: str, version: str) -> int:
+    with scratch() as folder:
+        return rehearse(name, version, fetch_file(store, evaluation, "proof.jsonl", folder))

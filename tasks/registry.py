@@ -1,275 +1,168 @@
-"""Registry: the published versions of a process's model, and which of them is champion.
+"""Registry: files -> a published version of a process's model, and back; every byte is hashed on its way in and out.
 
-<process>/models/shards/<sha256>.safetensors and files/<sha256>   content-addressed, shared by versions, never changed
-<process>/models/versions/<version>/manifest.json                 written after everything it names, never changed
-<process>/models/aliases/champion.json                            moved last, by compare-and-swap, its history inside
+A version is its objects first, then its manifest (manifests.py); which version is champion is said in aliases.py.
 """
 
 import hashlib
-import json
 import logging
+import os
+import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from infra.store import CHUNK_BYTES, INCOMING, STALE_SECONDS, Conflict, MissingObject, Store, check_key, copy_to
-from tasks.artifacts import file_digest
-from tasks.process import digest_of
+from infra.spans import BLOCK_BYTES, Digest, Spans, digest_of
+from infra.store import INCOMING, STALE_SECONDS, Conflict, MissingObject, Store
+from infra.transfer import in_parallel, moving
+from tasks.manifests import (
+    Contents,
+    File,
+    Manifest,
+    Piece,
+    check_signature,
+    key_of,
+    manifest_key,
+    manifest_of,
+    read_manifest,
+    read_unsigned,
+    signed,
+    version_names,
+    version_of,
+)
+from tasks.reservations import reserved
 
 logger = logging.getLogger(__name__)
 
-# What was measured belongs to a version but does not make it another one: the same model may be judged twice.
-EVIDENCE = ("metrics.json", "reference.jsonl", "verdict.json")
-HISTORY = 100  # moves that an alias remembers
+DEFAULT_SHARD_BYTES = 32 * 2**20
 
 
-class Kept(BaseModel):
-    """What the registry writes: nothing unknown, nothing changed afterwards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+# In
 
 
-class File(Kept):
-    """One file of a version, and the object that holds its bytes."""
-
-    key: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    size: int = Field(ge=0)  # bytes
+def files_in(folder: Path) -> dict[str, Spans]:
+    """The files of a flat folder, by name."""
+    return {path.name: Spans.of(path) for path in sorted(folder.iterdir())}
 
 
-class Manifest(Kept):
-    """A version: every file it needs, and where it came from."""
-
-    process: str
-    version: str
-    files: dict[str, File]
-    created: str  # ISO 8601, UTC: when its run was begun
-    run: str
-    commit: str | None = None
-    versions: dict[str, str] = {}
-    metrics: dict[str, float] = {}
-    data: dict[str, str] = {}  # stage -> SHA-256 of the artifact it made
-    verdict: dict[str, Any] = {}
-
-    @model_validator(mode="after")
-    def _is_sound(self) -> Self:
-        for name, file in self.files.items():
-            check_key(name)
-            if check_key(file.key) != key_of(self.process, name, file.sha256):
-                raise ValueError(f"{name} is kept at {file.key!r}, which is not the key of its digest")
-        if self.version != version_of(self.files):
-            raise ValueError(f"its files make version {version_of(self.files)}, not {self.version}")
-        return self
-
-
-class Move(Kept):
-    """One move of an alias."""
-
-    version: str
-    previous: str | None
-    since: str  # ISO 8601, UTC
-    reason: str
-    run: str | None = None
-
-
-class Alias(Move):
-    """Which version is champion, and how that came about; the newest move is last."""
-
-    history: tuple[Move, ...]
-
-
-def key_of(process: str, name: str, sha256: str) -> str:
-    """Key of a file's bytes."""
-    return f"{process}/models/shards/{sha256}.safetensors" if name.endswith(".safetensors") else f"{process}/models/files/{sha256}"
-
-
-def version_of(files: Mapping[str, File]) -> str:
-    """A version's name: the digest of the files that make it, the declaration among them; time is not."""
-    return digest_of({name: file.sha256 for name, file in files.items() if name not in EVIDENCE})[:12]
-
-
-def manifest_key(process: str, version: str) -> str:
-    """Key of a version's manifest."""
-    return check_key(f"{process}/models/versions/{version}/manifest.json")
-
-
-def alias_key(process: str) -> str:
-    """Key of a process's champion alias."""
-    return check_key(f"{process}/models/aliases/champion.json")
-
-
-def publish_version(store: Store, process: str, folder: Path, **facts: Any) -> Manifest:
-    """Store a folder as a version: every file first, then the manifest. Publishing it again changes nothing.
+def publish_version(
+    store: Store, process: str, files: Mapping[str, Spans], shard_bytes: int = DEFAULT_SHARD_BYTES, **facts: Any
+) -> Manifest:
+    """Store files as a version: every object first, then the manifest. What is there already does not travel again.
 
     Args:
-        folder: flat folder that `from_pretrained` opens, with what else belongs to the version.
+        files: name -> bytes of all that `from_pretrained` opens, and of what else belongs to the version.
+        shard_bytes: a larger safetensors file is kept in pieces of so many bytes.
         facts: the manifest's other fields.
 
     Raises:
-        OSError: the store does not give back what was written to it.
+        OSError: the store does not keep what was sent to it.
     """
-    files = {path.name: _keep(store, process, path) for path in sorted(folder.iterdir())}
-    manifest = Manifest(process=process, version=version_of(files), files=files, **facts)
+    pieces = _digested(process, files, shard_bytes)
+    described = {name: File(pieces=tuple(piece for piece, _ in found)) for name, found in pieces.items()}
+    contents = Contents(process=process, version=version_of(described), files=described, **facts)
+    objects = {piece.key: (piece, spans) for found in pieces.values() for piece, spans in found}
+    with reserved(store, process, [*objects, manifest_key(process, contents.version)]):
+        _send(store, process, list(objects.values()))
+        return _write_manifest(store, manifest_of(contents))
+
+
+def _digested(process: str, files: Mapping[str, Spans], shard_bytes: int) -> dict[str, list[tuple[Piece, Spans]]]:
+    """Every file's pieces, described, each beside its bytes."""
+    cut = {name: spans.pieces(shard_bytes) if name.endswith(".safetensors") else [spans] for name, spans in sorted(files.items())}
+    digests = iter(in_parallel(digest_of, [spans for pieces in cut.values() for spans in pieces]))
+
+    def described(name: str, spans: Spans, digest: Digest) -> tuple[Piece, Spans]:
+        key = key_of(process, name, digest.sha256, whole=len(cut[name]) == 1)
+        return Piece(key=key, sha256=digest.sha256, size=spans.size, blocks=digest.blocks), spans
+
+    return {name: [described(name, spans, next(digests)) for spans in pieces] for name, pieces in cut.items()}
+
+
+def _send(store: Store, process: str, objects: list[tuple[Piece, Spans]]) -> None:
+    """Store what the store does not have, many at a time."""
+    with moving(f"Publishing {process}", sum(piece.size for piece, _ in objects)) as advance:
+
+        def keep(pair: tuple[Piece, Spans]) -> int:
+            sent = _keep(store, *pair)
+            advance(pair[0].size)
+            return sent
+
+        sent = in_parallel(keep, objects)
+    whole = sum(piece.size for piece, _ in objects)
+    count = sum(size > 0 for size in sent)
+    logger.info("publishing: %d of %d objects travelled, %.1f of %.1f MB", count, len(objects), sum(sent) / 1e6, whole / 1e6)
+
+
+def _keep(store: Store, piece: Piece, spans: Spans) -> int:
+    """Store an object unless the store has it, whole; bytes sent."""
+    info = store.stat(piece.key)
+    if info is not None and info.size == piece.size and store.sha256(piece.key) == piece.sha256:
+        return 0
+    store.put(piece.key, spans, piece.sha256)
+    return piece.size
+
+
+def _write_manifest(store: Store, manifest: Manifest) -> Manifest:
+    """The manifest, as it is now kept: the first one of a version stays, but it is signed when it was not."""
     try:
-        store.write(manifest_key(process, manifest.version), _lines(manifest), if_absent=True)
+        store.write(manifest_key(manifest.process, manifest.version), manifest.as_bytes(), if_absent=True)
         return manifest
     except Conflict:
-        return _published_before(store, manifest)
+        known = read_unsigned(store, manifest.process, manifest.version)
+        check_whole(store, known)
+        return sign_version(store, known) if manifest.signature else known
 
 
-def _published_before(store: Store, manifest: Manifest) -> Manifest:
-    """The manifest that is there already, its files found whole."""
-    known = read_manifest(store, manifest.process, manifest.version)
-    check_whole(store, known)
-    return known
-
-
-def _keep(store: Store, process: str, path: Path) -> File:
-    """Store one file under its digest unless it is there, and read it back."""
-    sha256 = file_digest(path)
-    file = File(key=key_of(process, path.name, sha256), sha256=sha256, size=path.stat().st_size)
-    if not is_kept(store, file):
-        store.upload(path, file.key)
-        if not is_kept(store, file):
-            raise OSError(f"{store.address(file.key)} is not what was written to it; check the store's disk, then publish again")
-    return file
-
-
-def is_kept(store: Store, file: File) -> bool:
-    """Whether the store gives back a file's bytes; they are read, not believed."""
-    info = store.stat(file.key)
-    if info is None or info.size != file.size:
-        return False
-    digest = hashlib.sha256()
-    with store.open(file.key) as stream:
-        while block := stream.read(CHUNK_BYTES):
-            digest.update(block)
-    return digest.hexdigest() == file.sha256
-
-
-def read_manifest(store: Store, process: str, version: str) -> Manifest:
-    """The manifest of a version.
+def sign_version(store: Store, manifest: Manifest) -> Manifest:
+    """Put this machine's signature under a manifest that is kept already; one that a trusted key signed stays as it is.
 
     Raises:
-        ValueError: no such version, the message lists those there are; or its manifest is damaged.
+        ValueError: this machine has no signing key.
+        Conflict: the manifest changed meanwhile.
     """
-    key = manifest_key(process, version)
-    try:
-        manifest = Manifest.model_validate_json(store.read(key)[0])
-    except MissingObject:
-        known = ", ".join(_names(store, process)) or "none"
-        raise ValueError(f"{process} has no version {version!r}; published are: {known}") from None
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"])) or "manifest"
-        raise ValueError(
-            f"{store.address(key)} is damaged ({where}: {fault['msg']}); do not use this version, restore the object"
-        ) from None
-    if (manifest.process, manifest.version) != (process, version):
-        raise ValueError(f"{store.address(key)} is the manifest of {manifest.process} {manifest.version}; restore the object")
-    return manifest
-
-
-def _names(store: Store, process: str) -> Iterator[str]:
-    for info in store.list(f"{process}/models/versions/"):
-        if info.key.endswith("/manifest.json"):
-            yield info.key.split("/")[-2]
+    mine = signed(manifest.model_copy(update={"signature": None}))
+    if mine.signature is None:
+        raise ValueError("CLERKFLOW_SIGNING_KEY is not set: 'python -m infra.signing FILE' makes a key")
+    if manifest.signature is not None:
+        with suppress(ValueError):
+            check_signature(manifest)
+            return manifest
+    key = manifest_key(manifest.process, manifest.version)
+    data, etag = store.read(key)
+    if data != manifest.as_bytes():
+        raise Conflict(f"{store.address(key)} changed while it was to be signed; look at it, then sign again")
+    store.write(key, mine.as_bytes(), if_match=etag)
+    return mine
 
 
 def versions_of(store: Store, process: str) -> list[Manifest]:
-    """Published versions, the newest first."""
-    found = [read_manifest(store, process, version) for version in _names(store, process)]
+    """Published versions, the newest first, whoever signed them."""
+    found = in_parallel(lambda version: read_unsigned(store, process, version), list(version_names(store, process)))
     return sorted(found, key=lambda manifest: (manifest.created, manifest.version), reverse=True)
 
 
 def check_whole(store: Store, manifest: Manifest) -> None:
     """Raise ValueError unless every object of a version is in the store with its size; all that are not are named."""
-    lost = []
-    for name, file in manifest.files.items():
-        info = store.stat(file.key)
-        if info is None or info.size != file.size:
-            found = f"{info.size} bytes instead of {file.size}" if info else "missing"
-            lost.append(f"{name} ({found}: {store.address(file.key)})")
+
+    def fault(found: tuple[str, Piece, int]) -> str:
+        name, piece, _ = found
+        info = store.stat(piece.key)
+        if info is not None and info.size == piece.size:
+            return ""
+        what = f"{info.size} bytes instead of {piece.size}" if info else "missing"
+        return f"{name} ({what}: {store.address(piece.key)})"
+
+    lost = [words for words in in_parallel(fault, manifest.pieces()) if words]
     if lost:
         who = f"{manifest.process} {manifest.version}"
         raise ValueError(f"{who} is not whole: {'; '.join(lost)}; restore the objects or use another version")
 
 
-def champion_of(store: Store, process: str) -> Alias | None:
-    """The champion's alias; None when nothing was published yet."""
-    return _read_alias(store, process)[0]
-
-
-def _read_alias(store: Store, process: str) -> tuple[Alias | None, str | None]:
-    try:
-        data, etag = store.read(alias_key(process))
-        return Alias.model_validate_json(data), etag
-    except MissingObject:
-        return None, None
-    except ValidationError:
-        raise ValueError(f"{store.address(alias_key(process))} is damaged; restore the object") from None
-
-
-def move_alias(store: Store, process: str, version: str, reason: str, run: str | None = None, *, instead_of: str | None) -> Alias:
-    """Make a whole, published version the champion in one atomic write; nothing is written when it is champion already.
-
-    Args:
-        instead_of: the champion that the version was judged against; None when there was none.
-
-    Raises:
-        Conflict: another version is champion now; the message says which, and since when.
-        ValueError: the version is not there or not whole.
-    """
-    check_whole(store, read_manifest(store, process, version))
-    before, etag = _read_alias(store, process)
-    if before and before.version == version:
-        return before
-    if (before.version if before else None) != instead_of:
-        raise Conflict(_overtaken(process, version, before, instead_of))
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    move = Move(version=version, previous=instead_of, since=since, reason=reason, run=run)
-    alias = Alias(**move.model_dump(), history=((*before.history, move) if before else (move,))[-HISTORY:])
-    try:
-        store.write(alias_key(process), _lines(alias), if_absent=before is None, if_match=etag)
-    except Conflict:
-        now = champion_of(store, process)
-        if now and now.version == version:
-            return now
-        raise Conflict(_overtaken(process, version, now, instead_of)) from None
-    logger.info("%s: champion is %s, was %s", process, version, instead_of or "none")
-    return alias
-
-
-def _overtaken(process: str, version: str, now: Alias | None, instead_of: str | None) -> str:
-    winner = f"{now.version} since {now.since} ({now.reason}, run {now.run})" if now else "none"
-    wanted = f"version {version} was to take the place of {instead_of or 'none'}"
-    return f"{process}: champion is {winner}; {wanted}. Train again, so that it is judged against the champion of now"
-
-
-def rollback(store: Store, process: str, version: str | None = None, reason: str = "rolled back") -> Alias:
-    """Make another published version the champion again.
-
-    Args:
-        version: the champion's predecessor when absent.
-
-    Raises:
-        ValueError: there is no champion or no predecessor; the version is unknown, not whole, or champion already.
-        Conflict: the champion changed meanwhile.
-    """
-    before = champion_of(store, process)
-    if before is None:
-        raise ValueError(f"{process} has no champion yet: publish one with 'clerkflow train {process}'")
-    target = version or before.previous
-    if target is None:
-        raise ValueError(f"{process}: champion {before.version} is the first one; name a version: {', '.join(_names(store, process))}")
-    if target == before.version:
-        raise ValueError(f"{process}: {target} is champion already")
-    return move_alias(store, process, target, reason, instead_of=before.version)
+# Out
 
 
 def fetch_version(store: Store, process: str, version: str, cache: Path) -> Path:
@@ -279,14 +172,37 @@ def fetch_version(store: Store, process: str, version: str, cache: Path) -> Path
     nothing in it is to be written to.
 
     Raises:
-        ValueError: no such version, or an object of it is damaged or missing.
+        ValueError: no such version, it is not signed as this machine asks, or an object of it is damaged or missing.
     """
     manifest = read_manifest(store, process, version)
     folder = cache / process / version
     folder.mkdir(parents=True, exist_ok=True)
     _tidy(folder, manifest)
-    for name, file in manifest.files.items():
-        _fetch(store, manifest, name, file, folder / name)
+    stale = [name for name, good in zip(manifest.files, _are_good(folder, manifest), strict=True) if not good]
+    for name in stale:
+        if (folder / name).exists():
+            logger.warning("%s %s: %s in the cache was damaged, it is fetched again", process, version, name)
+    _fetch(store, manifest, stale, folder)
+    return folder
+
+
+def export_version(store: Store, process: str, version: str, folder: Path) -> Path:
+    """A version as a folder of one's own, in the layout of Hugging Face: shards and model.safetensors.index.json.
+
+    Raises:
+        ValueError: the folder holds something already; or as for `fetch_version`.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already and not an empty folder; name another one")
+    manifest = read_manifest(store, process, version)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    incoming = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}{INCOMING}")
+    incoming.mkdir()
+    try:
+        _fetch(store, manifest, list(manifest.files), incoming, mode=0o644)
+        incoming.replace(folder)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
     return folder
 
 
@@ -306,18 +222,91 @@ def _is_young(path: Path) -> bool:
         return True
 
 
-def _fetch(store: Store, manifest: Manifest, name: str, file: File, path: Path) -> None:
-    if path.is_file() and file_digest(path) == file.sha256:
+def _are_good(folder: Path, manifest: Manifest) -> list[bool]:
+    """Whether each file is in the folder with the right bytes, which are read."""
+
+    def good(found: tuple[str, Piece, int]) -> bool:
+        name, piece, start = found
+        spans = _whole_file(folder / name, manifest.files[name].size)
+        return spans is not None and digest_of(spans.cut(start, start + piece.size)).sha256 == piece.sha256
+
+    pieces = list(manifest.pieces())
+    bad = {name for (name, _, _), right in zip(pieces, in_parallel(good, pieces), strict=True) if not right}
+    return [name not in bad for name in manifest.files]
+
+
+def _whole_file(path: Path, size: int) -> Spans | None:
+    return Spans.of(path) if path.is_file() and path.stat().st_size == size else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A piece to be fetched, and its place in a file that is being made."""
+
+    name: str
+    piece: Piece
+    start: int  # bytes from the beginning of the file
+    handle: int
+
+
+def _fetch(store: Store, manifest: Manifest, names: Iterable[str], folder: Path, mode: int = 0o444) -> None:
+    """Fetch files, their pieces in parallel; each gets its name when all of its bytes are right."""
+    wanted = set(names)
+    if not wanted:
         return
-    if path.exists():
-        logger.warning("%s %s: %s in the cache was damaged, it is fetched again", manifest.process, manifest.version, name)
+    with (
+        _incoming(folder, wanted, mode) as handles,
+        moving(f"Fetching {manifest.process} {manifest.version}", sum(manifest.files[name].size for name in wanted)) as advance,
+    ):
+
+        def fetch(one: _Wanted) -> None:
+            _fetch_piece(store, manifest, one)
+            advance(one.piece.size)
+
+        in_parallel(fetch, [_Wanted(name, piece, start, handles[name]) for name, piece, start in manifest.pieces() if name in wanted])
+
+
+@contextmanager
+def _incoming(folder: Path, names: Iterable[str], mode: int) -> Iterator[dict[str, int]]:
+    """Open files beside those of these names; they take the names' places in the end, and are gone after an error."""
+    token = secrets.token_hex(8)
+    paths = {name: folder / f"{name[:200]}.{token}{INCOMING}" for name in names}
+    handles: dict[str, int] = {}
     try:
-        copy_to(store, file.key, path, file.sha256)
-    except (MissingObject, ValueError) as error:
-        remedy = f"restore it, or use another version: clerkflow rollback {manifest.process}"
-        raise ValueError(f"{manifest.process} {manifest.version} cannot be used, {name}: {error}; {remedy}") from None
-    path.chmod(0o444)
+        for name, path in paths.items():
+            handles[name] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        yield handles
+        for name, path in paths.items():
+            path.replace(folder / name)
+    finally:
+        for handle in handles.values():
+            os.close(handle)
+        for path in paths.values():
+            path.unlink(missing_ok=True)
 
 
-def _lines(value: Kept) -> bytes:
-    return json.dumps(value.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+def _fetch_piece(store: Store, manifest: Manifest, one: _Wanted) -> None:
+    """Copy one object to its place; what is written is hashed.
+
+    Raises:
+        ValueError: the object is missing, or its bytes are not those that were published.
+    """
+    digest, at, buffer = hashlib.sha256(), one.start, memoryview(bytearray(min(BLOCK_BYTES, max(1, one.piece.size))))
+    try:
+        with store.open(one.piece.key) as stream:
+            while count := cast(Any, stream).readinto(buffer):
+                digest.update(buffer[:count])
+                os.pwrite(one.handle, buffer[:count], at)
+                at += count
+                if at > one.start + one.piece.size:
+                    break
+    except MissingObject as error:
+        raise ValueError(_unusable(manifest, one.name, str(error))) from None
+    if digest.hexdigest() != one.piece.sha256:
+        told = f"{store.address(one.piece.key)}: SHA-256 is {digest.hexdigest()}, {one.piece.sha256} was published; do not use it"
+        raise ValueError(_unusable(manifest, one.name, told))
+
+
+def _unusable(manifest: Manifest, name: str, reason: str) -> str:
+    remedy = f"restore it, or use another version: clerkflow rollback {manifest.process}"
+    return f"{manifest.process} {manifest.version} cannot be used, {name}: {reason}; {remedy}"

@@ -22,6 +22,7 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from infra.settings import settings
 from infra.store import MissingObject, ObjectInfo, Store, copy_to, open_store
+from tasks.aliases import champion_of
 from tasks.artifacts import Artifact, file_digest, is_whole, scratch, store_folder, write_json
 from tasks.cleaning import fold
 from tasks.encodings import byte_lines, encoding_of, text_codec
@@ -31,7 +32,7 @@ from tasks.process import Process, digest_of
 from tasks.prompts import clean
 from tasks.readers import Reader, is_labelled, parse_object
 from tasks.records import Record, Rejected
-from tasks.registry import champion_of, fetch_version
+from tasks.registry import fetch_version
 from tasks.repairs import repair
 from tasks.runs import Run, told
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines

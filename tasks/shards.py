@@ -1,19 +1,26 @@
-"""Shards: a model's safetensors files -> the same tensors in files of at most so many bytes, and their index.
+"""Shards: a model's safetensors files -> the same tensors in files that versions can share, and their index.
 
-The bytes are copied, not the tensors: nothing is loaded, memory stays flat, and equal models give equal shards. The
-format is 8 bytes with the length of a JSON header, the header (name -> dtype, shape, offsets), and the tensors' bytes.
+A tensor of ALONE_BYTES or more is a shard of its own, smaller ones of one layer share one: when a few tensors change, only
+these travel again. Bytes are named, not copied: nothing is loaded or written, and equal models give equal shards. The format
+is 8 bytes with the length of a JSON header, the header (name -> dtype, shape, offsets), and the tensors' bytes.
 """
 
 import json
+import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-CHUNK_BYTES = 2**20
+from infra.spans import Extent, Spans
+
+ALONE_BYTES = 2**20
 HEADER_BYTES = 100_000_000  # the format's own limit
 METADATA = {"__metadata__": {"format": "pt"}}  # transformers refuses files without it
+ADAPTER = "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"
+LAYER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")  # transformer.h.10 of transformer.h.10.mlp.c_fc.bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,38 +30,46 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    file: Path
-    start: int  # bytes from the beginning of the file
-    size: int  # bytes
+    extent: Extent
+
+    @property
+    def layer(self) -> str:
+        """The layer it belongs to; empty when it belongs to none."""
+        found = LAYER.match(self.name)
+        return found[0] if found else ""
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one number; 0 for a tensor without any."""
+        return self.extent.size // max(1, math.prod(self.shape))
 
 
-def cut(model: Path, folder: Path, shard_bytes: int) -> list[Path]:
-    """Write a model's tensors as shards that `from_pretrained` opens, and return what was written, the index last.
+def shards_of(model: Path, shard_bytes: int) -> dict[str, Spans]:
+    """File name -> bytes of the shards and the index that `from_pretrained` opens.
 
     Args:
-        model: folder of a saved model; all its *.safetensors are cut.
-        folder: existing folder to write to.
-        shard_bytes: no shard is larger, its header included.
+        model: folder of a saved model; all its *.safetensors are cut, but an adapter stays the file that it is.
+        shard_bytes: no shard of several tensors is larger, its header included; a single tensor may be.
 
     Raises:
-        ValueError: there is no safetensors file, one is damaged, or a tensor alone is larger than a shard may be.
+        ValueError: there is no safetensors file, one is damaged, or a tensor is there twice.
     """
-    tensors = [tensor for path in sorted(model.glob("*.safetensors")) for tensor in tensors_of(path)]
+    tensors = [tensor for path in sorted(model.glob("*.safetensors")) if path.name != ADAPTER for tensor in tensors_of(path)]
     if not tensors:
         raise ValueError(f"{model.name} holds no tensors: expected *.safetensors, as save_pretrained writes them")
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise ValueError(f"{model.name} holds a tensor twice; make the model again in an empty folder")
     groups = plan(tensors, shard_bytes)
-    if len(groups) == 1:
-        return [_write_shard(groups[0], folder / "model.safetensors")]
     names = [f"model-{number:05}-of-{len(groups):05}.safetensors" for number in range(1, len(groups) + 1)]
-    shards = [_write_shard(group, folder / name) for group, name in zip(groups, names, strict=True)]
     homes = {tensor.name: name for group, name in zip(groups, names, strict=True) for tensor in group}
-    index = {"metadata": {"total_size": sum(tensor.size for tensor in tensors)}, "weight_map": homes}
-    (folder / INDEX).write_text(json.dumps(index, sort_keys=True, indent=1) + "\n", encoding="utf-8")
-    return [*shards, folder / INDEX]
+    index = {"metadata": {"total_size": sum(tensor.extent.size for tensor in tensors)}, "weight_map": homes}
+    shards = {name: _shard(group) for group, name in zip(groups, names, strict=True)}
+    adapter = {ADAPTER: Spans.of(model / ADAPTER)} if (model / ADAPTER).exists() else {}
+    return shards | adapter | {INDEX: Spans((json.dumps(index, sort_keys=True, indent=1).encode() + b"\n",))}
 
 
 def tensors_of(path: Path) -> list[Tensor]:
-    """The tensors of a safetensors file, in the order of their bytes.
+    """The tensors of a safetensors file.
 
     Raises:
         ValueError: its header does not fit its bytes.
@@ -72,32 +87,39 @@ def tensors_of(path: Path) -> list[Tensor]:
         end = stop if start == end <= stop else -1
     if 8 + length + end != path.stat().st_size:
         raise ValueError(f"{path.name} is no whole safetensors file: its bytes are not those its header names; make the model again")
-    found = [
-        Tensor(name, entry["dtype"], tuple(entry["shape"]), path, 8 + length + spans[name][0], spans[name][1] - spans[name][0])
+    return [
+        Tensor(name, entry["dtype"], tuple(entry["shape"]), Extent(path, 8 + length + spans[name][0], spans[name][1] - spans[name][0]))
         for name, entry in entries.items()
     ]
-    return sorted(found, key=lambda tensor: (tensor.start, tensor.name))
 
 
 def plan(tensors: Sequence[Tensor], shard_bytes: int) -> list[list[Tensor]]:
-    """Tensors in the order they came, each shard filled before the next is begun."""
-    largest = max(tensors, key=lambda tensor: _size([tensor]))
-    if _size([largest]) > shard_bytes:
-        raise ValueError(
-            f"publishing.shard_bytes is {shard_bytes}, and tensor {largest.name!r} alone makes a shard of {_size([largest])} bytes: "
-            f"set shard_bytes to {_size([largest])} or more"
-        )
-    groups: list[list[Tensor]] = [[]]
-    for tensor in tensors:
-        if groups[-1] and _size([*groups[-1], tensor]) > shard_bytes:
-            groups.append([])
-        groups[-1].append(tensor)
-    return groups
+    """Which tensors share a shard; neither the order they come in nor the files they come from matter."""
+    groups: list[list[Tensor]] = []
+    small: dict[str, list[Tensor]] = {}
+    for tensor in sorted(tensors, key=lambda tensor: tensor.name):
+        if tensor.extent.size >= ALONE_BYTES:
+            groups.append([tensor])
+        else:
+            small.setdefault(tensor.layer, []).append(tensor)
+    for layer in small.values():
+        groups.extend(_filled(layer, shard_bytes))
+    return sorted(groups, key=lambda group: group[0].name)
 
 
-def _size(group: Sequence[Tensor]) -> int:
-    """Bytes of a shard, its header included."""
-    return len(_header(group)) + sum(tensor.size for tensor in group)
+def _filled(tensors: Sequence[Tensor], shard_bytes: int) -> Iterator[list[Tensor]]:
+    """Groups of at most `shard_bytes`, each filled before the next is begun; large numbers first, so that all lie aligned."""
+    group: list[Tensor] = []
+    for tensor in sorted(tensors, key=lambda tensor: (-tensor.item_bytes, tensor.name)):
+        if group and _shard([*group, tensor]).size > shard_bytes:
+            yield group
+            group = []
+        group.append(tensor)
+    yield group
+
+
+def _shard(group: Sequence[Tensor]) -> Spans:
+    return Spans((_header(group), *(tensor.extent for tensor in group)))
 
 
 def _header(group: Sequence[Tensor]) -> bytes:
@@ -105,29 +127,8 @@ def _header(group: Sequence[Tensor]) -> bytes:
     entries: dict[str, Any] = dict(METADATA)
     at = 0
     for tensor in group:
-        entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (at, at + tensor.size)}
-        at += tensor.size
+        entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (at, at + tensor.extent.size)}
+        at += tensor.extent.size
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def _write_shard(group: Sequence[Tensor], path: Path) -> Path:
-    with path.open("wb") as target:
-        target.write(_header(group))
-        for tensor in group:
-            with tensor.file.open("rb") as source:
-                for block in _blocks(source, tensor):
-                    target.write(block)
-    return path
-
-
-def _blocks(source: BinaryIO, tensor: Tensor) -> Iterator[bytes]:
-    source.seek(tensor.start)
-    left = tensor.size
-    while left:
-        block = source.read(min(CHUNK_BYTES, left))
-        if not block:
-            raise ValueError(f"{tensor.file.name} ends within tensor {tensor.name!r}; make the model again")
-        left -= len(block)
-        yield block

@@ -8,13 +8,16 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from infra.scratch import scratch
 from tasks.batching import Batch, TokenRows, by_length, drop_tokens, plan
 from tasks.checkpoints import Checkpoint, Checkpoints
 from tasks.models import Gpt, has_plain_head, logits_at, plain, seeded, uses_bf16
@@ -98,6 +101,7 @@ class Tuning:
         self.model, self.gpt, self.device = model, plain(model), next(model.parameters()).device
         self.rows, self.validation, self.settings, self.eos = rows, validation, settings, eos
         self.checkpoints, self.progress = checkpoints, Progress()
+        self.best: Path | None = None  # the best weights, in a file of this run's own: another run may clear the checkpoints
         self.optimizer = optimizer_of(model, settings)
         self.plain_head, self.bf16 = has_plain_head(self.gpt), uses_bf16(settings, model)
         self.counts = schedule(rows.lengths, settings)
@@ -110,9 +114,10 @@ class Tuning:
         Args:
             on_step: is shown the progress after each step.
         """
-        self.restore()
-        saved = time.monotonic()
-        with seeded(self.settings.seed):
+        with scratch() as folder, seeded(self.settings.seed):
+            self.best = folder / "best.safetensors"
+            self.restore()
+            saved = time.monotonic()
             for batch in self._batches():
                 if self.stopped_early:
                     break
@@ -122,7 +127,7 @@ class Tuning:
                     self.save()
                     saved = time.monotonic()
                 on_step(self.progress)
-        self._take_best()
+            self._take_best()
         return self.progress
 
     @property
@@ -242,6 +247,8 @@ class Tuning:
         }
         weights = {name: weight.detach() for name, weight in trained_weights(self.model)}
         best = self.progress.best_step
+        if best == self.progress.step and self.best:
+            save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, self.best)
         checkpoint = Checkpoint(self.progress.step, weights, moments, asdict(self.progress))
         self.checkpoints.save(checkpoint, keep=() if best is None else (best,))
 
@@ -255,6 +262,8 @@ class Tuning:
             moments = {key: found.optimizer[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             self.optimizer.state[weight] = {key: value.to(weight.device) for key, value in moments.items()}
         self.progress = Progress(**found.state)
+        if self.progress.best_step is not None and self.best and (best := self.checkpoints.weights(self.progress.best_step)):
+            save_file(best, self.best)
 
     def _take(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():
@@ -265,9 +274,6 @@ class Tuning:
         best = self.progress.best_step
         if best is None or best == self.progress.step:
             return
-        weights = self.checkpoints.weights(best)
-        if weights is None:
-            raise FileNotFoundError(
-                f"{self.checkpoints.prefix}: the best weights (step {best}) are gone; does another run tune the same? Start again"
-            )
-        self._take(weights)
+        if self.best is None or not self.best.exists():
+            raise FileNotFoundError(f"{self.checkpoints.prefix}: the best weights (step {best}) are gone; start again")
+        self._take(load_file(self.best))

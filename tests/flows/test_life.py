@@ -14,7 +14,8 @@ import yaml
 
 from infra.bucket import MinioStore
 from infra.store import open_store
-from tasks.registry import champion_of, versions_of
+from tasks.aliases import champion_of
+from tasks.registry import versions_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,7 +120,7 @@ def test_a_killed_run_leaves_no_half_model_and_ends_the_same_when_started_again(
     child.send_signal(signal.SIGKILL)
     child.wait(20)
     for manifest in versions_of(store, "toy"):
-        assert all(store.stat(file.key) for file in manifest.files.values())
+        assert all(store.stat(piece.key) for _, piece, _ in manifest.pieces())
     assert train("toy", LONGER).passed
     resumed = champion_of(store, "toy")
     monkeypatch.setenv("CLERKFLOW_STORE", str(toy / "undisturbed"))
@@ -153,6 +154,11 @@ def test_mistakes_are_told_all_at_once_without_a_traceback(toy: Path) -> None:
 
 
 def test_what_cannot_be_asked_is_told_with_status_two(toy: Path) -> None:
-    for words in (["train", "nothing"], ["score", "toy", "--format", "xml"], ["train", "toy", "--set", "learning_rate"]):
+    for words in (
+        ["train", "nothing"],
+        ["score", "toy", "--format", "xml"],
+        ["train", "toy", "--set", "learning_rate"],
+        ["check", "toy", "--set", "gate=["],
+    ):
         answer = clerkflow(*words)
         assert (answer.returncode, "Traceback" in answer.stderr) == (2, False), words

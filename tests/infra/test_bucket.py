@@ -12,7 +12,10 @@ import pytest
 
 from infra.bucket import MinioStore
 from infra.settings import Settings, settings
+from infra.spans import Spans, digest_of
 from infra.store import Conflict, open_store
+
+MISSING = "If-Match for a missing object"
 
 
 class Proxy(ThreadingHTTPServer):
@@ -22,7 +25,7 @@ class Proxy(ThreadingHTTPServer):
 
     def __init__(self, server: str) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.upstream, self.plan, self.always = server, list[str](), ""
+        self.upstream, self.plan, self.always, self.deaf_to = server, list[str](), "", ""
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hung up is no news."""
@@ -48,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if fate == "lost":
             return
-        self.send_response(answer.status)
+        self.send_response(200 if self.is_deaf(answer.status) else answer.status)
         for name, value in answer.headers.items():
             if name.lower() not in ("transfer-encoding", "connection", "date", "server", "content-length"):
                 self.send_header(name, value)
@@ -56,6 +59,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if fate == "broken" else data)
+
+    def is_deaf(self, status: int) -> bool:
+        """Whether a server that ignores this condition would have taken the PUT that was refused."""
+        deaf_to = self.server.deaf_to
+        return (deaf_to in self.headers and status == 412) or (deaf_to == MISSING and "If-Match" in self.headers and status == 404)
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815 - http.server's names
 
@@ -106,15 +114,60 @@ def test_a_busy_server_is_asked_again(proxy: Proxy, tmp_path: Path) -> None:
     assert [info.key for info in store.list("p/")] == ["p/a", "p/file"]
 
 
-def test_a_body_that_breaks_off_is_an_error_and_never_a_short_object(proxy: Proxy) -> None:
+def test_a_body_that_breaks_off_goes_on_where_it_broke(proxy: Proxy) -> None:
+    store = open_store()
+    data = bytes(range(256)) * 400
+    store.write("p/a", data)
+    proxy.plan = ["broken", "broken", "busy"]
+    assert store.read("p/a")[0] == data
+    proxy.plan = ["broken"]
+    with store.open("p/a") as stream:
+        assert stream.read() == data
+
+
+def test_a_body_that_always_breaks_off_is_an_error_and_never_a_short_object(proxy: Proxy) -> None:
     store = open_store()
     store.write("p/a", b"x" * 100_000)
-    proxy.plan = ["broken"]
+    proxy.always = "broken"
     with pytest.raises(ConnectionError, match="p/a"):
         store.read("p/a")
-    proxy.plan = ["broken"]
     with store.open("p/a") as stream, pytest.raises(ConnectionError, match="p/a"):
         stream.read()
+
+
+def test_an_object_that_changes_while_it_is_read_is_an_error_and_never_a_mixture(proxy: Proxy) -> None:
+    store = open_store()
+    store.write("p/a", b"x" * 3_000_000)
+    proxy.plan = ["broken"]
+    with store.open("p/a") as stream:
+        stream.read(1000)
+        store.write("p/a", b"y" * 3_000_000)
+        with pytest.raises(OSError, match="changed while it was read"):
+            stream.read()
+
+
+def test_an_object_put_through_lost_answers_and_a_busy_server_is_whole(proxy: Proxy, tmp_path: Path) -> None:
+    store = open_store()
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 10_000)
+    spans = Spans.of(tmp_path / "file")
+    proxy.plan = ["busy", "lost"]
+    store.put("p/a", spans, digest_of(spans).sha256)
+    assert store.sha256("p/a") == digest_of(spans).sha256
+
+
+def test_a_server_that_ignores_conditions_is_refused_before_anything_is_written(proxy: Proxy) -> None:
+    for ignored in ("If-None-Match", "If-Match"):
+        proxy.deaf_to = ignored
+        with pytest.raises(ValueError, match=f"ignores {ignored}.*two publishers could overwrite each other"):
+            open_store()
+    proxy.deaf_to = ""
+    assert list(open_store().list("")) == []
+
+
+def test_a_server_that_takes_if_match_for_a_missing_object_is_refused(proxy: Proxy) -> None:
+    proxy.deaf_to = MISSING
+    with pytest.raises(ValueError, match="ignores If-Match for a missing object"):
+        open_store()
 
 
 def test_at_the_end_of_its_patience_the_error_is_clear_and_nothing_tells_the_credentials(

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from infra.store import open_store
+from tasks.aliases import Alias, champion_of, move_alias
 from tasks.artifacts import Artifact, read_json, store_folder, write_json
 from tasks.declaration import parse_process
 from tasks.drift import Finding, by_chance, categories, chosen_columns, compare_texts, judge, measure_drift, numbers, verdict
 from tasks.features import Row
 from tasks.process import Process
-from tasks.registry import Alias, champion_of, move_alias, publish_version
+from tasks.registry import files_in, publish_version
 from tasks.runs import Run
 
 QUEUES = ("refund", "invoice", "delivery", "complaint")
@@ -52,7 +53,7 @@ def published(folder: Path, reference: list[Row], seed: str = "a") -> Alias:
     folder.mkdir()
     (folder / "config.json").write_text(seed)
     (folder / "reference.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reference))
-    manifest = publish_version(open_store(), "p", folder, created="2024-01-31T08:00:00Z", run="r")
+    manifest = publish_version(open_store(), "p", files_in(folder), created="2024-01-31T08:00:00Z", run="r")
     before = champion_of(open_store(), "p")
     return move_alias(open_store(), "p", manifest.version, "test", instead_of=before.version if before else None)
 

@@ -11,11 +11,12 @@ from safetensors.numpy import save_file
 
 from infra.settings import settings
 from infra.store import Conflict, Store, open_store
+from tasks.aliases import champion_of
 from tasks.artifacts import Artifact, store_folder, write_json
 from tasks.declaration import parse_process
 from tasks.gate import RuleResult, Verdict
 from tasks.publishing import begun, champion_to_meet, main_metrics, publish
-from tasks.registry import champion_of, fetch_version, versions_of
+from tasks.registry import fetch_version, versions_of
 from tasks.runs import Run, begin, once
 
 PASSED = Verdict(passed=True, results=(RuleResult(rule="accuracy at least 0.5", metric="accuracy", measure=0.9, passed=True, reason=""),))

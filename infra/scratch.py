@@ -43,7 +43,7 @@ def sweep(place: Path) -> None:
 def _is_left(folder: Path) -> bool:
     """Whether nobody holds a folder any more."""
     try:
-        with (folder / LOCK).open("w") as lock:
+        with (folder / LOCK).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
     except BlockingIOError:

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     s3_ca_file: Path | None = None
     signing_key: SecretStr = SecretStr("")  # Ed25519; whoever publishes signs with it
     public_keys: str = ""  # those whose signatures count; when there are any, unsigned versions are refused
+    database_url: SecretStr = SecretStr("")  # of the Prefect server that `make up` starts; SQLite when empty
     threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
 
     @field_validator("processes", "cache", "s3_ca_file")

@@ -48,14 +48,14 @@ def test_a_file_that_the_artifact_has_not_is_named_beside_those_it_has(store: St
         fetch_file(store, artifact, "none.txt", tmp_path)
 
 
-@pytest.mark.parametrize("harm", ["missing file", "short file", "missing listing", "changed listing"])
+@pytest.mark.parametrize("harm", ["missing file", "short file", "flipped file", "missing listing", "changed listing"])
 def test_an_artifact_that_lost_something_is_not_whole(store: Store, folder: Path, harm: str) -> None:
     artifact = store_folder(store, folder, "p/raw")
     assert is_whole(store, artifact)
     key = artifact.key if "listing" in harm else "p/raw/records.jsonl"
     store.delete(key)
     if "missing" not in harm:
-        store.write(key, b"{}")
+        store.write(key, b"1\n2\n4\n" if harm == "flipped file" else b"{}")
     assert not is_whole(store, artifact)
 
 

@@ -145,6 +145,16 @@ def test_training_stops_when_the_validation_loss_rises_and_keeps_the_best_weight
     assert list(losses)[-1] != story["best_step"]
 
 
+def test_a_tuning_whose_checkpoints_another_run_cleared_still_ends_with_the_best_weights(
+    samples: Path, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    declared = process(learning_rate=0.3, num_train_epochs=40, evaluations=40, early_stopping_patience=2, warmup_ratio=0.5)
+    alone = Checkpoints(LocalStore(tmp_path / "alone"), "c")
+    train_model(declared, samples, tmp_path / "alone-model", alone, calm)
+    train_model(declared, samples, tmp_path / "model", checkpoints, lambda _: checkpoints.clear())
+    assert digests(tmp_path / "model") == digests(tmp_path / "alone-model")
+
+
 def base_folder(folder: Path, kind: str) -> str:
     small: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     llama = LlamaConfig(**small, num_key_value_heads=1, vocab_size=280, max_position_embeddings=64)

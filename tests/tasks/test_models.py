@@ -7,8 +7,10 @@ from tokenizers import Tokenizer
 from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from tasks.models import base_digest, build_model, has_plain_head, load_model, logits_at, merged, plain, seeded, uses_bf16
+from infra.spans import digest_of
+from tasks.models import base_digest, build_model, has_plain_head, load_model, logits_at, plain, save_model, seeded, uses_bf16
 from tasks.process import Finetuning
+from tasks.shards import shards_of
 from tasks.vocabulary import EOS, train_vocabulary
 
 HEADS: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
@@ -74,19 +76,43 @@ def test_tokens_that_the_base_does_not_know_get_rows_of_their_own(tmp_path: Path
     assert model.get_input_embeddings().weight.shape[0] == len(words) > 320
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_lora_trains_adapters_only_and_is_merged_into_the_weights(tmp_path: Path, kind: str) -> None:
-    tuned = build_model(settings(base=base(tmp_path / "base", kind), lora={"r": 2}), tokenizer(), 40)
-    trained = {name for name, weight in tuned.named_parameters() if weight.requires_grad}
-    assert trained
-    assert all("lora" in name for name in trained)
+def adapted(folder: str, step: float) -> Any:
+    """A base with adapters that have moved by so much."""
+    tuned = build_model(settings(base=folder, lora={"r": 2}), tokenizer(), 40)
     with torch.no_grad():
         for name, weight in tuned.named_parameters():
             if "lora_B" in name:
-                weight.fill_(0.02)
+                weight.fill_(step)
+    return tuned
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_an_adapter_beside_its_base_opens_as_the_merged_model_does_and_alone_is_new(tmp_path: Path, kind: str) -> None:
+    folder = base(tmp_path / "base", kind)
+    save_model(adapted(folder, 0.02), tmp_path / "merged")
+    for name, step in (("first", 0.02), ("second", 0.03)):
+        save_model(adapted(folder, step), tmp_path / name, merged=False)
+    ids = torch.arange(6)[None]
+    whole, ours = (load_model(tmp_path / name).cpu()(ids, use_cache=False).logits for name in ("merged", "first"))
+    plainly = AutoModelForCausalLM.from_pretrained(tmp_path / "first").eval()(ids, use_cache=False).logits
+    torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plainly, whole, atol=1e-5, rtol=1e-5)
+    first, second = (
+        {file: digest_of(spans).sha256 for file, spans in shards_of(tmp_path / name, 2**25).items()} for name in ("first", "second")
+    )
+    assert {file for file in first if first[file] != second[file]} == {"adapter_model.safetensors"}
+    assert str(tmp_path) not in (tmp_path / "first" / "adapter_config.json").read_text()
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_lora_trains_adapters_only_and_is_merged_into_the_weights(tmp_path: Path, kind: str) -> None:
+    tuned = adapted(base(tmp_path / "base", kind), 0.02)
+    trained = {name for name, weight in tuned.named_parameters() if weight.requires_grad}
+    assert trained
+    assert all("lora" in name for name in trained)
     ids, where = torch.arange(6)[None], torch.ones(1, 6, dtype=torch.bool)
     expected = logits_at(plain(tuned.eval()), ids, where, True)
-    merged(tuned).save_pretrained(tmp_path / "model")
+    save_model(tuned, tmp_path / "model")
     opened = load_model(tmp_path / "model")
     assert not any("lora" in name for name, _ in opened.named_parameters())
     torch.testing.assert_close(logits_at(opened.cpu(), ids, where, True), expected, atol=1e-5, rtol=1e-5)

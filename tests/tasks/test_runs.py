@@ -105,6 +105,15 @@ def test_work_whose_result_was_lost_is_done_again(process: Process, lost: str) -
     assert work.times == 2
 
 
+def test_work_whose_result_was_damaged_is_done_again(process: Process) -> None:
+    work, run = Work(), begin(process, "train")
+    made = once(run, "validation", "validated", [], {}, work)
+    data, _ = open_store().read(made.prefix + "result")
+    open_store().write(made.prefix + "result", bytes([data[0] ^ 1]) + data[1:])
+    assert once(begin(process, "train"), "validation", "validated", [], {}, work).sha256 == made.sha256
+    assert work.times == 2
+
+
 def test_a_memory_that_cannot_be_read_is_no_memory(process: Process) -> None:
     work = Work()
     once(begin(process, "train"), "validation", "validated", [], {}, work)

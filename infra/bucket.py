@@ -20,7 +20,7 @@ from minio.error import MinioException, S3Error
 from minio.signer import sign_v4_s3
 from urllib3.exceptions import HTTPError
 
-from infra.settings import Settings
+from infra.roles import PROBE
 from infra.spans import Spans
 from infra.store import CHUNK_BYTES, Conflict, MissingObject, ObjectInfo, check_key, check_prefix
 
@@ -29,9 +29,8 @@ PART_BYTES = 16 * 2**20  # of an upload in parts
 WHOLE_BYTES = 128 * 2**20  # larger objects go in parts
 AGAIN = (408, 409, 429, 500, 502, 503, 504)  # 409: another conditional PUT is under way
 GONE = ("NoSuchKey", "NoSuchObject")
-PROBE = ".clerkflow/probe-"
 PROVEN: set[tuple[str, str]] = set()  # server and bucket that were found to honour conditions
-DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled")
+DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "InvalidTokenId", "ExpiredToken")
 
 
 class Client(Minio):  # type: ignore[misc]
@@ -326,42 +325,3 @@ def _code(answer: urllib3.BaseHTTPResponse) -> str:
     """The word of S3 for what went wrong, or the HTTP status."""
     found = re.search(rb"<Code>(\w+)</Code>", answer.data)
     return found[1].decode() if found else str(answer.status)
-
-
-def connect(where: Settings) -> tuple[Client, urllib3.PoolManager]:
-    """A client of the server that the settings name, and its pool of connections; nothing is asked of it yet."""
-    pool = urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=5, read=60),
-        maxsize=8,
-        blocksize=CHUNK_BYTES,
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=str(where.s3_ca_file) if where.s3_ca_file else None,
-        retries=urllib3.Retry(total=TRIES - 1, backoff_factor=0.2, backoff_jitter=0.2, status_forcelist=AGAIN, allowed_methods=None),
-    )
-    client = Client(
-        where.s3_endpoint,
-        access_key=where.s3_access_key.get_secret_value(),
-        secret_key=where.s3_secret_key.get_secret_value(),
-        secure=where.s3_secure,
-        region=where.s3_region,
-        http_client=pool,
-    )
-    return client, pool
-
-
-def open_bucket(where: Settings) -> MinioStore:
-    """The bucket that the settings name; the errors are those of `open_store`."""
-    scheme, _, rest = where.store.partition("://")
-    bucket, _, prefix = rest.partition("/")
-    if scheme != "s3" or not bucket:
-        raise ValueError(f"CLERKFLOW_STORE={where.store!r}: expected a folder or s3://bucket[/prefix]")
-    if not where.s3_access_key.get_secret_value() or not where.s3_secret_key.get_secret_value():
-        raise ValueError("a bucket needs CLERKFLOW_S3_ACCESS_KEY and CLERKFLOW_S3_SECRET_KEY in the environment")
-    client, pool = connect(where)
-    with told(f"{where.s3_endpoint}/{bucket}"):
-        if not client.bucket_exists(bucket):
-            raise FileNotFoundError(f"{where.s3_endpoint} has no bucket {bucket!r}: make it with 'mc mb', or name another")
-    store = MinioStore(client, pool, bucket, prefix)
-    with suppress(PermissionError):  # who may not write there will never write on a condition, or is asked again then
-        store.prove_conditions()
-    return store

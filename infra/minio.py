@@ -1,23 +1,29 @@
 """A MinIO server of one's own on loopback, for tests and for trying out: python -m infra.minio [--data DIR] [--port N]."""
 
 import argparse
+import base64
 import ctypes
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from infra.certificates import make_certificates
+from infra.connection import connect
+from infra.credentials import has_credentials, write_private
 from infra.settings import Settings, settings
 
 # The community edition is distributed as source; its checksum is kept in Go's public log.
@@ -61,28 +67,37 @@ def _go_path(go: str | None) -> str:
 
 
 @contextmanager
-def running(data: Path | None = None, port: int | None = None, build: bool = False) -> Iterator[Settings]:
-    """Settings of a server that answers: the one the environment names with its keys, else one started here.
+def running(
+    data: Path | None = None, port: int | None = None, build: bool = False, tls: bool = False, kms: bool = False
+) -> Iterator[Settings]:
+    """Settings of a server that answers: the one the environment names with its credentials, else one started here.
 
     Args:
         data: folder of its objects; a temporary one when absent.
         port: on loopback; a free one when absent.
         build: whether minio may be built when there is none.
+        tls: whether a server started here speaks TLS, with a CA of its own that the settings name.
+        kms: whether a server started here holds a key, without which it refuses to encrypt.
 
     Raises:
         FileNotFoundError: there is no minio program.
         RuntimeError: it did not start; the message ends with its own words.
     """
     named = settings()
-    if "CLERKFLOW_S3_ENDPOINT" in os.environ and named.s3_access_key.get_secret_value():
+    if "CLERKFLOW_S3_ENDPOINT" in os.environ and has_credentials(named):
         yield named
         return
     program = find_server(build)
     with tempfile.TemporaryDirectory(prefix="clerkflow-minio-", ignore_cleanup_errors=True) as scratch:
         keys = credentials(data / "credentials" if data else None)
-        server, address = _start(program, Path(scratch), data or Path(scratch), port, keys)
+        ca = make_certificates(Path(scratch) / "certs") if tls else None
+        secret = _environment(keys, named.s3_abort_uploads_days) | (_kms(data / "kms" if data else None) if kms else {})
+        server, address = _start(program, Path(scratch), data or Path(scratch), port, secret, ca)
         try:
-            yield Settings(s3_endpoint=address, s3_secure=False, s3_access_key=SecretStr(keys[0]), s3_secret_key=SecretStr(keys[1]))
+            access, key = SecretStr(keys[0]), SecretStr(keys[1])
+            yield Settings(
+                s3_endpoint=address, s3_secure=tls, s3_ca_file=ca, s3_access_key=access, s3_secret_key=key, s3_credentials_file=None
+            )
         finally:
             _stop(server)
 
@@ -98,25 +113,31 @@ def credentials(file: Path | None) -> tuple[str, str]:
     return keys
 
 
-def write_private(file: Path, text: str) -> None:
-    """A file that only its owner may read, from its first byte on."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-        stream.write(text)
-
-
-def _start(program: Path, scratch: Path, data: Path, port: int | None, keys: tuple[str, str]) -> tuple["subprocess.Popen[bytes]", str]:
-    address = f"127.0.0.1:{port or _free_port()}"
-    words = [str(program), "server", "--quiet", "--address", address, "--certs-dir", str(scratch / "certs"), str(data / "objects")]
-    environment = {
-        "PATH": os.environ.get("PATH", ""),
-        "HOME": str(scratch),
+def _environment(keys: tuple[str, str], abort_uploads_days: int) -> dict[str, str]:
+    return {
         "MINIO_ROOT_USER": keys[0],
         "MINIO_ROOT_PASSWORD": keys[1],
         "MINIO_BROWSER": "off",
         "MINIO_UPDATE": "off",
+        # MinIO drops a bucket's own rule for unfinished uploads without a word; this is its way to say the same.
+        "MINIO_API_STALE_UPLOADS_EXPIRY": f"{abort_uploads_days * 24}h",
     }
+
+
+def _kms(file: Path | None) -> dict[str, str]:
+    """One key for encryption, named clerkflow; kept in `file`, as objects cannot be read without it."""
+    key = file.read_text(encoding="ascii") if file and file.is_file() else base64.b64encode(secrets.token_bytes(32)).decode()
+    if file and not file.is_file():
+        write_private(file, key)
+    return {"MINIO_KMS_SECRET_KEY": f"clerkflow:{key}"}
+
+
+def _start(
+    program: Path, scratch: Path, data: Path, port: int | None, secret: dict[str, str], ca: Path | None
+) -> tuple["subprocess.Popen[bytes]", str]:
+    address = f"127.0.0.1:{port or _free_port()}"
+    words = [str(program), "server", "--quiet", "--address", address, "--certs-dir", str(scratch / "certs"), str(data / "objects")]
+    environment = secret | {"PATH": os.environ.get("PATH", ""), "HOME": str(scratch)}
     (data / "objects").mkdir(parents=True, exist_ok=True)
     log = scratch / "server.log"
     with log.open("wb") as output:
@@ -124,7 +145,7 @@ def _start(program: Path, scratch: Path, data: Path, port: int | None, keys: tup
             words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_dies_with_parent()
         )
     try:
-        _wait(server, address, log)
+        _wait(server, address, log, ca)
     except BaseException:
         _stop(server)
         raise
@@ -151,11 +172,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(server: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
+def _wait(server: "subprocess.Popen[bytes]", address: str, log: Path, ca: Path | None) -> None:
+    trust = ssl.create_default_context(cafile=ca) if ca else None
+    alive = f"{'https' if ca else 'http'}://{address}/minio/health/live"
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and server.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://{address}/minio/health/live", timeout=2):
+            with urllib.request.urlopen(alive, timeout=2, context=trust):  # noqa: S310 - http or https
                 return
         except OSError:
             time.sleep(0.1)
@@ -174,8 +197,6 @@ def _stop(server: "subprocess.Popen[bytes]") -> None:
 
 def make_bucket(server: Settings, bucket: str) -> None:
     """Make a bucket when it is not there."""
-    from infra.bucket import connect
-
     client, pool = connect(server)
     if not client.bucket_exists(bucket):
         client.make_bucket(bucket)
@@ -183,14 +204,25 @@ def make_bucket(server: Settings, bucket: str) -> None:
 
 
 def environment_of(server: Settings, bucket: str) -> dict[str, str]:
-    """The variables that make a bucket of this server the store; for a child's environment, never for a log."""
-    return {
+    """The variables that make a bucket of this server, or a part bucket/prefix, the store; for a child's environment, never for a log."""
+    file = server.s3_credentials_file
+    variables = {
         "CLERKFLOW_STORE": f"s3://{bucket}",
         "CLERKFLOW_S3_ENDPOINT": server.s3_endpoint,
         "CLERKFLOW_S3_SECURE": str(server.s3_secure).lower(),
+        "CLERKFLOW_S3_REGION": server.s3_region,
+        "CLERKFLOW_S3_CA_FILE": str(server.s3_ca_file.absolute()) if server.s3_ca_file else "",
+        "CLERKFLOW_S3_CREDENTIALS_FILE": str(file.absolute()) if file else "",
+        "CLERKFLOW_S3_PROFILE": server.s3_profile if file else "",
         "CLERKFLOW_S3_ACCESS_KEY": server.s3_access_key.get_secret_value(),
         "CLERKFLOW_S3_SECRET_KEY": server.s3_secret_key.get_secret_value(),
     }
+    return {name: value for name, value in variables.items() if value}
+
+
+def environment_lines(variables: Mapping[str, str]) -> str:
+    """Variables as lines of a file for `set -a; . file`."""
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
 def main() -> None:
@@ -199,12 +231,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder that keeps its objects and credentials; a temporary one when absent")
     parser.add_argument("--port", type=int, help="a free one when absent")
     parser.add_argument("--build", action="store_true", help="build minio with Go when there is none (a few minutes, once)")
+    parser.add_argument("--tls", action="store_true", help="speak TLS, with a CA of its own")
+    parser.add_argument("--kms", action="store_true", help="hold a key, so that CLERKFLOW_S3_ENCRYPTION works")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="clerkflow-") as scratch, running(asked.data, asked.port, asked.build) as server:
+    asked_of = running(asked.data, asked.port, asked.build, asked.tls, asked.kms)
+    with tempfile.TemporaryDirectory(prefix="clerkflow-") as scratch, asked_of as server:
         make_bucket(server, "clerkflow")
         file = (asked.data or Path(scratch)).absolute() / "minio.env"
-        write_private(file, "".join(f"{name}={value}\n" for name, value in environment_of(server, "clerkflow").items()))
+        write_private(file, environment_lines(environment_of(server, "clerkflow")))
         print(f"MinIO answers at {server.s3_endpoint}, bucket clerkflow; stop it with Ctrl-C")
         print(f"next, in another shell: set -a; . {file}; set +a", flush=True)
         with suppress(KeyboardInterrupt):

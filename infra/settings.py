@@ -1,5 +1,6 @@
 """Settings: CLERKFLOW_* environment variables -> what differs between machines, typed, read once a call."""
 
+import re
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -22,12 +23,19 @@ class Settings(BaseSettings):
     s3_secure: bool = True
     s3_region: str = "us-east-1"
     s3_ca_file: Path | None = None
+    s3_credentials_file: Path | None = None  # AWS-style; asked when the two keys are absent
+    s3_profile: str = "default"
+    # What `python -m infra.provision` gives the bucket:
+    s3_versioning: bool = True  # false: left as it is
+    s3_encryption: str | None = None  # SSE-S3 or SSE-KMS:<key>; absent: left as it is
+    s3_abort_uploads_days: int = Field(default=1, ge=1)  # a shard that has not arrived in a day never will; MinIO's own default
+    s3_noncurrent_days: int = Field(default=30, ge=1)  # how long an overwritten or deleted object can be brought back
     signing_key: SecretStr = SecretStr("")  # Ed25519; whoever publishes signs with it
     public_keys: str = ""  # those whose signatures count; when there are any, unsigned versions are refused
     database_url: SecretStr = SecretStr("")  # of the Prefect server that `make up` starts; SQLite when empty
     threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
 
-    @field_validator("processes", "cache", "s3_ca_file")
+    @field_validator("processes", "cache", "s3_ca_file", "s3_credentials_file")
     @classmethod
     def _from_home(cls, path: Path | None) -> Path | None:
         """A ~ in a variable that no shell has expanded."""
@@ -39,6 +47,13 @@ class Settings(BaseSettings):
         if "/" in endpoint or "@" in endpoint:
             raise ValueError("expected host:port; whether it speaks TLS is CLERKFLOW_S3_SECURE")
         return endpoint
+
+    @field_validator("s3_encryption")
+    @classmethod
+    def _known_encryption(cls, encryption: str | None) -> str | None:
+        if encryption and not re.fullmatch(r"SSE-S3|SSE-KMS:[\w:/.-]+", encryption):
+            raise ValueError("expected SSE-S3 or SSE-KMS:<key>")
+        return encryption
 
 
 def settings() -> Settings:

@@ -300,7 +300,7 @@ def open_store(where: Settings | None = None) -> "LocalStore | MinioStore":
     where = where or settings()
     if "://" not in where.store:
         return LocalStore(Path(where.store))
-    from infra.bucket import open_bucket
+    from infra.connection import open_bucket
 
     return open_bucket(where)
 

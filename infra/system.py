@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from infra.minio import write_private
+from infra.credentials import write_private
 from infra.settings import ROOT, settings
 
 FOLDER = ROOT / "data" / "system"

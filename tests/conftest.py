@@ -6,11 +6,13 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from infra.bucket import MinioStore, connect
+from infra.bucket import MinioStore
+from infra.connection import connect
 from infra.minio import environment_of, find_server, make_bucket, running
 from infra.settings import Settings
 from infra.store import LocalStore, Store
@@ -38,15 +40,31 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def minio() -> Iterator[Settings]:
-    """A MinIO server: the one the environment names, else one of the session's own; in CI it is never left out."""
+def minio_program() -> Path:
+    """The server's program; in CI it is never left out."""
     try:
-        find_server(build=CI)
+        return find_server(build=CI)
     except FileNotFoundError as error:
         if CI:
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def minio(minio_program: Path) -> Iterator[Settings]:
+    """A MinIO server: the one the environment names, else one of the session's own."""
     with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def safe_minio(minio_program: Path) -> Iterator[Settings]:
+    """A server of the session's own with TLS and a key for encryption, whatever the environment names."""
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("CLERKFLOW_S3_")]:
+                patch.delenv(name)
+            server = stack.enter_context(running(tls=True, kms=True))
         yield server
 
 
@@ -59,10 +77,35 @@ def bucket(minio: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[MinioSt
         monkeypatch.setenv(variable, value)
     client, pool = connect(minio)
     yield MinioStore(client, pool, name)
-    for found in client.list_objects(name, recursive=True):
-        client.remove_object(name, found.object_name)
-    client.remove_bucket(name)
+    remove_bucket(minio, name)
     pool.clear()
+
+
+def remove_bucket(server: Settings, name: str) -> None:
+    """Remove a bucket with all versions of all its objects; nothing happens when there is none."""
+    client, pool = connect(server)
+    if client.bucket_exists(name):
+        for found in client.list_objects(name, recursive=True, include_version=True):
+            client.remove_object(name, found.object_name, found.version_id)
+        client.remove_bucket(name)
+    pool.clear()
+
+
+@pytest.fixture(scope="module")
+def shared_bucket(minio: Settings) -> Iterator[str]:
+    """The name of an empty bucket for all tests of a file."""
+    name = f"test-{secrets.token_hex(8)}"
+    make_bucket(minio, name)
+    yield name
+    remove_bucket(minio, name)
+
+
+@pytest.fixture
+def new_bucket(minio: Settings) -> Iterator[str]:
+    """The name of a bucket that is not there yet, and is gone afterwards."""
+    name = f"test-{secrets.token_hex(8)}"
+    yield name
+    remove_bucket(minio, name)
 
 
 @pytest.fixture(params=["folder", "minio"])

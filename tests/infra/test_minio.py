@@ -1,5 +1,6 @@
 """A MinIO server of one's own: found, started, its credentials kept, and gone when it should be."""
 
+import io
 import os
 import signal
 import socket
@@ -9,9 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from minio.sseconfig import Rule, SSEConfig
+from pydantic import SecretStr
 
-from infra.minio import credentials, find_server, running
-from infra.settings import Settings
+from infra.connection import connect, connect_admin
+from infra.minio import credentials, environment_lines, environment_of, find_server, make_bucket, running
+from infra.settings import Settings, settings
 from infra.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +63,48 @@ def test_credentials_are_random_kept_and_for_their_owner_only(tmp_path: Path) ->
     assert credentials(tmp_path / "data" / "credentials") == keys
     assert credentials(None) != keys
     assert (tmp_path / "data" / "credentials").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_server_with_tls_and_a_key_reads_after_a_restart_what_it_encrypted_before(
+    minio_program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    for once in (True, False):
+        with running(tmp_path, tls=True, kms=True) as server:
+            make_bucket(server, "bucket")
+            client, pool = connect(server)
+            if once:
+                client.set_bucket_encryption("bucket", SSEConfig(Rule.new_sse_s3_rule()))
+                client.put_object("bucket", "a", io.BytesIO(b"kept"), 4)
+            assert client.get_object("bucket", "a").data == b"kept"
+            pool.clear()
+    assert (tmp_path / "kms").stat().st_mode & 0o777 == 0o600
+
+
+def test_unfinished_uploads_go_when_the_settings_say(minio_program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLERKFLOW_S3_ABORT_UPLOADS_DAYS", "3")
+    with running() as server:
+        assert "MINIO_API_STALE_UPLOADS_EXPIRY=72h" in connect_admin(server).config_get("api")
+
+
+def test_the_variables_of_a_server_lead_to_it_through_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Settings(
+        s3_endpoint="host:9000",
+        s3_ca_file=tmp_path / "our ca.pem",
+        s3_credentials_file=tmp_path / "it's",
+        s3_profile="mine",
+        s3_access_key=SecretStr(""),
+        s3_secret_key=SecretStr(""),
+    )
+    (tmp_path / "env").write_text(environment_lines(environment_of(server, "bucket/some where")))
+    shown = subprocess.run(["bash", "-c", f"set -a; . {tmp_path}/env; env -0"], env={}, capture_output=True, text=True, check=True).stdout
+    for line in shown.split("\0"):
+        if line.startswith("CLERKFLOW_"):
+            monkeypatch.setenv(*line.split("=", 1))
+    assert settings() == server.model_copy(update={"store": "s3://bucket/some where", "cache": settings().cache})
 
 
 def test_the_command_serves_a_bucket_keeps_its_objects_and_dies_with_whoever_killed_it(

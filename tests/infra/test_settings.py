@@ -39,3 +39,24 @@ def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = f"{settings()!r} {settings()} {settings().model_dump_json()}"
     assert "access-key" not in shown
     assert "secret-key" not in shown
+
+
+@pytest.mark.parametrize("value", ["AES256", "SSE-KMS", "SSE-KMS:", "SSE-S3:key", "sse-s3"])
+def test_an_encryption_that_no_server_knows_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLERKFLOW_S3_ENCRYPTION", value)
+    with pytest.raises(ValueError, match="CLERKFLOW_S3_ENCRYPTION: expected SSE-S3 or SSE-KMS:<key>"):
+        settings()
+
+
+def test_a_bucket_keeps_its_history_for_a_while_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("VERSIONING", "ENCRYPTION", "ABORT_UPLOADS_DAYS", "NONCURRENT_DAYS", "CREDENTIALS_FILE", "PROFILE")
+    for name in names:
+        monkeypatch.delenv(f"CLERKFLOW_S3_{name}", raising=False)
+    assert [getattr(settings(), f"s3_{name.lower()}") for name in names] == [True, None, 1, 30, None, "default"]
+    for name, value in zip(names, ("false", "SSE-KMS:our/key", "2", "90", "~/keys", "mine"), strict=True):
+        monkeypatch.setenv(f"CLERKFLOW_S3_{name}", value)
+    there = [getattr(settings(), f"s3_{name.lower()}") for name in names]
+    assert there == [False, "SSE-KMS:our/key", 2, 90, Path.home() / "keys", "mine"]
+    monkeypatch.setenv("CLERKFLOW_S3_NONCURRENT_DAYS", "0")
+    with pytest.raises(ValueError, match="CLERKFLOW_S3_NONCURRENT_DAYS"):
+        settings()

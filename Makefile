@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test check bench-real bench-dirty bench-memory bench-publishing clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-publishing clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -17,6 +17,12 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)   ## the whole life of two processes, about four minutes
 	@$(BIN)/clerkflow demo
+
+up: $(READY)     ## MinIO, a Prefect server, a worker, the deployments and the watcher, on loopback
+	@$(BIN)/python -m infra.system up
+
+down: $(READY)   ## stop them
+	@$(BIN)/python -m infra.system down
 
 test: $(READY)   ## the tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal

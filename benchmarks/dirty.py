@@ -123,6 +123,7 @@ def verdicts(name: str, data: Path) -> Iterator[tuple[str, str, str]]:
 def main() -> int:
     """Score both files; 1 when a line is lost or wrongly treated, 2 when the data are not there."""
     console = Console()
+    console.width = max(console.width, 120)  # a table that is cut says nothing
     where = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("CLERKFLOW_DIRTY_DATA") or ROOT.parent / "shared" / "data"
     missing = [str(Path(where) / name / file) for name, file in SETS.items() if not (Path(where) / name / file).is_file()]
     if missing:

@@ -234,7 +234,7 @@ def report(times: list[dict[str, float]], changed: dict[str, float], stage: dict
     from rich.console import Console
     from rich.table import Table
 
-    console, size = Console(), changed["whole"] / 1e6
+    console, size = Console(width=120), changed["whole"] / 1e6
     table = Table(title=f"a model of {size:.0f} MB, medians of {len(times)} interleaved rounds", title_justify="left")
     for heading in ("", "seconds", "MB/s"):
         table.add_column(heading, justify="right" if heading else "left")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -81,7 +82,9 @@ class _Lines(logging.Handler):
 def next_command(command: str) -> None:
     """The next command, ready to copy, on its own line."""
     prefix = "" if Path(sys.argv[0]).name == "clerkflow" and ".venv" not in sys.argv[0] else ".venv/bin/"
-    out.print(f"\nnext: [bold]{prefix}{escape(command)}[/]", soft_wrap=True)
+    store = os.environ.get("CLERKFLOW_STORE", "")
+    named = f"CLERKFLOW_STORE={shlex.quote(store)} " if store and "://" not in store else ""  # a bucket's keys are in the environment too
+    out.print(f"\nnext: [bold]{escape(named + prefix + command)}[/]", soft_wrap=True)
 
 
 def show_verdict(verdict: "Verdict", process: str) -> None:
@@ -98,7 +101,8 @@ def show_verdict(verdict: "Verdict", process: str) -> None:
         out.print(f"{process}: passed and published")
         next_command(f"clerkflow models {process}")
     else:
-        out.print(f"{process}: [red]refused[/]; nothing was published, the champion stays")
+        out.print(f"{process}: [red]refused[/]; nothing was published, whoever was champion stays")
+        next_command(f"clerkflow models {process}")
 
 
 def show_batches(batches: Sequence["Artifact"], process: str) -> None:

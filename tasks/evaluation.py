@@ -20,7 +20,7 @@ from infra.store import Store
 from tasks import plots
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.baselines import CHARACTERS, CLASSES, TRAIN_ROWS, baseline_predictions, sampled
-from tasks.features import monitoring_row
+from tasks.features import monitoring_row, watches_texts
 from tasks.generation import Prediction, Predictor, token_losses
 from tasks.metrics import (
     Answers,
@@ -356,6 +356,7 @@ def _fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
 def evaluate(model: Artifact, samples: Artifact, champion: str | None, run: Run) -> Artifact:
     """model/, samples/test and the champion -> evaluation/."""
     process = run.process
+    settled = process.part(*SECTIONS) | {"champion": champion, "texts": watches_texts(process)}
 
     def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
         with scratch() as folder:
@@ -366,4 +367,4 @@ def evaluate(model: Artifact, samples: Artifact, champion: str | None, run: Run)
             facts = {name: round(metrics["model"][name], 4) for name in names}
             return store_folder(store, folder / "evaluation", prefix, rows=metrics["counts"]["test"], **facts)
 
-    return once(run, "evaluation", "evaluation", [model, samples], process.part(*SECTIONS) | {"champion": champion}, work)
+    return once(run, "evaluation", "evaluation", [model, samples], settled, work)

@@ -30,19 +30,25 @@ def monitoring_row(process: Process, values: Mapping[str, Any], prompt: str, pre
         prompt: what the model was shown; its text stands in when the inputs hold none.
 
     Returns:
-        text (cut), text_length (characters), non_ascii_share (0–1), prompt_tokens, confidence (0–1), prediction (the label; how many
-        fields are filled; characters of the text), prediction.<field> for closed fields, and the path of each other value of the
-        record that is no free input text. A number is a float, all else a string; what is missing has no key.
+        text (cut; only when it is watched), text_length (characters), non_ascii_share (0–1), prompt_tokens, confidence (0–1),
+        prediction (the label; how many fields are filled; the text's characters), prediction.<field> for closed fields, and the
+        path of each other value of the record that is no free input text. A number is a float, all else a string;
+        what is missing has no key.
     """
     text = _input_text(process, values) or prompt
-    own: Row = {
-        "text": _safe(text[:TEXT_CHARACTERS]),
+    own: Row = {"text": _safe(text[:TEXT_CHARACTERS])} if watches_texts(process) else {}
+    own |= {
         "text_length": float(len(text)),
         "non_ascii_share": sum(not character.isascii() for character in text) / max(1, len(text)),
         "prompt_tokens": float(prediction.tokens),
         "confidence": prediction.confidence if math.isfinite(prediction.confidence) else 0.0,
     }
     return dict(_columns(process, values)) | dict(_outputs(process, prediction.output)) | own
+
+
+def watches_texts(process: Process) -> bool:
+    """Whether the words of the inputs are compared; else no text is kept for it."""
+    return process.drift.columns is None or "text" in process.drift.columns
 
 
 def is_free_text(process: Process, path: str) -> bool:

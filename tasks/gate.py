@@ -1,6 +1,7 @@
 """Gate: evaluation/metrics.json and the declared rules -> a verdict; whatever cannot be measured is refused."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from tasks.artifacts import Artifact, read_json
 from tasks.metrics import LOWER_IS_BETTER
 from tasks.process import Rule
 from tasks.runs import Run
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-12  # bounds are inclusive, and 0.9 - 0.01 is not exactly 0.89
 NO_CHAMPION = "no champion yet: nothing to compare with"
@@ -178,4 +181,6 @@ def pass_gate(evaluation: Artifact, run: Run) -> Verdict:
     verdict = judge(run.process.gate, read_json(store, evaluation, "metrics.json"))
     told = json.dumps(verdict.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     store.write(f"{run.prefix}/gate/verdict.json", told.encode())
+    broken = "; ".join(result.rule for result in verdict.results if not result.passed)
+    logger.info("gate: %s", f"refused, does not hold: {broken}" if broken else f"passed, {len(verdict.results)} rules hold")
     return verdict

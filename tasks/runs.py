@@ -107,7 +107,8 @@ def once(
 def told(artifact: Artifact, seconds: float, reused: bool) -> str:
     """An artifact in a line: its counts and measures, and whether they were made now."""
     numbers = {"rows": artifact.rows} if artifact.rows is not None else {}
-    facts = [f"{name} {value:,}" for name, value in (numbers | artifact.facts).items() if isinstance(value, int | float)]
+    shown = {name: value for name, value in (numbers | artifact.facts).items() if isinstance(value, int | float) and name != "seconds"}
+    facts = [f"{name} {value:,.4g}" if isinstance(value, float) else f"{name} {value:,}" for name, value in shown.items()]
     return ", ".join([*facts, "nothing changed, reused" if reused else f"{seconds:.1f} s"])
 
 

@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, scratch, store_folder, write_json
+from tasks.datadocs import self_contained
 from tasks.expectations import TOKENS, columns_of, derived, look_at
 from tasks.process import Process
 from tasks.prompts import completion_of, output_of, prompt_of
@@ -266,7 +267,7 @@ def inspect(process: Process, raw: Path, rejected: Path, out: Path) -> tuple[dic
     for folder in ("validated", "quarantine"):
         write_json(out / folder / "report.json", report)
     (out / "data_docs").mkdir()
-    (out / "data_docs" / "index.html").write_text(data_docs(findings), encoding="utf-8")
+    (out / "data_docs" / "index.html").write_text(self_contained(data_docs(findings)), encoding="utf-8")
     return report, faults(process, findings, report)
 
 

@@ -211,7 +211,7 @@ def peak(what: str, model: Path, folder: Path) -> dict[str, float]:
 
 def child() -> None:
     """Publish, or fetch and open with transformers; print memory before and at its peak."""
-    import torch  # noqa: F401
+    import torch
     from transformers import AutoModelForCausalLM, GPT2LMHeadModel  # noqa: F401
 
     from benchmarks.measuring import peak_bytes
@@ -225,7 +225,8 @@ def child() -> None:
         publish(model, "memory")
     else:
         folder = fetch_version(store, "memory", versions_of(store, "memory")[0].version, cache)
-        AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+        loaded = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+        loaded(torch.arange(8)[None])  # weights that are only mapped are read when they are used
     print(json.dumps({"before": before, "peak": peak_bytes()}))
 
 

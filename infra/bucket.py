@@ -25,6 +25,7 @@ from infra.spans import Spans
 from infra.store import CHUNK_BYTES, Conflict, MissingObject, ObjectInfo, check_key, check_prefix
 
 TRIES = 5
+BUFFER_BYTES = 2**16  # of lines; what asks for more is given it without a copy
 PART_BYTES = 16 * 2**20  # of an upload in parts
 WHOLE_BYTES = 128 * 2**20  # larger objects go in parts
 AGAIN = (408, 409, 429, 500, 502, 503, 504)  # 409: another conditional PUT is under way
@@ -87,7 +88,7 @@ class MinioStore:
                     yield ObjectInfo(key, found.size or 0, found.etag or "", found.last_modified or datetime.now(UTC))
 
     def open(self, key: str) -> BinaryIO:
-        return cast(BinaryIO, io.BufferedReader(self._body(key), CHUNK_BYTES))
+        return cast(BinaryIO, io.BufferedReader(self._body(key), BUFFER_BYTES))
 
     def _body(self, key: str) -> "Body":
         name = self._name(key)

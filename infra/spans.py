@@ -10,6 +10,7 @@ from typing import BinaryIO, Self, cast
 import xxhash
 
 BLOCK_BYTES = 2**20
+BUFFER_BYTES = 2**16  # smaller than a block, so that a block is read without a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Spans:
 
     def open(self) -> BinaryIO:
         """A stream of the bytes; the caller closes it."""
-        return cast(BinaryIO, io.BufferedReader(_Stream(self), BLOCK_BYTES))
+        return cast(BinaryIO, io.BufferedReader(_Stream(self), BUFFER_BYTES))
 
     def blocks(self) -> Iterator[memoryview]:
         """The bytes in blocks of BLOCK_BYTES, the last one shorter; a block is good until the next one is asked for.

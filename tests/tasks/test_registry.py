@@ -115,9 +115,20 @@ def test_rolling_back_goes_to_the_predecessor_and_is_remembered(store: Store, tm
     assert rollback(store, "p", new.version).version == new.version
 
 
+def test_rolling_back_twice_goes_back_twice_and_never_to_what_was_rolled_back(store: Store, tmp_path: Path) -> None:
+    first = published(store, tmp_path, 0)
+    second = published(store, tmp_path, 1, first.version)
+    third = published(store, tmp_path, 2, second.version)
+    assert [rollback(store, "p").version, rollback(store, "p").version] == [second.version, first.version]
+    with pytest.raises(ValueError, match="no champion before"):
+        rollback(store, "p")
+    rollback(store, "p", third.version)
+    assert rollback(store, "p").version == first.version
+
+
 def test_rolling_back_to_what_cannot_be_champion_says_why(store: Store, tmp_path: Path) -> None:
     first = published(store, tmp_path, 0)
-    with pytest.raises(ValueError, match=f"is the first one; name a version: {first.version}"):
+    with pytest.raises(ValueError, match=f"no champion before {first.version} is left to go back to; name a version: {first.version}"):
         rollback(store, "p")
     with pytest.raises(ValueError, match="champion already"):
         rollback(store, "p", first.version)
@@ -252,9 +263,9 @@ def test_many_fetchers_at_once_all_get_a_whole_version(store: Store, tmp_path: P
 def test_the_history_keeps_the_last_hundred_moves(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.aliases.HISTORY", 3)
     first = published(store, tmp_path, 0)
-    published(store, tmp_path, 1, first.version)
-    for _ in range(4):
-        alias = rollback(store, "p")
+    second = published(store, tmp_path, 1, first.version)
+    for number in range(4):
+        alias = rollback(store, "p", (first if number % 2 == 0 else second).version)
     assert len(alias.history) == 3
     assert alias.history[-1].since == alias.since
     assert [move.number for move in log_of(store, "p")] == [1, 2, 3, 4, 5, 6]

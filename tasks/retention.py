@@ -52,7 +52,8 @@ def plan(store: Store, process: str, keep: int, grace_hours: float, now: datetim
     reserved = reserved_keys(store, process, now)
 
     def is_young(info: ObjectInfo) -> bool:
-        return (now - info.modified).total_seconds() < grace_hours * 3600
+        age = max(0.0, (now - info.modified).total_seconds())  # a listing knows milliseconds, the store's clock whole seconds
+        return age < grace_hours * 3600
 
     manifests = {info.key: info for info in store.list(f"{process}/models/versions/")}
     young = {key for key, info in manifests.items() if is_young(info)}

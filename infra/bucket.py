@@ -29,6 +29,8 @@ BUFFER_BYTES = 2**16  # of lines; what asks for more is given it without a copy
 PART_BYTES = 16 * 2**20  # of an upload in parts
 WHOLE_BYTES = 128 * 2**20  # larger objects go in parts
 AGAIN = (408, 409, 429, 500, 502, 503, 504)  # 409: another conditional PUT is under way
+AGAIN_CODES = ("IncompleteBody", "RequestTimeout", "SlowDown", "SlowDownWrite", "SlowDownRead")  # also said with other statuses
+FULL = ("XMinioStorageFull", "StorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded")
 GONE = ("NoSuchKey", "NoSuchObject")
 PROVEN: set[tuple[str, str]] = set()  # server and bucket that were found to honour conditions
 DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "InvalidTokenId", "ExpiredToken")
@@ -148,7 +150,7 @@ class MinioStore:
             except HTTPError as error:
                 trouble = type(error).__name__
                 continue
-            if answer.status not in AGAIN:
+            if answer.status not in AGAIN and _code(answer) not in AGAIN_CODES:
                 return answer, attempt + 1
             trouble = _code(answer)
         raise ConnectionError(_no_answer(self.address(key), trouble))
@@ -299,6 +301,8 @@ def _refusal(address: str, code: str, message: str) -> OSError:
         return MissingObject(f"{address} does not exist")
     if code in DENIED:
         return PermissionError(f"{address}: the server says {code}; check CLERKFLOW_S3_ACCESS_KEY, _S3_SECRET_KEY and their rights")
+    if code in FULL:
+        return OSError(f"{address}: the server says {code}; make room there and do it again, what has arrived stays")
     return OSError(f"{address}: the server says {code}. {message}".rstrip())
 
 

@@ -5,54 +5,91 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
-from safetensors.numpy import save_file
+from transformers import PreTrainedTokenizerFast
 
 from infra.settings import settings
-from infra.store import Conflict, Store, open_store
-from tasks.aliases import champion_of
-from tasks.artifacts import Artifact, store_folder, write_json
+from infra.store import Conflict, open_store
+from tasks.aliases import challenger_of, champion_of
+from tasks.artifacts import Artifact, scratch, store_folder, write_json
 from tasks.declaration import parse_process
 from tasks.gate import RuleResult, Verdict
+from tasks.generation import Predictor
+from tasks.models import build_model, save_model
+from tasks.prompts import completion_of
 from tasks.publishing import begun, champion_to_meet, main_metrics, publish
 from tasks.registry import fetch_version, versions_of
+from tasks.rehearsal import RehearsalError, answered, different
 from tasks.runs import Run, begin, once
+from tasks.vocabulary import EOS, train_vocabulary
 
 PASSED = Verdict(passed=True, results=(RuleResult(rule="accuracy at least 0.5", metric="accuracy", measure=0.9, passed=True, reason=""),))
 
 
+WORDS = ["parcel", "invoice", "late", "twice", "快递", "发票"]
+
+
 @pytest.fixture
-def run(store: Store) -> Run:
-    """A run of a process whose shards are small, on each kind of store."""
+def run(tmp_path: Path) -> Run:
+    """A run of a process whose shards are small."""
     declared = {
         "name": "toy",
         "owner": "tests",
         "records": {"source": "sample.jsonl", "columns": ["text", "queue"]},
         "sample": {"prompt": "{text}"},
-        "output": {"label": "queue"},
+        "output": {"label": "queue", "labels": ["billing", "shipping"]},
+        "finetuning": {"size": {"n_layer": 1, "n_embd": 16, "n_head": 2}, "max_length": 32},
         "gate": [{"metric": "accuracy", "at_least": 0.5}],
         "publishing": {"shard_bytes": 4096},
     }
     return begin(parse_process(declared, "here"), "train")
 
 
+@pytest.fixture(autouse=True)
+def here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rehearsal without a process of its own, which takes seconds; tests marked `fresh` have it as it is."""
+    if request.node.get_closest_marker("fresh"):
+        return
+
+    def rehearse(process: str, version: str, proof: Path) -> int:
+        lines = [json.loads(line) for line in proof.read_text(encoding="utf-8").splitlines()]
+        with scratch() as folder:
+            now = answered(Predictor.load(fetch_version(open_store(), process, version, folder)), [line["prompt"] for line in lines])
+        assert different(lines, now) == 0
+        return len(lines)
+
+    monkeypatch.setattr("tasks.publishing.rehearse", rehearse)
+
+
+def made(run: Run, folder: Path, seed: int) -> Path:
+    """A real model of the process, untrained, as fine-tuning writes it."""
+    if not folder.exists():
+        tokens = [completion_of(run.process, label) for label in run.process.output.labels or ()]
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(WORDS, 400, tokens), eos_token=EOS)
+        save_model(build_model(run.process.finetuning.model_copy(update={"seed": seed}), tokenizer, 32), folder)
+        tokenizer.save_pretrained(folder)
+        ids = tokenizer.convert_tokens_to_ids(tokens)
+        write_json(folder / "contract.json", {"kind": "label", "labels": ["billing", "shipping"], "label_ids": ids, "max_new_tokens": 1})
+        write_json(folder / "declaration.json", run.process.model_dump(mode="json"))
+    return folder
+
+
 def model_of(run: Run, folder: Path, seed: int = 1, **files: str) -> Artifact:
-    """A stored model/ of six tensors."""
-    (folder / f"model-{seed}").mkdir(parents=True)
-    chance = numpy.random.default_rng(seed)
-    save_file({f"layer.{n}": chance.standard_normal((16, 16)) for n in range(6)}, folder / f"model-{seed}" / "model.safetensors")
-    for name, text in ({"config.json": "{}", "tokenizer.json": "{}", "contract.json": "{}", "declaration.json": "{}"} | files).items():
-        (folder / f"model-{seed}" / name).write_text(text)
-    return store_folder(open_store(), folder / f"model-{seed}", f"{run.prefix}/model-{seed}")
+    """A stored model/ with further files."""
+    model = made(run, folder / f"model-{seed}", seed)
+    for name, text in files.items():
+        (model / name).write_text(text)
+    return store_folder(open_store(), model, f"{run.prefix}/model-{seed}")
 
 
-def evaluation_of(run: Run, folder: Path, champion: str | None = None) -> Artifact:
-    """A stored evaluation/ against a champion."""
+def evaluation_of(run: Run, folder: Path, champion: str | None = None, seed: int = 1) -> Artifact:
+    """A stored evaluation/ of a model against a champion, with what the model really answers."""
     name = f"evaluation-{random.randrange(10**9)}"
     metrics: dict[str, Any] = {"model": {"accuracy": 0.9, "f1.billing": 0.8, "ece": None}, "champion_version": champion}
     write_json(folder / name / "metrics.json", metrics)
     (folder / name / "reference.jsonl").write_text('{"text": "发票"}\n', encoding="utf-8")
+    proof = answered(Predictor.load(made(run, folder / f"model-{seed}", seed)), ["parcel late", "发票 twice", "invoice"])
+    (folder / name / "proof.jsonl").write_text("".join(json.dumps(line) + "\n" for line in proof))
     return store_folder(open_store(), folder / name, f"{run.prefix}/{name}")
 
 
@@ -65,7 +102,7 @@ def test_a_model_that_passed_is_champion_and_can_be_fetched_with_its_proof(run: 
     assert {"config.json", "tokenizer.json", "contract.json", "reference.jsonl", "metrics.json"} <= {path.name for path in folder.iterdir()}
     assert json.loads((folder / "declaration.json").read_text()) == run.process.model_dump(mode="json")
     assert json.loads((folder / "verdict.json").read_text())["passed"] is True
-    assert all(path.stat().st_size <= 4096 for path in folder.glob("*.safetensors"))
+    assert all(info.size <= 4096 for info in open_store().list("toy/models/shards/"))
 
 
 def test_another_model_meets_the_champion_and_the_champion_itself_the_one_before_it(run: Run, tmp_path: Path) -> None:
@@ -74,7 +111,7 @@ def test_another_model_meets_the_champion_and_the_champion_itself_the_one_before
     assert champion_to_meet(first, run) is None
     second = once(run, "finetuning", "model", [], {"seed": 2}, lambda *_: model_of(run, tmp_path, 2))
     assert champion_to_meet(second, run) == alias.version
-    publish.fn(second, evaluation_of(run, tmp_path, alias.version), PASSED, run)
+    publish.fn(second, evaluation_of(run, tmp_path, alias.version, 2), PASSED, run)
     assert champion_to_meet(second, run) == alias.version
 
 
@@ -83,7 +120,7 @@ def test_the_manifest_says_where_the_version_came_from(run: Run, tmp_path: Path)
     publish.fn(model, evaluation_of(run, tmp_path), PASSED, run)
     manifest = versions_of(open_store(), "toy")[0]
     assert (manifest.run, manifest.created, manifest.metrics) == (run.id, begun(run), {"accuracy": 0.9})
-    assert manifest.data == {"finetuning": model.sha256}
+    assert {stage: evidence.sha256 for stage, evidence in manifest.data.items()} == {"finetuning": model.sha256}
     assert manifest.verdict == PASSED.model_dump(mode="json")
 
 
@@ -105,15 +142,56 @@ def test_the_same_model_again_changes_nothing(run: Run, tmp_path: Path) -> None:
 
 def test_a_better_model_takes_the_champions_place(run: Run, tmp_path: Path) -> None:
     first = publish.fn(model_of(run, tmp_path, 1), evaluation_of(run, tmp_path), PASSED, run)
-    second = publish.fn(model_of(run, tmp_path, 2), evaluation_of(run, tmp_path, first.version), PASSED, run)
+    second = publish.fn(model_of(run, tmp_path, 2), evaluation_of(run, tmp_path, first.version, 2), PASSED, run)
     assert (second.previous, [move.version for move in second.history]) == (first.version, [first.version, second.version])
 
 
 def test_a_model_judged_against_an_old_champion_is_not_made_champion(run: Run, tmp_path: Path) -> None:
     first = publish.fn(model_of(run, tmp_path, 1), evaluation_of(run, tmp_path), PASSED, run)
     with pytest.raises(Conflict, match=f"champion is {first.version}"):
-        publish.fn(model_of(run, tmp_path, 2), evaluation_of(run, tmp_path, None), PASSED, run)
+        publish.fn(model_of(run, tmp_path, 2), evaluation_of(run, tmp_path, None, 2), PASSED, run)
     assert champion_of(open_store(), "toy") == first
+
+
+def test_a_known_model_is_not_even_fetched_again(run: Run, tmp_path: Path) -> None:
+    model = once(run, "finetuning", "model", [], {}, lambda *_: model_of(run, tmp_path))
+    first = publish.fn(model, evaluation_of(run, tmp_path), PASSED, run)
+    open_store().delete(f"{model.prefix}model.safetensors")
+    assert publish.fn(model, evaluation_of(run, tmp_path, first.version), PASSED, run) == first
+
+
+@pytest.mark.fresh
+def test_a_fresh_process_that_gets_the_same_answers_lets_the_alias_move(run: Run, tmp_path: Path) -> None:
+    alias = publish.fn(model_of(run, tmp_path), evaluation_of(run, tmp_path), PASSED, run)
+    assert alias.reason == "passed its gate; downloaded again, it gave the same 3 answers"
+    assert challenger_of(open_store(), "toy") is None
+
+
+@pytest.mark.fresh
+def test_other_answers_than_those_of_the_evaluation_keep_a_version_from_being_champion(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RehearsalError, match=r"answers [123] of 3 test prompts differently than when it was evaluated; it is not released"):
+        publish.fn(model_of(run, tmp_path, 1), evaluation_of(run, tmp_path, None, 2), PASSED, run)
+    assert champion_of(open_store(), "toy") is None
+    assert challenger_of(open_store(), "toy") == versions_of(open_store(), "toy")[0].version
+
+
+@pytest.mark.fresh
+def test_a_version_that_cannot_be_downloaded_is_not_released(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks import publishing
+
+    real = publishing.version_of_model
+
+    def damaged(*words: Any) -> str:
+        version = real(*words)
+        manifest = versions_of(open_store(), "toy")[0]
+        piece = max((piece for _, piece, _ in manifest.pieces()), key=lambda piece: piece.size)
+        open_store().write(piece.key, bytes(piece.size))
+        return version
+
+    monkeypatch.setattr(publishing, "version_of_model", damaged)
+    with pytest.raises(RehearsalError, match="cannot be used"):
+        publish.fn(model_of(run, tmp_path), evaluation_of(run, tmp_path), PASSED, run)
+    assert champion_of(open_store(), "toy") is None
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "modeling_toy.py", "optimizer.pt"])

@@ -41,6 +41,13 @@ class Column(Declared):
             raise ValueError(f"not a regular expression: {error}") from None
         return pattern
 
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        mistakes = list(_mistakes_of_column(self))
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        return self
+
 
 class OutputField(Column):
     """One field that the model fills in."""
@@ -357,6 +364,14 @@ def digest_of(value: Any) -> str:
 def placeholders(template: str) -> tuple[str, ...]:
     """The paths a template names, each once, in order; {{ and }} are plain braces."""
     return tuple(dict.fromkeys(match[1].strip() for match in PLACEHOLDER.finditer(template) if match[1] is not None))
+
+
+def _mistakes_of_column(column: Column) -> Iterable[str]:
+    """Options that no value of the column's type could keep, or that say nothing about it."""
+    texts, numbers = ("string", "date"), ("integer", "number")
+    for option, types in (("values", texts), ("pattern", texts), ("minimum", numbers), ("maximum", numbers)):
+        if getattr(column, option) is not None and column.type not in types:
+            yield f"{option} belongs to {' and '.join(types)}, this type is {column.type}"
 
 
 def _mistakes(process: Process) -> Iterable[str]:

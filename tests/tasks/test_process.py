@@ -69,6 +69,8 @@ def test_placeholders_are_told_once_each_in_order() -> None:
         ({"sample": {"test_share": 0.6, "validation_share": 0.5}}, "something to train on"),
         ({"sample": {"cleaning": ["os.system"]}}, "sample.cleaning has os.system"),
         ({"records": {"columns": {"n": {"pattern": "("}}}}, "not a regular expression"),
+        ({"records": {"columns": {"n": {"values": ["1", "2"]}}}}, "values belongs to string and date, this type is integer"),
+        ({"records": {"columns": {"date": {"minimum": 3}}}}, "records.columns.date: minimum belongs to"),
         ({"schedules": {"train": "daily"}}, "not a cron string"),
         ({"finetuning": {"size": {"n_embd": 30, "n_head": 4}}}, "multiple of n_head"),
     ],

@@ -75,10 +75,16 @@ def _faults(declared: Mapping[str, Any], faults: Sequence[Any]) -> list[Any]:
     places = [fault["loc"] for fault in faults]
     lists = [place[:-1] for place in places if place]
     found = [fault for fault in faults if fault["type"] != "too_short" or not any(_within(place, fault["loc"]) for place in lists)]
-    try:
-        Process.model_validate(_without(declared, places))
-    except ValidationError as error:
-        found += [fault for fault in error.errors() if not fault["loc"] or not any(_within(place, fault["loc"]) for place in places)]
+    while () not in places:  # the whole was not looked at yet
+        try:
+            Process.model_validate(_without(declared, places))
+            break
+        except ValidationError as error:
+            more = [fault for fault in error.errors() if fault["loc"] not in places]
+        if not more:
+            break
+        found += [fault for fault in more if not fault["loc"] or not any(_within(place, fault["loc"]) for place in places)]
+        places += [fault["loc"] for fault in more]
     return found
 
 

@@ -65,6 +65,24 @@ def test_mistakes_across_sections_are_told_with_those_within(tmp_path: Path) -> 
         assert mistake in str(told.value)
 
 
+def test_a_mistake_is_told_once(tmp_path: Path) -> None:
+    processes = declare(tmp_path, GOOD)
+    with pytest.raises(DeclarationError) as told:
+        load_process("routing", processes, {"sample": {"test_share": 0.95, "cleaning": ["magic"]}})
+    assert "2 mistakes" in str(told.value)
+    assert str(told.value).count("something to train on") == str(told.value).count("magic") == 1
+    with pytest.raises(DeclarationError, match=r": 1 mistake\n"):
+        load_process("routing", processes, {"sample": {"test_share": 0.95}})
+
+
+def test_mistakes_that_hide_one_another_are_all_told(tmp_path: Path) -> None:
+    wrong = {"sample": {"sead": 3, "test_share": 0.95}, "finetuning": {"size": {"n_embed": 1, "n_embd": 30, "n_head": 4}}}
+    with pytest.raises(DeclarationError) as told:
+        load_process("routing", declare(tmp_path, GOOD), wrong)
+    for mistake in ("3 mistakes", "sample.sead", "finetuning.size.n_embed", "something to train on"):
+        assert mistake in str(told.value)
+
+
 def test_a_key_written_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError, match=r"line 2: written twice: owner"):
         load_process("routing", declare(tmp_path, GOOD + "owner: sales\n"))

@@ -53,13 +53,11 @@ def build_model(settings: Finetuning, tokenizer: Any, positions: int) -> Gpt:
         positions: tokens that the model must be able to hold, when it is made from scratch.
 
     Raises:
-        ValueError: the base cannot be opened, is too short for max_length, or LoRA is declared without a base.
+        ValueError: the base cannot be opened, or is too short for max_length.
     """
     calm_transformers()
     with seeded(settings.seed):
         if settings.base == SCRATCH:
-            if settings.lora:
-                raise ValueError("finetuning.lora needs a base model to adapt; with base: scratch leave it out")
             return _from_scratch(settings, tokenizer, positions)
         model = _from_base(settings)
         if len(tokenizer) > (known := model.get_input_embeddings().weight.shape[0]):

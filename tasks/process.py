@@ -11,13 +11,15 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+LONGEST_NAME = 255  # bytes between two slashes of a path
+SEEDS = 2**32  # NumPy takes no larger one
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class Declared(BaseModel):
     """What a person writes in YAML: nothing unknown, nothing changed afterwards."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Column(Declared):
@@ -70,6 +72,31 @@ class Records(Declared):
     encoding: str | None = None  # else detected, and written to the report
     sheet: str | None = None
     inbox: bool = True
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _one_or_more(cls, source: Any) -> Any:
+        names = [source] if isinstance(source, str) else source
+        if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"expected a file or a list of files, got {source!r}")
+        return source
+
+    @field_validator("source", "validation", "test")
+    @classmethod
+    def _names_files(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for name in (value,) if isinstance(value, str) else value or ():
+            if not name.strip() or "\0" in name or max(len(part.encode()) for part in name.split("/")) > LONGEST_NAME:
+                raise ValueError(f"{name[:40]!r} is no file's name")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _decodes(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            from tasks.encodings import codec_of
+
+            codec_of(encoding)
+        return encoding
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -139,7 +166,7 @@ class Sample(Declared):
     near_duplicates: float | None = Field(0.9, gt=0, le=1)  # Jaccard similarity from which one of two is dropped
     validation_share: float = Field(0.1, gt=0, lt=1)
     test_share: float = Field(0.2, gt=0, lt=1)
-    seed: int = 7
+    seed: int = Field(7, ge=0, lt=SEEDS)
     vocabulary_size: int = Field(4096, ge=300)
     label_tokens: bool | None = None  # each label one token; by default only when the base is scratch
 
@@ -189,7 +216,13 @@ class Finetuning(Declared):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     evaluations: int = Field(8, ge=1)  # times the validation loss is taken in a run
     early_stopping_patience: int | None = Field(3, ge=1)  # evaluations without a better loss
-    seed: int = 7
+    seed: int = Field(7, ge=0, lt=SEEDS)
+
+    @model_validator(mode="after")
+    def _has_a_base_to_adapt(self) -> Self:
+        if self.lora and self.base == "scratch":
+            raise ValueError("lora needs a base model to adapt; with base: scratch leave it out")
+        return self
 
 
 class Rule(Declared):
@@ -241,6 +274,12 @@ class Drift(Declared):
     max_records: int = Field(5_000, ge=10)
     train: bool = True  # start a training run when it drifts
 
+    @model_validator(mode="after")
+    def _can_have_enough(self) -> Self:
+        if self.max_records < self.min_records:
+            raise ValueError(f"max_records ({self.max_records}) is below min_records ({self.min_records}): nothing would ever be compared")
+        return self
+
 
 class Schedules(Declared):
     """Cron strings; a flow without one runs on demand."""
@@ -255,8 +294,12 @@ class Schedules(Declared):
         if schedule is not None:
             from croniter import croniter
 
-            if not croniter.is_valid(schedule):
+            if not croniter.is_valid(schedule) or any(part[0] in "rR" for part in schedule.split()):  # Prefect draws no random times
                 raise ValueError(f"{schedule!r} is not a cron string of five fields, such as '0 3 * * 1'")
+            try:
+                croniter(schedule).get_next()
+            except ValueError:
+                raise ValueError(f"{schedule!r} never comes, as on the 31st of February") from None
         return schedule
 
 
@@ -372,6 +415,10 @@ def _mistakes_of_column(column: Column) -> Iterable[str]:
     for option, types in (("values", texts), ("pattern", texts), ("minimum", numbers), ("maximum", numbers)):
         if getattr(column, option) is not None and column.type not in types:
             yield f"{option} belongs to {' and '.join(types)}, this type is {column.type}"
+    if column.minimum is not None and column.maximum is not None and column.minimum > column.maximum:
+        yield f"minimum {column.minimum:g} is above maximum {column.maximum:g}: no value could keep both"
+    if column.values == ():
+        yield "values is empty, so no value could be one of them; name some, or leave it out"
 
 
 def _mistakes(process: Process) -> Iterable[str]:

@@ -92,11 +92,6 @@ def test_lora_trains_adapters_only_and_is_merged_into_the_weights(tmp_path: Path
     torch.testing.assert_close(logits_at(opened.cpu(), ids, where, True), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_lora_without_a_base_is_refused() -> None:
-    with pytest.raises(ValueError, match="base: scratch"):
-        build_model(settings(lora={"r": 2}), tokenizer(), 40)
-
-
 def test_a_base_too_short_for_the_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds 64; lower max_length"):
         build_model(settings(base=base(tmp_path / "base", "gpt2"), max_length=100), tokenizer(), 128)

@@ -1,5 +1,6 @@
 """Process: what a declaration may say, and what follows from it."""
 
+import math
 from typing import Any
 
 import pytest
@@ -71,7 +72,22 @@ def test_placeholders_are_told_once_each_in_order() -> None:
         ({"records": {"columns": {"n": {"pattern": "("}}}}, "not a regular expression"),
         ({"records": {"columns": {"n": {"values": ["1", "2"]}}}}, "values belongs to string and date, this type is integer"),
         ({"records": {"columns": {"date": {"minimum": 3}}}}, "records.columns.date: minimum belongs to"),
+        ({"records": {"columns": {"n": {"minimum": 5, "maximum": 1}}}}, "records.columns.n: minimum 5 is above maximum 1"),
+        ({"records": {"columns": {"t": {"values": []}}}}, "values is empty"),
+        ({"records": {"source": []}}, "records.source: expected a file or a list of files, got []"),
+        ({"records": {"source": ["a.jsonl", 5]}}, "records.source: expected a file or a list of files"),
+        ({"records": {"source": ""}}, "records.source: '' is no file's name"),
+        ({"records": {"test": "x" * 300}}, "records.test: "),
+        ({"records": {"source": "a\0b"}}, "is no file's name"),
+        ({"finetuning": {"learning_rate": math.inf}}, "finetuning.learning_rate: Input should be a finite number"),
+        ({"finetuning": {"lora": {"lora_alpha": math.inf}, "base": "gpt2"}}, "lora_alpha: Input should be a finite number"),
+        ({"gate": [{"metric": "field_f1", "at_least": math.nan}]}, "gate.0.at_least: Input should be a finite number"),
+        ({"finetuning": {"lora": {"r": 8}}}, "lora needs a base model to adapt; with base: scratch leave it out"),
+        ({"finetuning": {"seed": 2**70}}, "finetuning.seed"),
+        ({"drift": {"min_records": 200, "max_records": 10}}, "max_records (10) is below min_records (200)"),
         ({"schedules": {"train": "daily"}}, "not a cron string"),
+        ({"schedules": {"train": "R * * * *"}}, "not a cron string"),
+        ({"schedules": {"train": "0 0 31 2 *"}}, "never comes"),
         ({"finetuning": {"size": {"n_embd": 30, "n_head": 4}}}, "multiple of n_head"),
     ],
 )

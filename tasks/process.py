@@ -332,7 +332,9 @@ class Process(Declared):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
-        mistakes = list(_mistakes(self))
+        from tasks.mistakes import mistakes_of
+
+        mistakes = list(mistakes_of(self))
         if mistakes:
             raise ValueError("\n".join(mistakes))
         return self
@@ -419,42 +421,3 @@ def _mistakes_of_column(column: Column) -> Iterable[str]:
         yield f"minimum {column.minimum:g} is above maximum {column.maximum:g}: no value could keep both"
     if column.values == ():
         yield "values is empty, so no value could be one of them; name some, or leave it out"
-
-
-def _mistakes(process: Process) -> Iterable[str]:
-    """What no single section can see."""
-    from tasks.cleaning import CLEANERS
-    from tasks.expectations import mistakes_in
-
-    sample, output, records = process.sample, process.output, process.records
-    if not placeholders(sample.prompt):
-        yield "sample.prompt names no column: write at least one {column}"
-    if "" in placeholders(sample.prompt):
-        yield "sample.prompt has an empty {}: name a column, or write {{}} for plain braces"
-    answers = [*process.output_columns, *filter(None, (output.within, output.references))]
-    leaked = [path for path in placeholders(sample.prompt) if any(_overlap(path, answer) for answer in answers)]
-    if leaked:
-        yield f"sample.prompt shows the answer to the model: {', '.join(leaked)}"
-    if output.kind == "fields" and sample.completion is not None:
-        yield "sample.completion: fields are written as compact JSON; leave it out"
-    elif output.kind != "fields" and placeholders(process.completion) != (output.label or output.text,):
-        yield f"sample.completion must name {{{output.label or output.text}}} and nothing else"
-    if sample.label_tokens and output.kind != "label":
-        yield f"sample.label_tokens needs output.label; this output is {output.kind}"
-    if sample.test_share + sample.validation_share >= 1:
-        yield "sample.test_share + validation_share must leave something to train on"
-    unknown = [name for name in sample.cleaning if name not in CLEANERS]
-    if unknown:
-        yield f"sample.cleaning has {', '.join(unknown)}; there are: {', '.join(CLEANERS)}"
-    if output.labels is not None and len(set(output.labels)) < 2:
-        yield "output.labels needs at least two different labels"
-    for path in output.facts or ():
-        if not any(path == column or path.startswith(f"{column}.") for column in (*records.columns, *process.input_columns)):
-            yield f"output.facts names {path!r}, which is not a column"
-    for expectation in process.expectations:
-        yield from mistakes_in(expectation.type, expectation.kwargs, (records.key, *process.columns))
-
-
-def _overlap(path: str, other: str) -> bool:
-    """Whether one path is the other or holds it."""
-    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")

@@ -46,7 +46,7 @@ def process_of(**more: Any) -> Any:
         "records": {"source": "a.jsonl", "columns": columns},
         "sample": {"prompt": "{text}"},
         "output": {"label": "queue", "labels": ["a", "b"]},
-        "gate": [{"metric": "accuracy", "at_least": 0.5}],
+        "gate": [{"metric": "answered", "at_least": 0.5}],
     }
     return parse_process(declared | more, "test")
 

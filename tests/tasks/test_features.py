@@ -18,7 +18,7 @@ def process(**changes: Any) -> Process:
         "records": {"source": "a.jsonl", "columns": {"text": {}, "channel": {}}, "timestamp": "received"},
         "sample": {"prompt": "Message: {text}\nQueue:"},
         "output": {"label": "queue"},
-        "gate": [{"metric": "accuracy", "at_least": 0.5}],
+        "gate": [{"metric": "answered", "at_least": 0.5}],
     }
     return parse_process(declared | changes, "test")
 

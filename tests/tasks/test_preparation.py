@@ -24,7 +24,7 @@ ROUTING: dict[str, Any] = {
     "records": {"source": "sample.jsonl", "slices": ["language"]},
     "sample": {"prompt": "Message: {text}\nQueue:", "test_share": 0.2, "validation_share": 0.2, "vocabulary_size": 400},
     "output": {"label": "queue"},
-    "gate": [{"metric": "accuracy", "at_least": 0.5}],
+    "gate": [{"metric": "answered", "at_least": 0.5}],
 }
 WRITING = {"output": {"label": None, "text": "answer", "references": "others"}, "records": {"slices": []}}
 

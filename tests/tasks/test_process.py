@@ -19,7 +19,7 @@ BASE: dict[str, Any] = {
     },
     "sample": {"prompt": "{input.text} {n}"},
     "output": {"fields": {"sku": "string", "count": {"type": "integer", "column": "quantity"}}, "within": "output"},
-    "gate": [{"metric": "field_f1", "at_least": 0.5}],
+    "gate": [{"metric": "answered", "at_least": 0.5}],
 }
 
 
@@ -85,6 +85,14 @@ def test_placeholders_are_told_once_each_in_order() -> None:
         ({"finetuning": {"lora": {"r": 8}}}, "lora needs a base model to adapt; with base: scratch leave it out"),
         ({"finetuning": {"seed": 2**70}}, "finetuning.seed"),
         ({"drift": {"min_records": 200, "max_records": 10}}, "max_records (10) is below min_records (200)"),
+        (
+            {"gate": [{"metric": "field_f", "at_least": 1}]},
+            "gate.0: metric 'field_f' is none of fields; did you mean field_f1? there are: field_f1",
+        ),
+        ({"gate": [{"metric": "accuracy", "at_least": 1}]}, "gate.0: metric 'accuracy' is none of fields"),
+        ({"gate": [{"metric": "field_f1.size", "at_least": 1}]}, "gate.0: metric 'field_f1.size' is none of fields"),
+        ({"gate": [{"metric": "ece", "below_baseline_at_most": 1}]}, "no baseline has ece"),
+        ({"gate": [{"metric": "field_f1", "slice": "date=1", "at_least": 1}]}, "records.slices is empty"),
         ({"schedules": {"train": "daily"}}, "not a cron string"),
         ({"schedules": {"train": "R * * * *"}}, "not a cron string"),
         ({"schedules": {"train": "0 0 31 2 *"}}, "never comes"),
@@ -95,6 +103,32 @@ def test_a_mistake_is_told_in_words(changes: dict[str, Any], mistake: str) -> No
     with pytest.raises(DeclarationError) as told:
         process(changes)
     assert mistake in str(told.value)
+
+
+def label_gate(metric: str, slice: str | None = None, **output: Any) -> Process:
+    columns = {"language": {"values": ["en", "zh"]}, "paid": "boolean"}
+    rule = {"metric": metric, "slice": slice, "at_least": 0.5}
+    output = {"fields": None, "within": None, "label": "queue"} | output
+    return process({"output": output, "records": {"columns": columns, "slices": ["language", "paid", "shop"]}, "gate": [rule]})
+
+
+@pytest.mark.parametrize("metric", ["f1.c", "f1", "bleu", "facts_stated", "accuracyy"])
+def test_a_gate_names_a_measure_that_evaluation_can_give(metric: str) -> None:
+    assert label_gate("f1.a", labels=["a", "b"]).gate
+    with pytest.raises(DeclarationError, match=rf"gate\.0: metric '{metric}' is none of label"):
+        label_gate(metric, labels=["a", "b"])
+
+
+def test_the_f1_of_any_label_may_be_asked_for_when_the_records_tell_the_labels() -> None:
+    assert label_gate("f1.whatever").gate
+
+
+@pytest.mark.parametrize("slice", ["foo=1", "language", "queue=a", "language=fr", "paid=true"])
+def test_a_gate_names_a_slice_that_some_record_can_be_in(slice: str) -> None:
+    for good in ("language=zh", "language=(none)", "paid=yes", "shop=any", "shop=a=b"):
+        assert label_gate("accuracy", good).gate
+    with pytest.raises(DeclarationError, match=rf"gate\.0: slice '{slice}'"):
+        label_gate("accuracy", slice)
 
 
 @pytest.mark.parametrize(("kind", "option", "path"), [("label", "completion", "{other}"), ("text", "completion", "{answer} {text}")])

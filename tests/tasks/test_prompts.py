@@ -18,7 +18,7 @@ BASE: dict[str, Any] = {
     "records": {"source": "s.jsonl"},
     "sample": {"prompt": "Message: {text}\nAnswer:"},
     "output": {"label": "queue"},
-    "gate": [{"metric": "accuracy", "at_least": 0.5}],
+    "gate": [{"metric": "answered", "at_least": 0.5}],
 }
 FIELDS = {
     "date": {"type": "date", "optional": True},

@@ -4,13 +4,15 @@ Nothing heavy is imported: every command begins with it.
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from tasks.cleaning import CLEANERS
+from tasks.cleaning import CLEANERS, alike, fold
 from tasks.expectations import column_of, mistakes_in
 from tasks.metrics import EACH, MODELS_ONLY, NO_ANSWER, measures
 from tasks.process import Process, Rule, placeholders
 from tasks.records import as_text
+from tasks.vocabulary import too_small
 
 
 def mistakes_of(process: Process) -> Iterator[str]:
@@ -49,11 +51,29 @@ def _in_sample(process: Process) -> Iterator[str]:
 
 def _in_output(process: Process) -> Iterator[str]:
     output = process.output
-    if output.labels is not None and len(set(output.labels)) < 2:
-        yield "output.labels needs at least two different labels"
+    if output.kind == "label":
+        yield from _in_labels(process)
     for path in output.facts or ():
         if not any(path == column or path.startswith(f"{column}.") for column in (*process.records.columns, *process.input_columns)):
             yield f"output.facts names {path!r}, which is not a column"
+
+
+def _in_labels(process: Process) -> Iterator[str]:
+    """Labels that nobody could tell apart, that no completion could state, or that are too many for the vocabulary."""
+    where = "output.labels" if process.output.labels is not None else f"records.columns.{process.output.label}.values"
+    labels = _parts(process)
+    if labels is None:
+        return
+    if len(set(labels)) < 2:
+        yield f"{where} needs at least two different labels"
+    if twice := [label for label, count in Counter(labels).items() if count > 1]:
+        yield f"{where} names {', '.join(map(repr, twice))} more than once"
+    if spaced := [label for label in labels if not fold(label) or label != label.strip()]:
+        yield f"{where} has blanks before, after or instead of a label: {', '.join(map(repr, spaced))}"
+    for group in alike(labels):
+        yield f"{where} has labels that differ only in case, width or blanks: {', '.join(map(repr, group))}; keep one of them"
+    if process.label_tokens and process.finetuning.base == "scratch":
+        yield from filter(None, [too_small(process.sample.vocabulary_size, len(set(labels)))])
 
 
 def _in_metric(process: Process, rule: Rule) -> Iterator[str]:
@@ -69,7 +89,7 @@ def _parts(process: Process) -> tuple[str, ...] | None:
     """What has a measure of its own, each label or field; None when only the records tell the labels."""
     output = process.output
     if output.kind == "label":
-        return output.labels or process.column(output.label or "").values
+        return process.labels
     return tuple(output.fields or ())
 
 

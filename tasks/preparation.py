@@ -6,6 +6,7 @@ left out and its id told; a test sample stays and counts as a failure when the m
 """
 
 import json
+import logging
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, file_digest, scratch, store_folder, write_json
-from tasks.cleaning import fold
+from tasks.cleaning import alike, fold
 from tasks.duplicates import Wording, band_keys, digest, exact_twins, near_twins, wording
 from tasks.process import Process
 from tasks.prompts import LABEL_TOKEN, clean, clean_value, completion_of, output_of, prompt_of
@@ -30,6 +31,8 @@ from tasks.records import Record, as_text, lookup, read_records
 from tasks.runs import Run, once
 from tasks.splitting import SIDES, TEST, TRAIN, check_sides, leaks, side_of
 from tasks.vocabulary import EOS, as_written, completion_ids, train_vocabulary
+
+logger = logging.getLogger(__name__)
 
 BATCH = 1000  # samples tokenised, hashed or written at a time
 
@@ -310,7 +313,10 @@ def write_samples(process: Process, records: Iterable[Record], folder: Path, wor
     selection = select(process, corpus)
     check_sides(process, selection.sides, *_keys(corpus))
     indices = [np.flatnonzero(selection.sides == side) for side in range(len(SIDES))]
-    labels = sorted(process.output.labels or corpus.labels) if process.output.kind == "label" else []
+    labels = sorted(process.labels or corpus.labels) if process.output.kind == "label" else []
+    if groups := alike(labels):
+        told = f"{sum(map(len, groups))} labels differ only in case, width or blanks and are {len(groups)} when folded"
+        logger.warning("preparation: %s; declare output.labels, and each spelling becomes the one that stands there", told)
     tokenizer = make_tokenizer(process, _texts(process, corpus.chosen(indices[TRAIN])), labels)
     tokenizer.save_pretrained(folder / "tokenizer")
     tallies = [Tally() for _ in SIDES]

@@ -1,7 +1,7 @@
 """Preview: a declaration and its first records -> what `clerkflow check` shows. Nothing heavy is imported, nothing is stored."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from tokenizers import Tokenizer
 
 from tasks import expectations
+from tasks.cleaning import alike
 from tasks.process import Process
 from tasks.prompts import completion_of, output_of, prompt_of
 from tasks.readers import Reader
@@ -60,6 +61,7 @@ class Preview:
     problem: str = ""  # why tokens could not be counted
     findings: tuple[Finding, ...] = ()
     labels: dict[str, int] = field(default_factory=dict)  # most frequent first
+    doubts: tuple[str, ...] = ()  # what the first records make unlikely to be meant
 
 
 def preview(process: Process) -> Preview:
@@ -70,12 +72,13 @@ def preview(process: Process) -> Preview:
     """
     source = process.records.sources[0]
     rows = list(islice(Reader(process.folder / source, source, process), FIRST))
-    records = [repair(process, row, process.output.labels) for row in rows if isinstance(row, Record)]
+    records = [repair(process, row, process.labels) for row in rows if isinstance(row, Record)]
     unreadable = Counter(row.reason for row in rows if isinstance(row, Rejected))
     outputs = [(record, output_of(process, record.values)) for record in records]
     labelled = [(record, output) for record, output in outputs if output is not None]
     pairs = [(prompt_of(process, record.values), completion_of(process, output)) for record, output in labelled]
     tokens, problem = _count(process, pairs)
+    labels = dict(Counter(output for _, output in labelled).most_common()) if process.output.kind == "label" else {}
     return Preview(
         process=process,
         source=source,
@@ -88,8 +91,19 @@ def preview(process: Process) -> Preview:
         tokens=tokens,
         problem=problem,
         findings=tuple(_findings(process, records)),
-        labels=dict(Counter(output for _, output in labelled).most_common()) if process.output.kind == "label" else {},
+        labels=labels,
+        doubts=tuple(_doubts(process, labels)),
     )
+
+
+def _doubts(process: Process, labels: Iterable[str]) -> Iterator[str]:
+    """What a declaration may say, but the first records speak against."""
+    if process.labels is None:
+        for group in alike(labels):
+            yield (
+                f"labels that differ only in case, width or blanks are labels of their own: {', '.join(map(repr, group))}; "
+                "declare output.labels, and each spelling becomes the one that stands there"
+            )
 
 
 def _count(process: Process, pairs: Sequence[tuple[str, str]]) -> tuple[Tokens | None, str]:
@@ -121,7 +135,7 @@ def _tokenizer(process: Process, pairs: Sequence[tuple[str, str]]) -> tuple[Toke
 def _findings(process: Process, records: Sequence[Record]) -> list[Finding]:
     """What the derived and the declared expectations say, those that fail first."""
     rows = [expectations.look(process, record.id, record.values) for record in records]
-    derived = [("derived", name, kwargs) for name, kwargs in expectations.derived(process, process.output.labels)]
+    derived = [("derived", name, kwargs) for name, kwargs in expectations.derived(process, process.labels)]
     declared = [("declared", each.type, each.kwargs) for each in process.expectations]
     found = []
     for origin, name, kwargs in (*declared, *derived):
@@ -152,6 +166,8 @@ def show(preview: Preview, console: "Console") -> None:
     if preview.labels:
         shares = ", ".join(f"{label} {count}" for label, count in preview.labels.items())
         console.print(Text.assemble(("\nlabels      ", "bold"), shares))
+    for doubt in preview.doubts:
+        console.print(Text(doubt, "yellow"))
 
 
 def _show_sample(preview: Preview, console: "Console") -> None:

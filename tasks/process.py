@@ -392,6 +392,12 @@ class Process(Declared):
         return self.output.kind == "label" and (self.finetuning.base == "scratch" if given is None else given)
 
     @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The closed set of labels; None when those of the records are welcome, or the output is no label."""
+        label = self.output.label
+        return (self.output.labels or self.column(label).values) if label else None
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the resolved declaration."""
         return digest_of(self.model_dump(mode="json"))

@@ -26,10 +26,8 @@ def train_vocabulary(texts: Iterable[str], size: int, special: Sequence[str] = (
         ValueError: the size does not hold the bytes and the special tokens.
     """
     tokens = list(dict.fromkeys((EOS, *special)))
-    if size < SMALLEST + len(tokens):
-        raise ValueError(
-            f"sample.vocabulary_size is {size}; {len(tokens)} special tokens and {SMALLEST} bytes need {SMALLEST + len(tokens)} or more"
-        )
+    if mistake := too_small(size, len(tokens) - 1):
+        raise ValueError(mistake)
     tokenizer = Tokenizer(models.BPE())
     digits, bytes_ = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
@@ -40,6 +38,17 @@ def train_vocabulary(texts: Iterable[str], size: int, special: Sequence[str] = (
     )
     tokenizer.train_from_iterator(texts, trainer)
     return as_written(tokenizer)
+
+
+def too_small(size: int, labels: int) -> str | None:
+    """Why a vocabulary cannot have this size; None when it can.
+
+    Args:
+        labels: tokens that are a label each.
+    """
+    needed = SMALLEST + 1 + labels
+    reason = f"{SMALLEST} bytes, the end of the text and {labels} labels need {needed} or more"
+    return f"sample.vocabulary_size is {size}; {reason}" if size < needed else None
 
 
 def base_tokenizer(base: str, revision: str | None = None) -> Tokenizer:

@@ -65,6 +65,17 @@ def test_labels_are_counted_the_most_frequent_first(tmp_path: Path) -> None:
     assert list(looked_at(tmp_path).labels.items()) == [("delivery", 2), ("billing", 1)]
 
 
+def test_labels_that_only_look_different_are_told_until_they_are_declared(tmp_path: Path) -> None:
+    rows = [
+        json.dumps({"id": n, "text": f"Where is it, {n}?", "queue": queue})
+        for n, queue in enumerate(["billing", "billing ", "BILLING", "b"])
+    ]
+    found = looked_at(tmp_path, rows, output={"labels": None})
+    assert "'billing', 'billing ', 'BILLING'; declare output.labels" in shown(found)
+    (tmp_path / "other").mkdir()
+    assert not looked_at(tmp_path / "other", rows).doubts
+
+
 def test_rows_that_cannot_be_read_are_counted_with_their_reason(tmp_path: Path) -> None:
     found = looked_at(tmp_path, ['{"id": "t1", "text": "Where?", "queue": "delivery"}', "{broken"])
     assert (found.readable, sum(found.unreadable.values())) == (1, 1)

@@ -131,6 +131,33 @@ def test_a_gate_names_a_slice_that_some_record_can_be_in(slice: str) -> None:
         label_gate("accuracy", slice)
 
 
+@pytest.mark.parametrize(
+    ("labels", "mistake"),
+    [
+        (["a", "b", "b"], "output.labels names 'b' more than once"),
+        (["a", "a"], "output.labels needs at least two different labels"),
+        (["a", "", "b"], "blanks before, after or instead of a label: ''"),
+        (["a", "b "], "instead of a label: 'b '"),
+        (["a", "\u200b"], "instead of a label"),
+        (["billing", "Billing", "BILLING", "a"], "only in case, width or blanks: 'billing', 'Billing', 'BILLING'; keep one"),
+        (["a\u3000b", "a b"], "keep one"),
+        ([f"l{number}" for number in range(200)], "sample.vocabulary_size is 400; 256 bytes, the end of the text and 200 labels need 457"),
+    ],
+)
+@pytest.mark.parametrize("declared", ["labels", "values"])
+def test_labels_can_be_told_apart_and_fit_into_the_vocabulary(labels: list[str], mistake: str, declared: str) -> None:
+    output = {"fields": None, "within": None, "label": "queue", "labels": labels if declared == "labels" else None}
+    records = {"columns": {"queue": {"values": labels}}} if declared == "values" else {}
+    with pytest.raises(DeclarationError) as told:
+        process({"output": output, "records": records, "sample": {"vocabulary_size": 400}})
+    assert mistake.replace("output.labels", "output.labels" if declared == "labels" else "records.columns.queue.values") in str(told.value)
+
+
+def test_spelled_labels_need_no_place_in_the_vocabulary() -> None:
+    output = {"fields": None, "within": None, "label": "queue", "labels": [f"l{number}" for number in range(200)]}
+    assert process({"output": output, "sample": {"vocabulary_size": 400, "label_tokens": False}}).labels
+
+
 @pytest.mark.parametrize(("kind", "option", "path"), [("label", "completion", "{other}"), ("text", "completion", "{answer} {text}")])
 def test_a_completion_names_the_output_and_nothing_else(kind: str, option: str, path: str) -> None:
     with pytest.raises(DeclarationError, match=r"must name \{answer\} and nothing else"):

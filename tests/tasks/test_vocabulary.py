@@ -48,7 +48,7 @@ def test_the_same_texts_give_the_same_vocabulary() -> None:
 
 
 def test_a_vocabulary_too_small_for_its_labels_says_how_large_it_must_be() -> None:
-    with pytest.raises(ValueError, match=r"vocabulary_size is 300.*need 307"):
+    with pytest.raises(ValueError, match=r"vocabulary_size is 300.*50 labels need 307"):
         train_vocabulary(TEXTS, 300, [f"<|label:{number}|>" for number in range(50)])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from tasks.cleaning import CLEANERS, alike, fold
 from tasks.expectations import column_of, mistakes_in
+from tasks.features import watched_columns, watched_paths
 from tasks.metrics import EACH, MODELS_ONLY, NO_ANSWER, measures
 from tasks.process import Process, Rule, placeholders
 from tasks.records import as_text
@@ -22,6 +23,7 @@ def mistakes_of(process: Process) -> Iterator[str]:
     for place, rule in enumerate(process.gate):
         for mistake in (*_in_metric(process, rule), *_in_slice(process, rule)):
             yield f"gate.{place}: {mistake}"
+    yield from _in_drift(process)
     for expectation in process.expectations:
         yield from mistakes_in(expectation.type, expectation.kwargs, (process.records.key, *process.columns))
 
@@ -33,7 +35,7 @@ def _in_sample(process: Process) -> Iterator[str]:
     if "" in placeholders(sample.prompt):
         yield "sample.prompt has an empty {}: name a column, or write {{}} for plain braces"
     answers = [*process.output_columns, *filter(None, (output.within, output.references))]
-    leaked = [path for path in placeholders(sample.prompt) if any(_overlap(path, answer) for answer in answers)]
+    leaked = [path for path in placeholders(sample.prompt) if any(_holds(path, answer) or _holds(answer, path) for answer in answers)]
     if leaked:
         yield f"sample.prompt shows the answer to the model: {', '.join(leaked)}"
     if output.kind == "fields" and sample.completion is not None:
@@ -54,7 +56,7 @@ def _in_output(process: Process) -> Iterator[str]:
     if output.kind == "label":
         yield from _in_labels(process)
     for path in output.facts or ():
-        if not any(path == column or path.startswith(f"{column}.") for column in (*process.records.columns, *process.input_columns)):
+        if not any(_holds(column, path) for column in (*process.records.columns, *process.input_columns)):
             yield f"output.facts names {path!r}, which is not a column"
 
 
@@ -109,6 +111,22 @@ def _in_slice(process: Process, rule: Rule) -> Iterator[str]:
         yield f"slice {rule.slice!r}: {name} is one of {', '.join(known)}, or {NO_ANSWER} where it is missing"
 
 
+def _in_drift(process: Process) -> Iterator[str]:
+    """Columns that no monitoring row can have."""
+    there, output = watched_columns(process), process.output
+    objects = [path for path in watched_paths(process) if _has_parts(process, path)]
+    for name in process.drift.columns or ():
+        known = name in (output.label, output.text, output.within) or any(_holds(name, column) for column in there)
+        if not known and not any(_holds(path, name) for path in objects):
+            yield f"drift.columns names {name!r}, which is not watched; {_meant(name, there)}"
+
+
+def _has_parts(process: Process, path: str) -> bool:
+    """Whether the value at a path is, or may be, an object."""
+    column = column_of(process, path)
+    return column is None or column.type == "object"
+
+
 def _meant(name: str, there: Iterable[str]) -> str:
     """What was probably meant, and everything there is."""
     there = list(there)
@@ -116,6 +134,6 @@ def _meant(name: str, there: Iterable[str]) -> str:
     return f"{f'did you mean {close[0]}? ' if close else ''}there are: {', '.join(there)}"
 
 
-def _overlap(path: str, other: str) -> bool:
-    """Whether one path is the other or holds it."""
-    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
+def _holds(path: str, other: str) -> bool:
+    """Whether a path is another, or that of an object which the other is in."""
+    return f"{other}.".startswith(f"{path}.")

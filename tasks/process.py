@@ -268,7 +268,7 @@ class Publishing(Declared):
 class Drift(Declared):
     """What is compared with the champion's reference, and from when on it counts as drift."""
 
-    columns: tuple[str, ...] | None = None  # features or columns; all when absent
+    columns: tuple[str, ...] | None = Field(None, min_length=1)  # features or columns; all when absent
     drift_share: float = Field(0.5, gt=0, le=1)  # of the columns, as in Evidently's DataDriftPreset
     min_records: int = Field(200, ge=2)
     max_records: int = Field(5_000, ge=10)

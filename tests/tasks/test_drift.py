@@ -25,7 +25,7 @@ def process(**drift: Any) -> Process:
     declared = {
         "name": "p",
         "owner": "tests",
-        "records": {"source": "a.jsonl"},
+        "records": {"source": "a.jsonl", "columns": {"channel": {}, "colour": {}, "claim": "object", "a": "number", "b": "number"}},
         "sample": {"prompt": "{text}"},
         "output": {"label": "queue"},
         "gate": [{"metric": "accuracy", "at_least": 0.5}],

@@ -93,6 +93,8 @@ def test_placeholders_are_told_once_each_in_order() -> None:
         ({"gate": [{"metric": "field_f1.size", "at_least": 1}]}, "gate.0: metric 'field_f1.size' is none of fields"),
         ({"gate": [{"metric": "ece", "below_baseline_at_most": 1}]}, "no baseline has ece"),
         ({"gate": [{"metric": "field_f1", "slice": "date=1", "at_least": 1}]}, "records.slices is empty"),
+        ({"drift": {"columns": []}}, "drift.columns"),
+        ({"drift": {"columns": ["confidnce"]}}, "did you mean confidence? there are: text, text_length"),
         ({"schedules": {"train": "daily"}}, "not a cron string"),
         ({"schedules": {"train": "R * * * *"}}, "not a cron string"),
         ({"schedules": {"train": "0 0 31 2 *"}}, "never comes"),
@@ -110,6 +112,17 @@ def label_gate(metric: str, slice: str | None = None, **output: Any) -> Process:
     rule = {"metric": metric, "slice": slice, "at_least": 0.5}
     output = {"fields": None, "within": None, "label": "queue"} | output
     return process({"output": output, "records": {"columns": columns, "slices": ["language", "paid", "shop"]}, "gate": [rule]})
+
+
+@pytest.mark.parametrize("name", ["nope", "input.text", "prediction.sku", "customer", "date", "confidence.x", "n.x"])
+def test_drift_watches_only_columns_that_a_row_can_have(name: str) -> None:
+    slices = {"slices": ["meta", "shop"], "columns": {"input.form": "object"}}
+    good = ["text", "prediction", "output", "n", "input", "input.form", "input.form.size", "meta.channel", "shop", "prediction.count"]
+    drift = {"columns": [*good, name]}
+    fields = {"fields": {"count": {"type": "string", "column": None, "values": ["1", "2"]}}}
+    with pytest.raises(DeclarationError, match=r": 1 mistake\n") as told:
+        process({"records": slices, "output": fields, "drift": drift, "sample": {"prompt": "{input.text} {n} {input.form}"}})
+    assert f"drift.columns names '{name}', which is not watched" in str(told.value)
 
 
 @pytest.mark.parametrize("metric", ["f1.c", "f1", "bleu", "facts_stated", "accuracyy"])

@@ -38,7 +38,9 @@ def check(process: Name, set_: Overrides = None) -> None:
     from tasks.preview import preview, show
 
     declared = load_process(process, settings().processes, _overrides(set_))
-    show(preview(declared), console.out)
+    show(found := preview(declared), console.out)
+    if found.mistakes:
+        raise typer.Exit(2)
     console.next_command(f"clerkflow train {process}")
 
 

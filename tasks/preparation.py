@@ -30,7 +30,7 @@ from tasks.prompts import LABEL_TOKEN, clean, clean_value, completion_of, output
 from tasks.records import Record, as_text, lookup, read_records
 from tasks.runs import Run, once
 from tasks.splitting import SIDES, TEST, TRAIN, check_sides, leaks, side_of
-from tasks.vocabulary import EOS, as_written, completion_ids, train_vocabulary
+from tasks.vocabulary import EOS, as_written, base_folder, completion_ids, train_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -203,6 +203,9 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
     """The tokenizer of the declared base, or one trained on the texts, with a token for each label when labels are tokens.
 
     Special tokens in a text are read as plain text (`split_special_tokens`): no customer can write a label or an end.
+
+    Raises:
+        ValueError: the vocabulary is too small for the labels, or the base's tokenizer cannot be had or has no end.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -218,7 +221,12 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
             split_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
-    tokenizer = AutoTokenizer.from_pretrained(settings.base, revision=settings.revision, trust_remote_code=False, split_special_tokens=True)
+    options: dict[str, Any] = {"revision": settings.revision or "main", "trust_remote_code": False, "split_special_tokens": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_folder(settings.base) or settings.base, **options)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"finetuning.base {settings.base!r} has no tokenizer that can be opened: {reason}") from None
     if tokenizer.eos_token is None:
         raise ValueError(f"finetuning.base {settings.base!r}: its tokenizer has no end-of-text token, so completions could not end")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -306,10 +314,12 @@ def write_samples(process: Process, records: Iterable[Record], folder: Path, wor
     """Records -> everything of samples/ below `folder`, and the report as returned.
 
     Raises:
-        ValueError: a side of the split is empty, or the vocabulary is too small for the labels.
+        ValueError: a side of the split is empty, no record has a group where one is declared, or there is no fitting tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     corpus = collect(process, records, working / "corpus.jsonl")
+    if process.records.group and not any(corpus.groups):
+        raise ValueError(f"{process.name}: records.group is {process.records.group!r}, and no labelled record has it; name another column")
     selection = select(process, corpus)
     check_sides(process, selection.sides, *_keys(corpus))
     indices = [np.flatnonzero(selection.sides == side) for side in range(len(SIDES))]
@@ -374,9 +384,10 @@ def report_of(corpus: Corpus, selection: Selection, tallies: list[Tally], vocabu
 def settings_of(process: Process) -> dict[str, Any]:
     """The parts of the declaration that decide the samples; a folder's tokenizer counts by its bytes."""
     tuning = process.part("finetuning")["finetuning"]
-    base = Path(process.finetuning.base).expanduser() / "tokenizer.json"
+    folder = base_folder(process.finetuning.base)
+    file = folder / "tokenizer.json" if folder else None
     chosen = {name: tuning[name] for name in ("base", "revision", "max_length", "max_new_tokens")}
-    return process.part("records", "output", "sample") | chosen | {"tokenizer": file_digest(base) if base.is_file() else None}
+    return process.part("records", "output", "sample") | chosen | {"tokenizer": file_digest(file) if file and file.is_file() else None}
 
 
 @task(task_run_name="prepare-{run.process.name}", cache_policy=NO_CACHE)

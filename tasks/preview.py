@@ -15,7 +15,7 @@ from tasks.prompts import completion_of, output_of, prompt_of
 from tasks.readers import Reader
 from tasks.records import Record, Rejected
 from tasks.repairs import repair
-from tasks.vocabulary import EOS, base_tokenizer, completion_ids, train_vocabulary
+from tasks.vocabulary import EOS, base_folder, base_tokenizer, completion_ids, train_vocabulary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,13 +62,15 @@ class Preview:
     findings: tuple[Finding, ...] = ()
     labels: dict[str, int] = field(default_factory=dict)  # most frequent first
     doubts: tuple[str, ...] = ()  # what the first records make unlikely to be meant
+    mistakes: tuple[str, ...] = ()  # what no declaration shows by itself
 
 
 def preview(process: Process) -> Preview:
-    """Look at the first records of the first source.
+    """Look at the first records of the first source, and into the other files for what they lack.
 
     Raises:
-        FileNotFoundError: the source is not there.
+        FileNotFoundError: the first source is not there.
+        ValueError: it cannot be read as a whole.
     """
     source = process.records.sources[0]
     rows = list(islice(Reader(process.folder / source, source, process), FIRST))
@@ -93,7 +95,41 @@ def preview(process: Process) -> Preview:
         findings=tuple(_findings(process, records)),
         labels=labels,
         doubts=tuple(_doubts(process, labels)),
+        mistakes=tuple(_mistakes(process, records)),
     )
+
+
+def _mistakes(process: Process, records: Sequence[Record]) -> Iterator[str]:
+    """Names that stand for nothing here: of a file, of a column that is neither declared nor in a record, or of a base model's folder."""
+    others, unread = _others(process)
+    yield from unread
+    named = [("records.timestamp", process.records.timestamp), ("records.group", process.records.group)]
+    named += [*(("records.slices", path) for path in process.records.slices), ("output.references", process.output.references)]
+    known = {path for path in process.columns if expectations.column_of(process, path)}
+    known.update(*(each.values for each in (*records, *others)))
+    for where, path in named:
+        if path and records and path not in known:
+            yield f"{where} names {path!r}, which records.columns does not declare and none of the first records has"
+    try:
+        base_folder(process.finetuning.base)
+    except ValueError as error:
+        yield str(error)
+
+
+def _others(process: Process) -> tuple[list[Record], list[str]]:
+    """The first records of the declared files but for the first one, and why some have none."""
+    records, files = process.records, [("records.source", name) for name in process.records.sources[1:]]
+    files += [(f"records.{split}", name) for split, name in (("validation", records.validation), ("test", records.test)) if name]
+    found: list[Record] = []
+    unread = []
+    for where, name in files:
+        try:
+            found += [row for row in islice(Reader(process.folder / name, name, process), FIRST) if isinstance(row, Record)]
+        except FileNotFoundError:
+            unread.append(f"{where} names {name!r}, and {process.folder / name} does not exist")
+        except ValueError as error:
+            unread.append(f"{where}: {error}")
+    return found, unread
 
 
 def _doubts(process: Process, labels: Iterable[str]) -> Iterator[str]:
@@ -160,7 +196,7 @@ def show(preview: Preview, console: "Console") -> None:
         console.print(Text(f"  {count} unreadable: {reason}", "yellow"))
     if preview.prompt:
         _show_sample(preview, console)
-    if preview.problem:
+    if preview.problem and preview.problem not in preview.mistakes:
         console.print(Text(preview.problem, "yellow"))
     _show_findings(preview, console)
     if preview.labels:
@@ -168,6 +204,8 @@ def show(preview: Preview, console: "Console") -> None:
         console.print(Text.assemble(("\nlabels      ", "bold"), shares))
     for doubt in preview.doubts:
         console.print(Text(doubt, "yellow"))
+    for mistake in preview.mistakes:
+        console.print(Text(mistake, "bold red"))
 
 
 def _show_sample(preview: Preview, console: "Console") -> None:

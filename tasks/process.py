@@ -197,7 +197,7 @@ class Lora(Declared):
 class Finetuning(Declared):
     """How the model is tuned, in the words of TrainingArguments where they exist."""
 
-    base: str = "scratch"  # or a hub id, or a folder
+    base: str = Field("scratch", min_length=1)  # or a hub id, or a folder
     revision: str | None = None
     size: Size = Size()
     lora: Lora | None = None

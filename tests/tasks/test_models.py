@@ -118,3 +118,10 @@ def test_other_weights_in_the_folder_of_a_base_are_another_input(tmp_path: Path)
     (tmp_path / "model.safetensors").write_bytes(b"two")
     assert base_digest(str(tmp_path)) != before
     assert base_digest("scratch") is None
+
+
+def test_a_base_below_the_home_is_found_and_counts_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = base(tmp_path / "base", "gpt2")
+    assert base_digest("~/base") == base_digest(folder) is not None
+    assert build_model(settings(base="~/base"), tokenizer(), 40).config.n_embd == 32

@@ -75,6 +75,17 @@ def test_labels_that_only_look_different_are_counted_in_a_warning_that_names_non
     assert "illing" not in caplog.text
 
 
+def test_a_group_that_no_record_has_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"records\.group is 'custmer', and no labelled record has it"):
+        prepared(tickets(), tmp_path, {"records": {"group": "custmer"}})
+
+
+@pytest.mark.parametrize(("base", "told"), [("/nowhere/base", "no such folder"), ("no-such-org/no-such-model", "has no tokenizer")])
+def test_a_base_that_cannot_be_had_is_told_without_a_traceback(base: str, told: str) -> None:
+    with pytest.raises(ValueError, match=rf"finetuning\.base .*{told}"):
+        make_tokenizer(process({"finetuning": {"base": base}}), [], [])
+
+
 def test_a_label_written_in_a_message_stays_plain_text_after_saving(tmp_path: Path) -> None:
     records = [*tickets(), ticket(60, "Please say <|label:billing|> <|endoftext|>", "delivery", "")]
     _, rows = prepared(records, tmp_path)

@@ -24,8 +24,9 @@ def mistakes_of(process: Process) -> Iterator[str]:
         for mistake in (*_in_metric(process, rule), *_in_slice(process, rule)):
             yield f"gate.{place}: {mistake}"
     yield from _in_drift(process)
+    columns = {process.records.key: None} | {path: column_of(process, path) for path in process.columns}
     for expectation in process.expectations:
-        yield from mistakes_in(expectation.type, expectation.kwargs, (process.records.key, *process.columns))
+        yield from mistakes_in(expectation.type, expectation.kwargs, columns)
 
 
 def _in_sample(process: Process) -> Iterator[str]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -155,6 +156,14 @@ class Expectation(Declared):
 
     type: str
     kwargs: dict[str, Any] = {}
+
+    @field_validator("kwargs", mode="before")
+    @classmethod
+    def _days_as_text(cls, kwargs: Any) -> Any:
+        """YAML makes a date of 2024-01-31; records hold its text."""
+        if not isinstance(kwargs, Mapping):
+            return kwargs
+        return {name: [_day(each) for each in value] if isinstance(value, list) else _day(value) for name, value in kwargs.items()}
 
 
 class Sample(Declared):
@@ -405,6 +414,10 @@ class Process(Declared):
     def part(self, *names: str) -> dict[str, Any]:
         """The named sections as plain data: what a stage depends on."""
         return self.model_dump(mode="json", include=set(names))
+
+
+def _day(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def digest_of(value: Any) -> str:

@@ -6,6 +6,7 @@ No import of Great Expectations, so that `clerkflow check` answers at once; a te
 import difflib
 import operator
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -239,9 +240,9 @@ def _bad_values(type: str, kwargs: Mapping[str, Any], columns: Mapping[str, "Col
     for name, value in kwargs.items():
         expected, fits = _argument(type, name)
         if not fits(value):
-            yield f"{type}: {name} must be {expected}, got {str(value)[:40]!r}"
+            yield f"{type}: {name} must be {expected}, got {reprlib.repr(value)}"
         elif (held := _held(type, kwargs, columns)) and not all(map(held[1], _compared(name, value))):
-            yield f"{type}: {name} must be of {held[0]}, as column {kwargs['column']} holds, got {str(value)[:40]!r}"
+            yield f"{type}: {name} must be of {held[0]}, as column {kwargs['column']} holds, got {reprlib.repr(value)}"
     low, high = kwargs.get("min_value"), kwargs.get("max_value")
     if any(fits(low) and fits(high) for fits in (_is_number, _is_text)) and low > high:  # type: ignore[operator]
         yield f"{type}: min_value {low!r} is above max_value {high!r}"

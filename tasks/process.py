@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cached_property
@@ -79,7 +80,7 @@ class Records(Declared):
     def _one_or_more(cls, source: Any) -> Any:
         names = [source] if isinstance(source, str) else source
         if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"expected a file or a list of files, got {source!r}")
+            raise ValueError(f"expected a file or a list of files, got {reprlib.repr(source)}")
         return source
 
     @field_validator("source", "validation", "test")

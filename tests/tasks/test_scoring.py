@@ -164,6 +164,9 @@ def test_what_cannot_be_scored_is_told_with_the_remedy(run: Run, tmp_path: Path)
         score("nowhere.jsonl", run)
     with pytest.raises(ValueError, match="neither a file here nor a key"):
         score("../nowhere.jsonl", run)
+    for name in ("n" * 300, "n" * 300 + "/a.jsonl", "a\0b.jsonl"):
+        with pytest.raises(ValueError, match="neither a file here nor a key"):
+            score(name, run)
     with pytest.raises(ValueError, match="there are: jsonl, csv, parquet"):
         score("nowhere.jsonl", run, "xml")
     (tmp_path / "empty.jsonl").write_text("")

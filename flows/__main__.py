@@ -32,13 +32,27 @@ Name = Annotated[str, typer.Argument(metavar="PROCESS", help="A folder of data/p
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For this run only: finetuning.num_train_epochs=2")]
 
 
+@app.callback()
+def _begin(context: typer.Context) -> None:
+    """Before every command that uses the store: a file in its place would look like a store with nothing in it."""
+    place = settings().store
+    if context.invoked_subcommand == "check" or "://" in place:
+        return
+    folder = Path(place).expanduser().absolute()
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise ValueError(f"CLERKFLOW_STORE is {place!r}, and {there} is no folder; name a folder, or s3://bucket[/prefix]")
+
+
 @app.command()
 def check(process: Name, set_: Overrides = None) -> None:
     """Say every mistake of a declaration at once, and show its first prompt and completion as the model will see them."""
     from tasks.preview import preview, show
 
     declared = load_process(process, settings().processes, _overrides(set_))
-    show(preview(declared), console.out)
+    show(found := preview(declared), console.out)
+    if found.mistakes:
+        raise typer.Exit(2)
     console.next_command(f"clerkflow train {process}")
 
 
@@ -65,7 +79,7 @@ def score(
 ) -> None:
     """Give the champion new records; write predictions, and dead letters for what it could not do."""
     load_process(process, settings().processes)
-    source = str(Path(input_).resolve()) if input_ and Path(input_).exists() else input_
+    source = _source(input_)
     console.quiet_libraries()
     from flows.score import score as flow
 
@@ -199,6 +213,12 @@ def demo() -> None:
     story()
 
 
+def _source(name: str | None) -> str | None:
+    """A file by its whole path, since flows may run elsewhere; a key of the store, and nothing, as they are."""
+    here = name is not None and os.path.isfile(name)  # noqa: PTH113 - Path.is_file raises for a name that is too long
+    return str(Path(name).resolve()) if name and here else name
+
+
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:
     """["finetuning.num_train_epochs=2"] -> {"finetuning": {"num_train_epochs": 2}}; values are YAML."""
     overrides: dict[str, Any] = {}
@@ -208,11 +228,13 @@ def _overrides(pairs: list[str] | None) -> dict[str, Any]:
             raise ValueError(f"--set {pair}: expected key=value, such as finetuning.num_train_epochs=2")
         try:
             inner: Any = yaml.safe_load(value)
+            for part in reversed(path.split(".")):
+                inner = {part: inner}
+            overrides = merge(overrides, inner)
         except yaml.YAMLError:
-            raise ValueError(f"--set {pair}: what stands after = is not YAML; quote it, or close its brackets") from None
-        for part in reversed(path.split(".")):
-            inner = {part: inner}
-        overrides = merge(overrides, inner)
+            raise ValueError(f"--set {pair!r}: what stands after = is not YAML; quote it, or close its brackets") from None
+        except RecursionError:
+            raise ValueError(f"--set {pair[:40]}…: too deep; expected key=value, such as finetuning.num_train_epochs=2") from None
     return overrides
 
 
@@ -221,7 +243,7 @@ def _told(status: int) -> Iterator[None]:
     """What a user can cause is one message and a status; CLERKFLOW_TRACEBACK=1 shows where it was raised."""
     try:
         yield
-    except (DeclarationError, ValueError, FileNotFoundError, PermissionError, ConnectionError, Conflict) as error:
+    except (DeclarationError, ValueError, OSError, Conflict) as error:
         if os.environ.get("CLERKFLOW_TRACEBACK"):
             raise
         console.err.print(f"[bold red]clerkflow:[/] {console.escape(str(error))}", soft_wrap=True)

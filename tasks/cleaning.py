@@ -5,6 +5,7 @@ Every cleaner is idempotent and takes time in proportion to the text.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from html.entities import html5
 
 # Half-width katakana and hangul, Latin and Arabic presentation forms, mathematical letters, blanks of other widths, full-width letters,
@@ -122,6 +123,14 @@ def fold(text: str) -> str:
     """The form in which two texts are compared: NFKC, case folded, nothing invisible, runs of blanks as one."""
     text = unicodedata.normalize("NFKC", strip_control(text)).casefold()
     return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def alike(texts: Iterable[str]) -> list[tuple[str, ...]]:
+    """Groups of different texts that are one when folded, such as "Billing" and "billing "."""
+    groups: dict[str, list[str]] = {}
+    for text in dict.fromkeys(texts):
+        groups.setdefault(fold(text), []).append(text)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 CLEANERS = {

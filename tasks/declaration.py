@@ -1,5 +1,6 @@
 """Declaration: data/processes/<name>/process.yaml and this run's overrides -> Process; every mistake is told at once."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,15 @@ def load_process(name: str, processes: Path, overrides: Mapping[str, Any] | None
     """
     folder = Path(name) if "/" in name or name == "." else processes / name
     file = folder / "process.yaml"
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         known = sorted(path.parent.name for path in processes.glob("*/process.yaml"))
         raise DeclarationError(f"no process {name!r}: {file} is missing; declared are: {', '.join(known) or 'none'}")
     try:
         declared = yaml.load(file.read_text(encoding="utf-8"), _OneMeaning)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError, DeclarationError) as error:
         raise DeclarationError(f"{file}: {error}") from None
+    except RecursionError:
+        raise DeclarationError(f"{file}: brackets or blocks within one another, too deep to be read") from None
     if not isinstance(declared, dict):
         raise DeclarationError(f"{file}: expected a mapping such as 'name: …', got {type(declared).__name__}")
     process = parse_process(merge(declared, overrides or {}), str(file))
@@ -64,6 +67,13 @@ def load_process(name: str, processes: Path, overrides: Mapping[str, Any] | None
 def parse_process(declared: Mapping[str, Any], where: str) -> Process:
     """Plain data -> Process; every mistake in one DeclarationError."""
     try:
+        return _parse(declared, where)
+    except RecursionError:
+        raise DeclarationError(f"{where}: lists or sections within one another without end, or nearly so") from None
+
+
+def _parse(declared: Mapping[str, Any], where: str) -> Process:
+    try:
         return Process.model_validate(declared)
     except ValidationError as error:
         lines = [line for fault in _faults(declared, error.errors()) for line in _lines(fault)]
@@ -75,10 +85,16 @@ def _faults(declared: Mapping[str, Any], faults: Sequence[Any]) -> list[Any]:
     places = [fault["loc"] for fault in faults]
     lists = [place[:-1] for place in places if place]
     found = [fault for fault in faults if fault["type"] != "too_short" or not any(_within(place, fault["loc"]) for place in lists)]
-    try:
-        Process.model_validate(_without(declared, places))
-    except ValidationError as error:
-        found += [fault for fault in error.errors() if not fault["loc"] or not any(_within(place, fault["loc"]) for place in places)]
+    while () not in places:  # the whole was not looked at yet
+        try:
+            Process.model_validate(_without(declared, places))
+            break
+        except ValidationError as error:
+            more = [fault for fault in error.errors() if fault["loc"] not in places]
+        if not more:
+            break
+        found += [fault for fault in more if not fault["loc"] or not any(_within(place, fault["loc"]) for place in places)]
+        places += [fault["loc"] for fault in more]
     return found
 
 

@@ -33,7 +33,7 @@ from tasks.features import Reservoir, Row
 from tasks.process import Drift, Process
 from tasks.registry import fetch_version
 from tasks.runs import Run, told
-from tasks.scoring import store_was_away
+from tasks.scoring import read_batch, store_was_away
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +238,8 @@ def _quiet_evidently() -> Iterator[None]:
 def recent_rows(store: Store, process: str, champion: Alias, limit: int) -> tuple[list[Row], list[str]]:
     """Monitoring rows of the batches that the champion has scored since it is champion, the newest first, and the names of those batches.
 
+    A damaged batch is left out with a warning: the others are enough to watch by.
+
     Args:
         limit: rows at most; of the batch that goes beyond, a fair sample.
     """
@@ -247,25 +249,14 @@ def recent_rows(store: Store, process: str, champion: Alias, limit: int) -> tupl
     for info in sorted(listed, key=lambda info: (info.modified, info.key), reverse=True):
         if len(rows) >= limit:
             break
-        manifest = _manifest(store, info.key)
-        if manifest and _is_of(champion, manifest):
-            rows += _monitoring(store, Artifact.model_validate(manifest["artifact"]), limit - len(rows))
-            batches.append(manifest["batch"])
+        try:
+            batch = read_batch(store, info.key)
+            if batch.version == champion.version and batch.finished >= datetime.fromisoformat(champion.since):
+                rows += _monitoring(store, batch.artifact, limit - len(rows))
+                batches.append(batch.batch)
+        except (MissingObject, ValueError, KeyError) as error:
+            logger.warning("drift: %s is left out: %s", info.key, error)
     return rows, batches
-
-
-def _manifest(store: Store, key: str) -> dict[str, Any] | None:
-    """A batch's manifest; None when somebody removed it since it was listed."""
-    try:
-        found: dict[str, Any] = json.loads(store.read(key)[0])
-    except MissingObject:
-        return None
-    return found
-
-
-def _is_of(champion: Alias, manifest: dict[str, Any]) -> bool:
-    since, finished = datetime.fromisoformat(champion.since), datetime.fromisoformat(manifest["finished"])
-    return bool(manifest["version"] == champion.version and finished >= since)
 
 
 def _monitoring(store: Store, batch: Artifact, limit: int) -> list[Row]:

@@ -19,6 +19,7 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 CANDIDATES = ["gb18030", "big5", "shift_jis", "euc_jp", "cp949", "cp1252", "cp1251"]  # what business files are still written in
+MARKUP = '{"a": 1}\r\n,;\t|'  # what lines and cells are cut by: at its ASCII bytes
 ENOUGH = 16  # bytes beyond ASCII from which a detection can be trusted
 
 
@@ -36,17 +37,13 @@ def encoding_of(path: Path, declared: str | None) -> Encoding:
     Where single lines are not UTF-8 and the file as a whole is nothing else, it is UTF-8: those lines are rejected one by one.
 
     Raises:
-        ValueError: the declared encoding is no codec.
+        ValueError: the declared encoding is none, see `codec_of`.
     """
     with path.open("rb") as stream:
         sample = stream.read(SAMPLE_BYTES)
     marked = next((name for mark, name in MARKS.items() if sample.startswith(mark)), None)
     if declared:
-        try:
-            name = codecs.lookup(declared).name
-        except LookupError:
-            raise ValueError(f"records.encoding is {declared!r}, which is no encoding; such as utf-8, gb18030, cp1252") from None
-        return Encoding(name, "declared")
+        return Encoding(codec_of(declared), "declared")
     if marked:
         return Encoding(marked, "byte order mark")
     wide = [line for line in sample.splitlines() if not line.isascii()]
@@ -58,6 +55,22 @@ def encoding_of(path: Path, declared: str | None) -> Encoding:
     if 2 * len(broken) <= len(wide) or not (found := _detected(b"\n".join(broken))):
         return Encoding("utf-8", f"{len(broken)} lines are not UTF-8 and no other encoding is sure")
     return Encoding(found, "detected; declare records.encoding to settle it")
+
+
+def codec_of(declared: str) -> str:
+    """The codec of a declared encoding.
+
+    Raises:
+        ValueError: no codec has the name, it is none of text (rot13, base64), or its lines cannot be told by their bytes (EBCDIC).
+    """
+    try:
+        name = codecs.lookup(declared).name
+        readable = is_wide(Encoding(name, "")) or MARKUP.encode(name).removeprefix(codecs.BOM_UTF8) == MARKUP.encode("ascii")
+    except (LookupError, ValueError):
+        readable = False
+    if not readable:
+        raise ValueError(f"{declared!r} is no encoding of lines of text; give one such as utf-8, gb18030, cp1252")
+    return name
 
 
 def _is_utf8(line: bytes) -> bool:

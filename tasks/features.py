@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TEXT_CHARACTERS = 500  # longer texts are cut: a row stays small, and a beginning tells its kind
 LEAVES = 50  # values taken from one object
 UNUSUAL = re.compile(r"[^\w .-]")  # in the names inside an object, which come with the data and are shown in reports
+OWN = ("text", "text_length", "non_ascii_share", "prompt_tokens", "confidence")  # columns of every monitoring row
 NO_OUTPUT = "(none)"  # the label of a record for which the model gave none
 
 T = TypeVar("T")
@@ -64,13 +65,24 @@ def _input_text(process: Process, values: Mapping[str, Any]) -> str:
 
 
 def _columns(process: Process, values: Mapping[str, Any]) -> Iterator[tuple[str, str | float]]:
-    """Declared values that are neither free input text nor bound to change with time."""
+    """Values under their paths, and those inside objects under theirs."""
+    for path in watched_paths(process):
+        yield from _leaves(process, path, lookup(values, path))
+
+
+def watched_paths(process: Process) -> Iterator[str]:
+    """Paths of a record that are neither free input text nor bound to change with time."""
     records = process.records
     apart = {records.key, records.timestamp, records.group, process.output.references}
     for path in (*process.input_columns, *process.side_columns):
-        if path in apart or process.column(path).type == "date" or is_free_text(process, path):
-            continue
-        yield from _leaves(process, path, lookup(values, path))
+        if path not in apart and process.column(path).type != "date" and not is_free_text(process, path):
+            yield path
+
+
+def watched_columns(process: Process) -> tuple[str, ...]:
+    """Every column that a monitoring row can have; of an object, that of its whole stands for its parts."""
+    outputs = ["prediction", *(f"prediction.{name}" for name in _closed_fields(process))]
+    return (*OWN, *outputs, *watched_paths(process))
 
 
 def _leaves(process: Process, path: str, value: Any) -> Iterator[tuple[str, str | float]]:
@@ -99,10 +111,16 @@ def _outputs(process: Process, output: Any) -> Iterator[tuple[str, str | float]]
         yield "prediction", NO_OUTPUT if output is None else _safe(str(output))[:TEXT_CHARACTERS]
         return
     yield "prediction", float(len(output or ()))
+    for name in _closed_fields(process):
+        found = output.get(name) if isinstance(output, Mapping) else None
+        yield f"prediction.{name}", NO_OUTPUT if found is None else _safe(as_text(found))[:TEXT_CHARACTERS]
+
+
+def _closed_fields(process: Process) -> Iterator[str]:
+    """Fields of the output that are watched value by value."""
     for name, field in (process.output.fields or {}).items():
         if field.values is not None or field.type == "boolean":
-            found = output.get(name) if isinstance(output, Mapping) else None
-            yield f"prediction.{name}", NO_OUTPUT if found is None else _safe(as_text(found))[:TEXT_CHARACTERS]
+            yield name
 
 
 def _safe(text: str) -> str:

@@ -6,7 +6,7 @@ A measure that has no meaning here (nothing to divide by, no confidence, no numb
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,9 @@ MAIN = {
     "fields": ("field_f1", "field_precision", "field_recall", "exact_match", "ece", "answered", "perplexity"),
     "text": ("chrf", "bleu", "facts_stated", "exact_match", "answered", "perplexity"),
 }
+EACH = {"label": "f1.", "fields": "field_f1."}  # the beginning of one more for each label or field
 LOWER_IS_BETTER = frozenset({"perplexity", "ece"})
+MODELS_ONLY = frozenset({"perplexity", "ece"})  # these need probabilities, which no baseline gives
 
 NO_ANSWER = "(none)"
 OTHER = "(other)"
@@ -57,6 +59,15 @@ class Answers:
             None if confidences is None else [confidences[index] for index in indices],
             None if losses is None else [losses[index] for index in indices],
         )
+
+
+def measures(kind: str, parts: Iterable[str] = ()) -> tuple[str, ...]:
+    """Every measure that an output of this kind can have: all that `measure` gives, and all that a gate may name.
+
+    Args:
+        parts: its labels or fields; a text has none.
+    """
+    return (*MAIN[kind], *(EACH[kind] + part for part in parts))
 
 
 def main_metrics(kind: str) -> tuple[str, ...]:
@@ -115,7 +126,7 @@ def label_measures(cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict
     """Accuracy (an unanswered case is wrong), macro-F1 over the labels that occur, and each label's F1."""
     scores = {label: values["f1"] for label, values in per_class(cases, outputs).items() if "f1" in values}
     right = sum(correct("label", cases, outputs))
-    each = {f"f1.{label}": value for label, value in scores.items()}
+    each = {EACH["label"] + label: value for label, value in scores.items()}
     return {"accuracy": right / len(cases), "macro_f1": ratio(sum(scores.values()), len(scores)), **each}
 
 
@@ -163,7 +174,7 @@ def field_measures(cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict
     """Precision, recall and F1 over (field, value) pairs, each field's F1, and the share of forms that are wholly right."""
     tallies = _field_tallies(cases, outputs)
     hits, predicted, true = (sum(tally[part] for tally in tallies.values()) for part in range(3))
-    each = {f"field_f1.{name}": ratio(2 * tally[0], tally[1] + tally[2]) for name, tally in tallies.items()}
+    each = {EACH["fields"] + name: ratio(2 * tally[0], tally[1] + tally[2]) for name, tally in tallies.items()}
     return {
         "field_f1": ratio(2 * hits, predicted + true),
         "field_precision": ratio(hits, predicted),

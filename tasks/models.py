@@ -15,6 +15,7 @@ from transformers.utils import logging as library_logging
 
 from tasks.artifacts import file_digest, write_json
 from tasks.process import Finetuning, Lora
+from tasks.vocabulary import base_folder
 
 Gpt = Any  # a transformers PreTrainedModel with a language-model head; its own annotations do not hold under strict typing
 
@@ -54,13 +55,11 @@ def build_model(settings: Finetuning, tokenizer: Any, positions: int) -> Gpt:
         positions: tokens that the model must be able to hold, when it is made from scratch.
 
     Raises:
-        ValueError: the base cannot be opened, is too short for max_length, or LoRA is declared without a base.
+        ValueError: the base cannot be opened, or is too short for max_length.
     """
     calm_transformers()
     with seeded(settings.seed):
         if settings.base == SCRATCH:
-            if settings.lora:
-                raise ValueError("finetuning.lora needs a base model to adapt; with base: scratch leave it out")
             return _from_scratch(settings, tokenizer, positions)
         model = _from_base(settings)
         if len(tokenizer) > (known := model.get_input_embeddings().weight.shape[0]):
@@ -79,7 +78,9 @@ def _from_scratch(settings: Finetuning, tokenizer: Any, positions: int) -> Gpt:
 def _from_base(settings: Finetuning) -> Gpt:
     options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
     try:
-        model: Gpt = AutoModelForCausalLM.from_pretrained(settings.base, revision=settings.revision or "main", **options)
+        model: Gpt = AutoModelForCausalLM.from_pretrained(
+            base_folder(settings.base) or settings.base, revision=settings.revision or "main", **options
+        )
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"finetuning.base {settings.base!r} has no model in safetensors that can be opened: {reason}") from None
@@ -209,8 +210,9 @@ def uses_bf16(settings: Finetuning, model: nn.Module) -> bool:
 
 def base_digest(base: str) -> str | None:
     """Digest of a base model's folder, so that other weights under the same name are another input; None when base is no folder."""
-    if base == SCRATCH or not Path(base).is_dir():
+    folder = base_folder(base)
+    if folder is None:
         return None
-    files = sorted(path for path in Path(base).rglob("*") if path.is_file())
-    lines = [f"{path.relative_to(base).as_posix()} {file_digest(path)}" for path in files]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder).as_posix()} {file_digest(path)}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

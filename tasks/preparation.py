@@ -6,6 +6,7 @@ left out and its id told; a test sample stays and counts as a failure when the m
 """
 
 import json
+import logging
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,14 +23,16 @@ from tokenizers import AddedToken, Tokenizer
 
 from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, file_digest, scratch, store_folder, write_json
-from tasks.cleaning import fold
+from tasks.cleaning import alike, fold
 from tasks.duplicates import Wording, band_keys, digest, exact_twins, near_twins, wording
 from tasks.process import Process
 from tasks.prompts import LABEL_TOKEN, clean, clean_value, completion_of, output_of, prompt_of
 from tasks.records import Record, as_text, lookup, read_records
 from tasks.runs import Run, once
 from tasks.splitting import SIDES, TEST, TRAIN, check_sides, leaks, side_of
-from tasks.vocabulary import EOS, as_written, completion_ids, train_vocabulary
+from tasks.vocabulary import EOS, as_written, base_folder, completion_ids, train_vocabulary
+
+logger = logging.getLogger(__name__)
 
 BATCH = 1000  # samples tokenised, hashed or written at a time
 
@@ -200,6 +203,9 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
     """The tokenizer of the declared base, or one trained on the texts, with a token for each label when labels are tokens.
 
     Special tokens in a text are read as plain text (`split_special_tokens`): no customer can write a label or an end.
+
+    Raises:
+        ValueError: the vocabulary is too small for the labels, or the base's tokenizer cannot be had or has no end.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -215,7 +221,12 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
             split_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
-    tokenizer = AutoTokenizer.from_pretrained(settings.base, revision=settings.revision, trust_remote_code=False, split_special_tokens=True)
+    options: dict[str, Any] = {"revision": settings.revision or "main", "trust_remote_code": False, "split_special_tokens": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_folder(settings.base) or settings.base, **options)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"finetuning.base {settings.base!r} has no tokenizer that can be opened: {reason}") from None
     if tokenizer.eos_token is None:
         raise ValueError(f"finetuning.base {settings.base!r}: its tokenizer has no end-of-text token, so completions could not end")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -303,14 +314,19 @@ def write_samples(process: Process, records: Iterable[Record], folder: Path, wor
     """Records -> everything of samples/ below `folder`, and the report as returned.
 
     Raises:
-        ValueError: a side of the split is empty, or the vocabulary is too small for the labels.
+        ValueError: a side of the split is empty, no record has a group where one is declared, or there is no fitting tokenizer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     corpus = collect(process, records, working / "corpus.jsonl")
+    if process.records.group and not any(corpus.groups):
+        raise ValueError(f"{process.name}: records.group is {process.records.group!r}, and no labelled record has it; name another column")
     selection = select(process, corpus)
     check_sides(process, selection.sides, *_keys(corpus))
     indices = [np.flatnonzero(selection.sides == side) for side in range(len(SIDES))]
-    labels = sorted(process.output.labels or corpus.labels) if process.output.kind == "label" else []
+    labels = sorted(process.labels or corpus.labels) if process.output.kind == "label" else []
+    if groups := alike(labels):
+        told = f"{sum(map(len, groups))} labels differ only in case, width or blanks and are {len(groups)} when folded"
+        logger.warning("preparation: %s; declare output.labels, and each spelling becomes the one that stands there", told)
     tokenizer = make_tokenizer(process, _texts(process, corpus.chosen(indices[TRAIN])), labels)
     tokenizer.save_pretrained(folder / "tokenizer")
     tallies = [Tally() for _ in SIDES]
@@ -368,9 +384,10 @@ def report_of(corpus: Corpus, selection: Selection, tallies: list[Tally], vocabu
 def settings_of(process: Process) -> dict[str, Any]:
     """The parts of the declaration that decide the samples; a folder's tokenizer counts by its bytes."""
     tuning = process.part("finetuning")["finetuning"]
-    base = Path(process.finetuning.base).expanduser() / "tokenizer.json"
+    folder = base_folder(process.finetuning.base)
+    file = folder / "tokenizer.json" if folder else None
     chosen = {name: tuning[name] for name in ("base", "revision", "max_length", "max_new_tokens")}
-    return process.part("records", "output", "sample") | chosen | {"tokenizer": file_digest(base) if base.is_file() else None}
+    return process.part("records", "output", "sample") | chosen | {"tokenizer": file_digest(file) if file and file.is_file() else None}
 
 
 @task(task_run_name="prepare-{run.process.name}", cache_policy=NO_CACHE)

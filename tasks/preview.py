@@ -1,7 +1,7 @@
 """Preview: a declaration and its first records -> what `clerkflow check` shows. Nothing heavy is imported, nothing is stored."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from tokenizers import Tokenizer
 
 from tasks import expectations
+from tasks.cleaning import alike
 from tasks.process import Process
 from tasks.prompts import completion_of, output_of, prompt_of
 from tasks.readers import Reader
 from tasks.records import Record, Rejected
 from tasks.repairs import repair
-from tasks.vocabulary import EOS, base_tokenizer, completion_ids, train_vocabulary
+from tasks.vocabulary import EOS, base_folder, base_tokenizer, completion_ids, train_vocabulary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,22 +61,26 @@ class Preview:
     problem: str = ""  # why tokens could not be counted
     findings: tuple[Finding, ...] = ()
     labels: dict[str, int] = field(default_factory=dict)  # most frequent first
+    doubts: tuple[str, ...] = ()  # what the first records make unlikely to be meant
+    mistakes: tuple[str, ...] = ()  # what no declaration shows by itself
 
 
 def preview(process: Process) -> Preview:
-    """Look at the first records of the first source.
+    """Look at the first records of the first source, and into the other files for what they lack.
 
     Raises:
-        FileNotFoundError: the source is not there.
+        FileNotFoundError: the first source is not there.
+        ValueError: it cannot be read as a whole.
     """
     source = process.records.sources[0]
     rows = list(islice(Reader(process.folder / source, source, process), FIRST))
-    records = [repair(process, row, process.output.labels) for row in rows if isinstance(row, Record)]
+    records = [repair(process, row, process.labels) for row in rows if isinstance(row, Record)]
     unreadable = Counter(row.reason for row in rows if isinstance(row, Rejected))
     outputs = [(record, output_of(process, record.values)) for record in records]
     labelled = [(record, output) for record, output in outputs if output is not None]
     pairs = [(prompt_of(process, record.values), completion_of(process, output)) for record, output in labelled]
     tokens, problem = _count(process, pairs)
+    labels = dict(Counter(output for _, output in labelled).most_common()) if process.output.kind == "label" else {}
     return Preview(
         process=process,
         source=source,
@@ -88,8 +93,53 @@ def preview(process: Process) -> Preview:
         tokens=tokens,
         problem=problem,
         findings=tuple(_findings(process, records)),
-        labels=dict(Counter(output for _, output in labelled).most_common()) if process.output.kind == "label" else {},
+        labels=labels,
+        doubts=tuple(_doubts(process, labels)),
+        mistakes=tuple(_mistakes(process, records)),
     )
+
+
+def _mistakes(process: Process, records: Sequence[Record]) -> Iterator[str]:
+    """Names that stand for nothing here: of a file, of a column that is neither declared nor in a record, or of a base model's folder."""
+    others, unread = _others(process)
+    yield from unread
+    named = [("records.timestamp", process.records.timestamp), ("records.group", process.records.group)]
+    named += [*(("records.slices", path) for path in process.records.slices), ("output.references", process.output.references)]
+    known = {path for path in process.columns if expectations.column_of(process, path)}
+    known.update(*(each.values for each in (*records, *others)))
+    for where, path in named:
+        if path and records and path not in known:
+            yield f"{where} names {path!r}, which records.columns does not declare and none of the first records has"
+    try:
+        base_folder(process.finetuning.base)
+    except ValueError as error:
+        yield str(error)
+
+
+def _others(process: Process) -> tuple[list[Record], list[str]]:
+    """The first records of the declared files but for the first one, and why some have none."""
+    records, files = process.records, [("records.source", name) for name in process.records.sources[1:]]
+    files += [(f"records.{split}", name) for split, name in (("validation", records.validation), ("test", records.test)) if name]
+    found: list[Record] = []
+    unread = []
+    for where, name in files:
+        try:
+            found += [row for row in islice(Reader(process.folder / name, name, process), FIRST) if isinstance(row, Record)]
+        except FileNotFoundError:
+            unread.append(f"{where} names {name!r}, and {process.folder / name} does not exist")
+        except ValueError as error:
+            unread.append(f"{where}: {error}")
+    return found, unread
+
+
+def _doubts(process: Process, labels: Iterable[str]) -> Iterator[str]:
+    """What a declaration may say, but the first records speak against."""
+    if process.labels is None:
+        for group in alike(labels):
+            yield (
+                f"labels that differ only in case, width or blanks are labels of their own: {', '.join(map(repr, group))}; "
+                "declare output.labels, and each spelling becomes the one that stands there"
+            )
 
 
 def _count(process: Process, pairs: Sequence[tuple[str, str]]) -> tuple[Tokens | None, str]:
@@ -121,7 +171,7 @@ def _tokenizer(process: Process, pairs: Sequence[tuple[str, str]]) -> tuple[Toke
 def _findings(process: Process, records: Sequence[Record]) -> list[Finding]:
     """What the derived and the declared expectations say, those that fail first."""
     rows = [expectations.look(process, record.id, record.values) for record in records]
-    derived = [("derived", name, kwargs) for name, kwargs in expectations.derived(process, process.output.labels)]
+    derived = [("derived", name, kwargs) for name, kwargs in expectations.derived(process, process.labels)]
     declared = [("declared", each.type, each.kwargs) for each in process.expectations]
     found = []
     for origin, name, kwargs in (*declared, *derived):
@@ -146,12 +196,16 @@ def show(preview: Preview, console: "Console") -> None:
         console.print(Text(f"  {count} unreadable: {reason}", "yellow"))
     if preview.prompt:
         _show_sample(preview, console)
-    if preview.problem:
+    if preview.problem and preview.problem not in preview.mistakes:
         console.print(Text(preview.problem, "yellow"))
     _show_findings(preview, console)
     if preview.labels:
         shares = ", ".join(f"{label} {count}" for label, count in preview.labels.items())
         console.print(Text.assemble(("\nlabels      ", "bold"), shares))
+    for doubt in preview.doubts:
+        console.print(Text(doubt, "yellow"))
+    for mistake in preview.mistakes:
+        console.print(Text(mistake, "bold red"))
 
 
 def _show_sample(preview: Preview, console: "Console") -> None:

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -11,13 +13,15 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+LONGEST_NAME = 255  # bytes between two slashes of a path
+SEEDS = 2**32  # NumPy takes no larger one
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class Declared(BaseModel):
     """What a person writes in YAML: nothing unknown, nothing changed afterwards."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Column(Declared):
@@ -41,6 +45,13 @@ class Column(Declared):
             raise ValueError(f"not a regular expression: {error}") from None
         return pattern
 
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        mistakes = list(_mistakes_of_column(self))
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        return self
+
 
 class OutputField(Column):
     """One field that the model fills in."""
@@ -63,6 +74,31 @@ class Records(Declared):
     encoding: str | None = None  # else detected, and written to the report
     sheet: str | None = None
     inbox: bool = True
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _one_or_more(cls, source: Any) -> Any:
+        names = [source] if isinstance(source, str) else source
+        if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"expected a file or a list of files, got {reprlib.repr(source)}")
+        return source
+
+    @field_validator("source", "validation", "test")
+    @classmethod
+    def _names_files(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for name in (value,) if isinstance(value, str) else value or ():
+            if not name.strip() or "\0" in name or max(len(part.encode()) for part in name.split("/")) > LONGEST_NAME:
+                raise ValueError(f"{name[:40]!r} is no file's name")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _decodes(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            from tasks.encodings import codec_of
+
+            codec_of(encoding)
+        return encoding
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -122,6 +158,14 @@ class Expectation(Declared):
     type: str
     kwargs: dict[str, Any] = {}
 
+    @field_validator("kwargs", mode="before")
+    @classmethod
+    def _days_as_text(cls, kwargs: Any) -> Any:
+        """YAML makes a date of 2024-01-31; records hold its text."""
+        if not isinstance(kwargs, Mapping):
+            return kwargs
+        return {name: [_day(each) for each in value] if isinstance(value, list) else _day(value) for name, value in kwargs.items()}
+
 
 class Sample(Declared):
     """How a record becomes a prompt and a completion, and on which side of the split it stands."""
@@ -132,7 +176,7 @@ class Sample(Declared):
     near_duplicates: float | None = Field(0.9, gt=0, le=1)  # Jaccard similarity from which one of two is dropped
     validation_share: float = Field(0.1, gt=0, lt=1)
     test_share: float = Field(0.2, gt=0, lt=1)
-    seed: int = 7
+    seed: int = Field(7, ge=0, lt=SEEDS)
     vocabulary_size: int = Field(4096, ge=300)
     label_tokens: bool | None = None  # each label one token; by default only when the base is scratch
 
@@ -164,7 +208,7 @@ class Lora(Declared):
 class Finetuning(Declared):
     """How the model is tuned, in the words of TrainingArguments where they exist."""
 
-    base: str = "scratch"  # or a hub id, or a folder
+    base: str = Field("scratch", min_length=1)  # or a hub id, or a folder
     revision: str | None = None
     size: Size = Size()
     lora: Lora | None = None
@@ -183,7 +227,13 @@ class Finetuning(Declared):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     evaluations: int = Field(8, ge=1)  # times the validation loss is taken in a run
     early_stopping_patience: int | None = Field(3, ge=1)  # evaluations without a better loss
-    seed: int = 7
+    seed: int = Field(7, ge=0, lt=SEEDS)
+
+    @model_validator(mode="after")
+    def _has_a_base_to_adapt(self) -> Self:
+        if self.lora and self.base == "scratch":
+            raise ValueError("lora needs a base model to adapt; with base: scratch leave it out")
+        return self
 
 
 class Rule(Declared):
@@ -229,11 +279,17 @@ class Publishing(Declared):
 class Drift(Declared):
     """What is compared with the champion's reference, and from when on it counts as drift."""
 
-    columns: tuple[str, ...] | None = None  # features or columns; all when absent
+    columns: tuple[str, ...] | None = Field(None, min_length=1)  # features or columns; all when absent
     drift_share: float = Field(0.5, gt=0, le=1)  # of the columns, as in Evidently's DataDriftPreset
     min_records: int = Field(200, ge=2)
     max_records: int = Field(5_000, ge=10)
     train: bool = True  # start a training run when it drifts
+
+    @model_validator(mode="after")
+    def _can_have_enough(self) -> Self:
+        if self.max_records < self.min_records:
+            raise ValueError(f"max_records ({self.max_records}) is below min_records ({self.min_records}): nothing would ever be compared")
+        return self
 
 
 class Schedules(Declared):
@@ -249,8 +305,12 @@ class Schedules(Declared):
         if schedule is not None:
             from croniter import croniter
 
-            if not croniter.is_valid(schedule):
+            if not croniter.is_valid(schedule) or any(part[0] in "rR" for part in schedule.split()):  # Prefect draws no random times
                 raise ValueError(f"{schedule!r} is not a cron string of five fields, such as '0 3 * * 1'")
+            try:
+                croniter(schedule).get_next()
+            except ValueError:
+                raise ValueError(f"{schedule!r} never comes, as on the 31st of February") from None
         return schedule
 
 
@@ -283,7 +343,9 @@ class Process(Declared):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
-        mistakes = list(_mistakes(self))
+        from tasks.mistakes import mistakes_of
+
+        mistakes = list(mistakes_of(self))
         if mistakes:
             raise ValueError("\n".join(mistakes))
         return self
@@ -341,6 +403,12 @@ class Process(Declared):
         return self.output.kind == "label" and (self.finetuning.base == "scratch" if given is None else given)
 
     @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The closed set of labels; None when those of the records are welcome, or the output is no label."""
+        label = self.output.label
+        return (self.output.labels or self.column(label).values) if label else None
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the resolved declaration."""
         return digest_of(self.model_dump(mode="json"))
@@ -348,6 +416,10 @@ class Process(Declared):
     def part(self, *names: str) -> dict[str, Any]:
         """The named sections as plain data: what a stage depends on."""
         return self.model_dump(mode="json", include=set(names))
+
+
+def _day(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def digest_of(value: Any) -> str:
@@ -360,40 +432,13 @@ def placeholders(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(match[1].strip() for match in PLACEHOLDER.finditer(template) if match[1] is not None))
 
 
-def _mistakes(process: Process) -> Iterable[str]:
-    """What no single section can see."""
-    from tasks.cleaning import CLEANERS
-    from tasks.expectations import mistakes_in
-
-    sample, output, records = process.sample, process.output, process.records
-    if not placeholders(sample.prompt):
-        yield "sample.prompt names no column: write at least one {column}"
-    if "" in placeholders(sample.prompt):
-        yield "sample.prompt has an empty {}: name a column, or write {{}} for plain braces"
-    answers = [*process.output_columns, *filter(None, (output.within, output.references))]
-    leaked = [path for path in placeholders(sample.prompt) if any(_overlap(path, answer) for answer in answers)]
-    if leaked:
-        yield f"sample.prompt shows the answer to the model: {', '.join(leaked)}"
-    if output.kind == "fields" and sample.completion is not None:
-        yield "sample.completion: fields are written as compact JSON; leave it out"
-    elif output.kind != "fields" and placeholders(process.completion) != (output.label or output.text,):
-        yield f"sample.completion must name {{{output.label or output.text}}} and nothing else"
-    if sample.label_tokens and output.kind != "label":
-        yield f"sample.label_tokens needs output.label; this output is {output.kind}"
-    if sample.test_share + sample.validation_share >= 1:
-        yield "sample.test_share + validation_share must leave something to train on"
-    unknown = [name for name in sample.cleaning if name not in CLEANERS]
-    if unknown:
-        yield f"sample.cleaning has {', '.join(unknown)}; there are: {', '.join(CLEANERS)}"
-    if output.labels is not None and len(set(output.labels)) < 2:
-        yield "output.labels needs at least two different labels"
-    for path in output.facts or ():
-        if not any(path == column or path.startswith(f"{column}.") for column in (*records.columns, *process.input_columns)):
-            yield f"output.facts names {path!r}, which is not a column"
-    for expectation in process.expectations:
-        yield from mistakes_in(expectation.type, expectation.kwargs, (records.key, *process.columns))
-
-
-def _overlap(path: str, other: str) -> bool:
-    """Whether one path is the other or holds it."""
-    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
+def _mistakes_of_column(column: Column) -> Iterable[str]:
+    """Options that no value of the column's type could keep, or that say nothing about it."""
+    texts, numbers = ("string", "date"), ("integer", "number")
+    for option, types in (("values", texts), ("pattern", texts), ("minimum", numbers), ("maximum", numbers)):
+        if getattr(column, option) is not None and column.type not in types:
+            yield f"{option} belongs to {' and '.join(types)}, this type is {column.type}"
+    if column.minimum is not None and column.maximum is not None and column.minimum > column.maximum:
+        yield f"minimum {column.minimum:g} is above maximum {column.maximum:g}: no value could keep both"
+    if column.values == ():
+        yield "values is empty, so no value could be one of them; name some, or leave it out"

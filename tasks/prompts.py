@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from datetime import date
 from typing import Any
 
 from tasks.cleaning import CLEANERS
+from tasks.expectations import kind_of, kinds_for, within
 from tasks.process import PLACEHOLDER, OutputField, Process
 from tasks.records import as_text, lookup
 
@@ -67,7 +67,8 @@ def parse(process: Process, completion: str) -> Any:
     """The output that a completion states.
 
     Raises:
-        ValueError: it states none: not a declared label, not JSON, a field that is unknown, missing or of a wrong type.
+        ValueError: it states none: not a declared label, not JSON, a field that is unknown or missing, or a value that the
+            declaration would not take from a record either.
     """
     text = completion.strip()
     if process.output.kind == "fields":
@@ -78,6 +79,8 @@ def parse(process: Process, completion: str) -> Any:
         raise ValueError("the completion is empty")
     if process.output.labels is not None and text not in process.output.labels:
         raise ValueError("the completion is not a declared label")
+    if not all(within(column, text) for column in process.output_columns.values()):
+        raise ValueError("the completion is outside its declared values, length or pattern")
     return text
 
 
@@ -109,16 +112,5 @@ def _parse_fields(fields: Mapping[str, OutputField], text: str) -> dict[str, Any
 
 
 def fits(field: OutputField, value: Any) -> bool:
-    """Whether one value is of the field's type and within its allowed values and bounds."""
-    kinds: dict[str, type | tuple[type, ...]] = {"integer": int, "number": (int, float), "boolean": bool, "object": dict}
-    if not isinstance(value, kinds.get(field.type, str)) or (isinstance(value, bool) and field.type != "boolean"):
-        return False
-    if field.type == "date":
-        try:
-            date.fromisoformat(str(value))
-        except ValueError:
-            return False
-    if field.values is not None and as_text(value) not in field.values:
-        return False
-    low, high = field.minimum, field.maximum
-    return not isinstance(value, int | float) or ((low is None or value >= low) and (high is None or value <= high))
+    """Whether one value, or one of a list, is what records are held to: of the type, within values, bounds, length and pattern."""
+    return kind_of([value] if field.list else value, field) in kinds_for(field) and within(field, value)

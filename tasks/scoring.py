@@ -6,6 +6,7 @@ was killed starts anew and ends the same. Whoever reads batches goes by their ma
 
 import json
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from infra.settings import settings
 from infra.store import MissingObject, ObjectInfo, Store, copy_to, open_store
@@ -256,7 +258,7 @@ def opened(store: Store, name: str) -> Iterator[Source]:
         ValueError: there is neither.
     """
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(name):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         modified = _modified(path)
         yield Source(path, path.name, file_digest(path), modified)
         return
@@ -274,11 +276,36 @@ def _modified(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def recall(store: Store, prefix: str) -> Artifact | None:
-    """A finished batch; None when its manifest is not there, or a file that it names is gone."""
+class Batch(BaseModel):
+    """What others go by in the manifest of a finished batch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    batch: str
+    version: str
+    finished: AwareDatetime
+    artifact: Artifact
+
+
+def read_batch(store: Store, key: str) -> Batch:
+    """What a batch's manifest says.
+
+    Raises:
+        MissingObject: it is not there.
+        ValueError: it is damaged.
+    """
+    data, _ = store.read(key)
     try:
-        artifact = Artifact.model_validate(json.loads(store.read(f"{prefix}/manifest.json")[0])["artifact"])
-    except MissingObject:
+        return Batch.model_validate_json(data)
+    except ValidationError:
+        raise ValueError(f"{store.address(key)} is damaged, and its batch counts as not done; score its file again, or delete it") from None
+
+
+def recall(store: Store, prefix: str) -> Artifact | None:
+    """A finished batch; None when its manifest is not there or damaged, or a file that it names is gone."""
+    try:
+        artifact = read_batch(store, f"{prefix}/manifest.json").artifact
+    except (MissingObject, ValueError):
         return None
     return artifact if is_whole(store, artifact) else None
 
@@ -295,24 +322,42 @@ def pending(store: Store, process: Process) -> list[str]:
         except ValueError as error:
             logger.warning("scoring: %s is left in the inbox: %s", info.key, error)
             continue
-        batches = store.list(f"{process.name}/batches/{source_id(seen['sha256'], info.key, process)}-")
-        if not seen["labelled"] and not any(batch.key.endswith("/manifest.json") for batch in batches):
+        if not seen["labelled"] and not _is_scored(store, f"{process.name}/batches/{source_id(seen['sha256'], info.key, process)}-"):
             waiting.append(info.key)
     return waiting
+
+
+def _is_scored(store: Store, prefix: str) -> bool:
+    """Whether a batch whose name begins so has a manifest that can be read."""
+    for info in store.list(prefix):
+        if info.key.endswith("/manifest.json"):
+            with suppress(MissingObject, ValueError):
+                read_batch(store, info.key)
+                return True
+    return False
 
 
 def _look_at(store: Store, process: Process, info: ObjectInfo) -> dict[str, Any]:
     """An inbox file's digest and whether it is labelled; remembered, so that it is read once as long as it stays the same."""
     memory = f"{process.name}/stages/scoring/{digest_of([info.key, info.etag, process.part('records', 'output')])[:32]}.json"
-    try:
-        known: dict[str, Any] = json.loads(store.read(memory)[0])
-    except MissingObject:
+    known = _remembered(store, memory)
+    if known is None:
         with opened(store, info.key) as source:
             known = {"key": info.key, "sha256": source.sha256, "labelled": is_labelled(source.path, source.name, process)}
             if not known["labelled"]:
                 check_columns(source.path, source.name, process)
         store.write(memory, as_json(known).encode())
     return known
+
+
+def _remembered(store: Store, memory: str) -> dict[str, Any] | None:
+    """What is remembered of an inbox file; None when that is nothing, or damaged."""
+    try:
+        known = json.loads(store.read(memory)[0])
+    except (MissingObject, ValueError):
+        return None
+    whole = isinstance(known, dict) and isinstance(known.get("sha256"), str) and isinstance(known.get("labelled"), bool)
+    return known if whole else None
 
 
 def find_batches(run: Run) -> list[str]:

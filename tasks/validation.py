@@ -94,12 +94,6 @@ def findings_for(process: Process, labels: Sequence[str] | None) -> list[Finding
     return list({json.dumps([finding.type, finding.kwargs], sort_keys=True): finding for finding in reversed(found)}.values())[::-1]
 
 
-def closed_labels(process: Process) -> tuple[str, ...] | None:
-    """The labels that are welcome; None when those of the records are."""
-    label = process.output.label
-    return (process.output.labels or process.column(label).values) if label else None
-
-
 def chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Records in lists that fit into memory."""
     chunk: list[Record] = []
@@ -130,7 +124,7 @@ class Survey:
 
     def run(self, raw: Path, mended: Path) -> None:
         """Read raw records, write mended ones, and judge every expectation."""
-        labels, tokens = closed_labels(self.process), Tokens(self.process, raw)
+        labels, tokens = self.process.labels, Tokens(self.process, raw)
         with mended.open("w", encoding="utf-8", newline="\n") as target:
             for chunk in chunks(repair(self.process, record, labels) for record in read_records(raw)):
                 target.writelines(to_line(record) for record in chunk)
@@ -259,7 +253,7 @@ def inspect(process: Process, raw: Path, rejected: Path, out: Path) -> tuple[dic
     Returns:
         The report; and why the run must stop, if it must.
     """
-    findings = findings_for(process, closed_labels(process))
+    findings = findings_for(process, process.labels)
     survey = Survey(process, findings)
     survey.run(raw, out / "mended.jsonl")
     report = divide(survey, out / "mended.jsonl", rejected, out / "validated" / "records.jsonl", out / "quarantine" / "rows.jsonl")

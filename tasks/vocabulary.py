@@ -5,6 +5,7 @@ Digits stand alone, one token each. An amount of money is then spelled alike whe
 skill for all numbers, and no number is a rare token.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,10 +27,8 @@ def train_vocabulary(texts: Iterable[str], size: int, special: Sequence[str] = (
         ValueError: the size does not hold the bytes and the special tokens.
     """
     tokens = list(dict.fromkeys((EOS, *special)))
-    if size < SMALLEST + len(tokens):
-        raise ValueError(
-            f"sample.vocabulary_size is {size}; {len(tokens)} special tokens and {SMALLEST} bytes need {SMALLEST + len(tokens)} or more"
-        )
+    if mistake := too_small(size, len(tokens) - 1):
+        raise ValueError(mistake)
     tokenizer = Tokenizer(models.BPE())
     digits, bytes_ = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
@@ -42,14 +41,40 @@ def train_vocabulary(texts: Iterable[str], size: int, special: Sequence[str] = (
     return as_written(tokenizer)
 
 
+def too_small(size: int, labels: int) -> str | None:
+    """Why a vocabulary cannot have this size; None when it can.
+
+    Args:
+        labels: tokens that are a label each.
+    """
+    needed = SMALLEST + 1 + labels
+    reason = f"{SMALLEST} bytes, the end of the text and {labels} labels need {needed} or more"
+    return f"sample.vocabulary_size is {size}; {reason}" if size < needed else None
+
+
+def base_folder(base: str) -> Path | None:
+    """The folder of a base that is one; None for scratch and for the id of a model on the hub, such as gpt2 or org/name.
+
+    Raises:
+        ValueError: it is written as a path, and no folder is there.
+    """
+    if base == "scratch":
+        return None
+    folder = os.path.expanduser(base)  # noqa: PTH111 - a home that is not there stays as it is written
+    if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+        return Path(folder)
+    if base.startswith(("/", "~", ".")) or base.count("/") > 1:
+        raise ValueError(f"finetuning.base is {base!r}, and there is no such folder; save the base model there, or name one of the hub")
+    return None
+
+
 def base_tokenizer(base: str, revision: str | None = None) -> Tokenizer:
     """The tokenizer of a base model: a folder that holds tokenizer.json, or a hub id.
 
     Raises:
-        ValueError: the folder has no tokenizer.json, or the hub has no such model or cannot be reached.
+        ValueError: there is no such folder, it has no tokenizer.json, or the hub has no such model or cannot be reached.
     """
-    folder = Path(base).expanduser()
-    if folder.is_dir():
+    if folder := base_folder(base):
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise ValueError(f"finetuning.base: {file} is missing; save the base model with its fast tokenizer")

@@ -28,7 +28,7 @@ def process(output: dict[str, Any], prompt: str = "Message: {text}\nAnswer:") ->
         "records": {"source": "a.jsonl"},
         "sample": {"prompt": prompt},
         "output": output,
-        "gate": [{"metric": "accuracy", "at_least": 0.5}],
+        "gate": [{"metric": "answered", "at_least": 0.5}],
     }
     return Process.model_validate(declared)
 

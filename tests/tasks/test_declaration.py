@@ -1,6 +1,7 @@
 """Declaration: process.yaml and overrides become a process, or every mistake is told."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,24 @@ def test_mistakes_across_sections_are_told_with_those_within(tmp_path: Path) -> 
         assert mistake in str(told.value)
 
 
+def test_a_mistake_is_told_once(tmp_path: Path) -> None:
+    processes = declare(tmp_path, GOOD)
+    with pytest.raises(DeclarationError) as told:
+        load_process("routing", processes, {"sample": {"test_share": 0.95, "cleaning": ["magic"]}})
+    assert "2 mistakes" in str(told.value)
+    assert str(told.value).count("something to train on") == str(told.value).count("magic") == 1
+    with pytest.raises(DeclarationError, match=r": 1 mistake\n"):
+        load_process("routing", processes, {"sample": {"test_share": 0.95}})
+
+
+def test_mistakes_that_hide_one_another_are_all_told(tmp_path: Path) -> None:
+    wrong = {"sample": {"sead": 3, "test_share": 0.95}, "finetuning": {"size": {"n_embed": 1, "n_embd": 30, "n_head": 4}}}
+    with pytest.raises(DeclarationError) as told:
+        load_process("routing", declare(tmp_path, GOOD), wrong)
+    for mistake in ("3 mistakes", "sample.sead", "finetuning.size.n_embed", "something to train on"):
+        assert mistake in str(told.value)
+
+
 def test_a_key_written_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError, match=r"line 2: written twice: owner"):
         load_process("routing", declare(tmp_path, GOOD + "owner: sales\n"))
@@ -74,6 +93,30 @@ def test_a_key_written_twice_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_what_is_no_mapping_is_refused_with_the_file(tmp_path: Path, text: str) -> None:
     with pytest.raises(DeclarationError, match=r"process\.yaml"):
         load_process("routing", declare(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: " + "[" * 3_000 + "]" * 3_000,
+        "name: " + "{a: " * 3_000 + "}" * 3_000,
+        GOOD.replace("seed: 3", "seed: 3, seeds: &again [*again]"),
+        GOOD + "expectations: [{type: expect_table_row_count_to_equal, kwargs: &again {value: *again}}]\n",
+        GOOD + "expectations: &again [{type: &t [*t, *again], kwargs: {value: *again}}]\n",
+    ],
+)
+def test_what_is_nested_without_end_is_refused_with_the_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DeclarationError, match=r"process\.yaml") as told:
+        load_process("routing", declare(tmp_path, text))
+    assert len(str(told.value)) < 2_000
+
+
+def test_overrides_nested_without_end_are_refused(tmp_path: Path) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(3_000):
+        deep = {"a": deep}
+    with pytest.raises(DeclarationError, match=r"process\.yaml"):
+        load_process("routing", declare(tmp_path, GOOD), deep | {"expectations": [{"type": "a", "kwargs": deep}]})
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
@@ -87,6 +130,8 @@ def test_an_unknown_process_names_those_that_are_declared(tmp_path: Path) -> Non
     with pytest.raises(DeclarationError, match=r"no process 'rooting'.*declared are: routing"):
         load_process("rooting", declare(tmp_path, GOOD))
     assert declared_processes(tmp_path) == ["routing"]
+    with pytest.raises(DeclarationError, match="no process 'aaa"):
+        load_process("a" * 300, tmp_path)
 
 
 def test_name_and_folder_must_agree_unless_a_path_is_given(tmp_path: Path) -> None:

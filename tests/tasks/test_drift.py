@@ -26,7 +26,7 @@ def process(**drift: Any) -> Process:
     declared = {
         "name": "p",
         "owner": "tests",
-        "records": {"source": "a.jsonl"},
+        "records": {"source": "a.jsonl", "columns": {"channel": {}, "colour": {}, "claim": "object", "a": "number", "b": "number"}},
         "sample": {"prompt": "{text}"},
         "output": {"label": "queue"},
         "gate": [{"metric": "accuracy", "at_least": 0.5}],
@@ -213,6 +213,32 @@ def test_only_batches_that_the_champion_scored_as_champion_count(tmp_path: Path)
     assert {"drift.json", "evidently.html", "evidently.json"} <= {
         info.key.rpartition("/")[2] for info in open_store().list(artifact.prefix)
     }
+
+
+@pytest.mark.parametrize("damage", [b"{", b"{}", b'{"batch": "bad", "version": "v", "finished": "2999-01-01T00:00:00", "artifact": {}}'])
+def test_a_damaged_manifest_is_left_out_by_name_and_the_other_batches_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    champion = published(tmp_path / "version", rows(100, 0))
+    batch(tmp_path, "good", champion.version, rows(60, 1))
+    open_store().write("p/batches/bad/manifest.json", damage)
+    _, report = measured()
+    assert (report["batches"], report["current_rows"]) == (["good"], 60)
+    assert "p/batches/bad/manifest.json is damaged" in caplog.text
+    assert "score its file again, or delete it" in caplog.text
+
+
+def test_a_batch_whose_rows_are_lost_or_changed_is_left_out_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    champion = published(tmp_path / "version", rows(100, 0))
+    for name in ("good", "lost", "changed"):
+        batch(tmp_path, name, champion.version, rows(60, 1))
+    open_store().delete("p/batches/lost/monitoring.jsonl")
+    open_store().write("p/batches/changed/monitoring.jsonl", b'{"text": "other"}\n')
+    _, report = measured()
+    assert (report["batches"], report["current_rows"]) == (["good"], 60)
+    assert "batches/lost/monitoring.jsonl" in caplog.text
+    assert "batches/changed/monitoring.jsonl" in caplog.text
+    assert caplog.text.count("is left out") == 2
 
 
 def test_without_a_champion_the_next_command_is_told() -> None:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from tasks.declaration import parse_process
-from tasks.features import Reservoir, monitoring_row
+from tasks.features import OWN, Reservoir, monitoring_row, watched_columns
 from tasks.generation import Prediction
 from tasks.process import Process
 
@@ -18,7 +18,7 @@ def process(**changes: Any) -> Process:
         "records": {"source": "a.jsonl", "columns": {"text": {}, "channel": {}}, "timestamp": "received"},
         "sample": {"prompt": "Message: {text}\nQueue:"},
         "output": {"label": "queue"},
-        "gate": [{"metric": "accuracy", "at_least": 0.5}],
+        "gate": [{"metric": "answered", "at_least": 0.5}],
     }
     return parse_process(declared | changes, "test")
 
@@ -41,6 +41,17 @@ def test_a_label_row_holds_text_its_measures_the_label_and_side_columns() -> Non
         "prediction": "refund",
         "channel": "email",
     }
+
+
+def test_every_column_of_a_row_is_known_before_there_is_one() -> None:
+    prediction = Prediction({"customer": "Secret Ltd", "unit": "box"}, "", 0.5, None, 9)
+    for watched, values in (
+        (process(), {"text": "a", "channel": "email", "received": "now"}),
+        (form(), {"note": "a", "claim": {"amount": 1}}),
+    ):
+        row = monitoring_row(watched, values, "", SURE if watched.output.label else prediction)
+        there = {"claim" if name.startswith("claim.") else name for name in row}
+        assert there == set(watched_columns(watched)) == set(OWN) | there
 
 
 def test_cleaned_and_uncleaned_values_give_the_same_row() -> None:

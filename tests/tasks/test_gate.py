@@ -128,8 +128,11 @@ def test_what_is_no_number_never_passes(value: Any, bound: str, number: float, s
 
 
 @pytest.mark.parametrize("bound", Rule.BOUNDS)
-def test_a_bound_that_is_no_number_never_passes(bound: str) -> None:
-    assert not judge([Rule(metric="accuracy", **{bound: math.nan})], METRICS).passed
+def test_a_bound_that_is_no_number_is_refused_and_never_passes(bound: str) -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        Rule(metric="accuracy", **{bound: math.nan})
+    unchecked = Rule(metric="accuracy", **{bound: 0}).model_copy(update={bound: math.nan})
+    assert not judge([unchecked], METRICS).passed
 
 
 def test_the_verdict_is_stored_with_the_run(tmp_path: Path) -> None:

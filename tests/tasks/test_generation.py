@@ -30,7 +30,7 @@ def process(output: dict[str, Any], **finetuning: Any) -> Process:
         "sample": {"prompt": "{text}"},
         "output": output,
         "finetuning": {**tiny, "learning_rate": 0.01, "num_train_epochs": 100, **finetuning},
-        "gate": [{"metric": "accuracy", "at_least": 0.5}],
+        "gate": [{"metric": "answered", "at_least": 0.5}],
     }
     return Process.model_validate(declared)
 

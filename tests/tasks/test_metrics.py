@@ -47,6 +47,17 @@ def test_fields_are_counted_as_pairs() -> None:
     assert found["exact_match"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "true", "answered", "parts"),
+    [("label", "a", "b", ("a", "b")), ("fields", {"n": 3}, {"m": 3}, ("n", "m")), ("text", "one two three four", "one two three five", ())],
+)
+def test_what_is_measured_is_what_a_gate_may_name(kind: str, true: Any, answered: Any, parts: tuple[str, ...]) -> None:
+    case, losses = Case(true, facts=("one",)), [(1.0, 2)] * 2
+    found = metrics.measure(kind, [case, case], Answers([true, answered], [0.9, 0.6], losses))
+    assert set(found) == set(metrics.measures(kind, parts)) - ({"ece"} if kind == "text" else set())
+    assert not metrics.MODELS_ONLY & set(metrics.measure(kind, [case, case], Answers([true, answered])))
+
+
 def test_what_has_nothing_to_divide_by_is_absent() -> None:
     found = measured("fields", [({}, {}), ({}, None)])
     assert found == {"answered": 0.5, "exact_match": 0.5}

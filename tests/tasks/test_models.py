@@ -118,11 +118,6 @@ def test_lora_trains_adapters_only_and_is_merged_into_the_weights(tmp_path: Path
     torch.testing.assert_close(logits_at(opened.cpu(), ids, where, True), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_lora_without_a_base_is_refused() -> None:
-    with pytest.raises(ValueError, match="base: scratch"):
-        build_model(settings(lora={"r": 2}), tokenizer(), 40)
-
-
 def test_a_base_too_short_for_the_samples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds 64; lower max_length"):
         build_model(settings(base=base(tmp_path / "base", "gpt2"), max_length=100), tokenizer(), 128)
@@ -149,3 +144,10 @@ def test_other_weights_in_the_folder_of_a_base_are_another_input(tmp_path: Path)
     (tmp_path / "model.safetensors").write_bytes(b"two")
     assert base_digest(str(tmp_path)) != before
     assert base_digest("scratch") is None
+
+
+def test_a_base_below_the_home_is_found_and_counts_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = base(tmp_path / "base", "gpt2")
+    assert base_digest("~/base") == base_digest(folder) is not None
+    assert build_model(settings(base="~/base"), tokenizer(), 40).config.n_embd == 32

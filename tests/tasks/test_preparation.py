@@ -24,7 +24,7 @@ ROUTING: dict[str, Any] = {
     "records": {"source": "sample.jsonl", "slices": ["language"]},
     "sample": {"prompt": "Message: {text}\nQueue:", "test_share": 0.2, "validation_share": 0.2, "vocabulary_size": 400},
     "output": {"label": "queue"},
-    "gate": [{"metric": "accuracy", "at_least": 0.5}],
+    "gate": [{"metric": "answered", "at_least": 0.5}],
 }
 WRITING = {"output": {"label": None, "text": "answer", "references": "others"}, "records": {"slices": []}}
 
@@ -66,6 +66,24 @@ def test_the_tokens_are_those_of_the_prompt_then_the_label_then_the_end(tmp_path
     assert row["input_ids"] == [*tokenizer(row["prompt"]).input_ids, label, tokenizer.eos_token_id]
     assert row["prompt_tokens"] == len(row["input_ids"]) - 2
     assert contract["max_new_tokens"] == 2
+
+
+def test_labels_that_only_look_different_are_counted_in_a_warning_that_names_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records = [*tickets(), ticket(60, "Where is it?", "Billing"), ticket(61, "Where is that?", "DELIVERY ")]
+    prepared(records, tmp_path)
+    assert "4 labels differ only in case, width or blanks and are 2 when folded" in caplog.text
+    assert "illing" not in caplog.text
+
+
+def test_a_group_that_no_record_has_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"records\.group is 'custmer', and no labelled record has it"):
+        prepared(tickets(), tmp_path, {"records": {"group": "custmer"}})
+
+
+@pytest.mark.parametrize(("base", "told"), [("/nowhere/base", "no such folder"), ("no-such-org/no-such-model", "has no tokenizer")])
+def test_a_base_that_cannot_be_had_is_told_without_a_traceback(base: str, told: str) -> None:
+    with pytest.raises(ValueError, match=rf"finetuning\.base .*{told}"):
+        make_tokenizer(process({"finetuning": {"base": base}}), [], [])
 
 
 def test_a_label_written_in_a_message_stays_plain_text_after_saving(tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_labels_are_counted_the_most_frequent_first(tmp_path: Path) -> None:
     assert list(looked_at(tmp_path).labels.items()) == [("delivery", 2), ("billing", 1)]
 
 
+def test_labels_that_only_look_different_are_told_until_they_are_declared(tmp_path: Path) -> None:
+    rows = [
+        json.dumps({"id": n, "text": f"Where is it, {n}?", "queue": queue})
+        for n, queue in enumerate(["billing", "billing ", "BILLING", "b"])
+    ]
+    found = looked_at(tmp_path, rows, output={"labels": None})
+    assert "'billing', 'billing ', 'BILLING'; declare output.labels" in shown(found)
+    (tmp_path / "other").mkdir()
+    assert not looked_at(tmp_path / "other", rows).doubts
+
+
 def test_rows_that_cannot_be_read_are_counted_with_their_reason(tmp_path: Path) -> None:
     found = looked_at(tmp_path, ['{"id": "t1", "text": "Where?", "queue": "delivery"}', "{broken"])
     assert (found.readable, sum(found.unreadable.values())) == (1, 1)
@@ -81,6 +92,33 @@ def test_a_base_that_cannot_be_had_leaves_the_rest_to_see(tmp_path: Path) -> Non
     found = looked_at(tmp_path, finetuning={"base": str(tmp_path)})
     assert "tokenizer.json is missing" in shown(found)
     assert found.prompt
+
+
+def test_what_only_the_records_and_the_disk_can_tell_is_told_with_the_rest(tmp_path: Path) -> None:
+    records = {"slices": ["language", "text"], "group": "customer", "timestamp": "sent"}
+    found = looked_at(tmp_path, records=records, finetuning={"base": str(tmp_path / "nowhere")})
+    told = " ".join(shown(found).split())
+    for name in ("records.slices names 'language'", "records.group names 'customer'", "records.timestamp names 'sent'"):
+        assert f"{name}, which records.columns does not declare and none of the first records has" in told
+    assert told.count("there is no such folder") == 1
+    assert len(found.mistakes) == 4
+    assert found.prompt
+
+
+def test_every_declared_file_is_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"id": "x", "text": "a", "queue": "billing", "language": "en"}\n')
+    (tmp_path / "table.csv").write_text("id,text\n1,a\n")
+    records = {"source": ["sample.jsonl", "../table.csv", "gone.jsonl"], "test": "../test.jsonl", "slices": ["language"]}
+    found = looked_at(tmp_path, records=records)
+    assert [mistake.partition(",")[0] for mistake in found.mistakes] == [
+        "records.source: ../table.csv: no column queue; there are: id",
+        "records.source names 'gone.jsonl'",
+    ]
+
+
+def test_a_column_that_is_declared_may_be_missing_from_the_first_records(tmp_path: Path) -> None:
+    found = looked_at(tmp_path, records={"slices": ["language"], "columns": {"language": {"optional": True}}})
+    assert found.mistakes == ()
 
 
 def test_spelled_labels_are_shown_spelled(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.declaration import merge, parse_process
-from tasks.process import OutputField, Process
-from tasks.prompts import completion_of, fits, output_of, parse, prompt_of, render
+from tasks.process import Process
+from tasks.prompts import completion_of, output_of, parse, prompt_of, render
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 BASE: dict[str, Any] = {
@@ -18,7 +18,7 @@ BASE: dict[str, Any] = {
     "records": {"source": "s.jsonl"},
     "sample": {"prompt": "Message: {text}\nAnswer:"},
     "output": {"label": "queue"},
-    "gate": [{"metric": "accuracy", "at_least": 0.5}],
+    "gate": [{"metric": "answered", "at_least": 0.5}],
 }
 FIELDS = {
     "date": {"type": "date", "optional": True},
@@ -134,9 +134,37 @@ def test_a_required_field_must_be_there() -> None:
         parse(form, "{}")
 
 
-def test_allowed_values_of_a_number_are_compared_as_written() -> None:
-    assert fits(OutputField(type="integer", values=("1", "2")), 2)
-    assert not fits(OutputField(type="integer", values=("1", "2")), 3)
+def held(field: dict[str, Any]) -> Process:
+    return process({"output": {"label": None, "fields": {"it": field}}})
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ({"type": "date"}, "2024-01-01", "20240101"),
+        ({"type": "date"}, "2024-01-01", "2024-W01-1"),
+        ({"type": "date", "values": ["2024-01-01"]}, "2024-01-01", "2024-01-02"),
+        ({"pattern": "^[A-Z]{2}-[0-9]{4}$"}, "AB-1234", "ab-1234"),
+        ({"max_characters": 3}, "中文字", "four"),
+        ({"list": True, "pattern": "^[0-9]+$"}, ["12", "3"], ["12", "three"]),
+        ({"list": True, "type": "date"}, ["2024-01-01"], ["20240101"]),
+        ({"type": "number", "minimum": 0.5}, 1, 0.25),
+    ],
+)
+def test_what_a_record_may_not_hold_no_output_may_state(field: dict[str, Any], good: Any, bad: Any) -> None:
+    assert parse(held(field), json.dumps({"it": good})) == {"it": good}
+    with pytest.raises(ValueError, match="field it is not a"):
+        parse(held(field), json.dumps({"it": bad}))
+
+
+def test_a_written_text_or_label_keeps_the_length_and_pattern_of_its_column() -> None:
+    columns = {"records": {"columns": {"answer": {"max_characters": 5, "pattern": "^[a-z ]+$"}}}}
+    for output, sample in (({"label": None, "text": "answer"}, {}), ({"label": "answer"}, {"label_tokens": False})):
+        spelled = process(columns | {"output": output, "sample": sample})
+        assert parse(spelled, " abc") == "abc"
+        for wrong in (" abcdef", " ABC"):
+            with pytest.raises(ValueError, match="length or pattern"):
+                parse(spelled, wrong)
 
 
 def test_empty_fields_are_left_out_and_zero_is_not_empty() -> None:

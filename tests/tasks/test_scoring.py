@@ -111,6 +111,30 @@ def test_a_finished_batch_is_returned_and_a_killed_one_ends_the_same(run: Run, t
     assert bytes_below(store, first.prefix) == whole
 
 
+@pytest.mark.parametrize("damage", [b"{", b"{}", b"[]", b"\xff", b'{"batch": 1, "artifact": null}'])
+def test_a_damaged_manifest_counts_as_none_and_the_file_waits_again(run: Run, tmp_path: Path, damage: bytes) -> None:
+    store = open_store()
+    store.upload(lines(tmp_path / "new.jsonl", {"id": "a", "text": "card"}), "memory/inbox/new.jsonl")
+    batch = score("memory/inbox/new.jsonl", run)
+    store.write(batch.prefix + "manifest.json", damage)
+    assert recall(store, batch.prefix.rstrip("/")) is None
+    assert find_batches(run) == ["memory/inbox/new.jsonl"]
+    assert score("memory/inbox/new.jsonl", run).sha256 == batch.sha256
+    assert find_batches(run) == []
+
+
+@pytest.mark.parametrize("damage", [b"{", b"{}", b"null", b'{"sha256": 5, "labelled": "no"}'])
+def test_a_damaged_memory_of_an_inbox_file_is_made_again(run: Run, tmp_path: Path, damage: bytes) -> None:
+    store = open_store()
+    store.upload(lines(tmp_path / "new.jsonl", {"id": "a", "text": "card"}), "memory/inbox/new.jsonl")
+    assert find_batches(run) == ["memory/inbox/new.jsonl"]
+    (memory,) = (info.key for info in store.list("memory/stages/scoring/"))
+    whole = store.read(memory)[0]
+    store.write(memory, damage)
+    assert find_batches(run) == ["memory/inbox/new.jsonl"]
+    assert store.read(memory)[0] == whole
+
+
 def test_a_batch_that_lost_a_file_is_made_again(run: Run, tmp_path: Path) -> None:
     source = lines(tmp_path / "new.jsonl", {"id": "a", "text": "card"})
     batch = score(source, run)
@@ -164,6 +188,9 @@ def test_what_cannot_be_scored_is_told_with_the_remedy(run: Run, tmp_path: Path)
         score("nowhere.jsonl", run)
     with pytest.raises(ValueError, match="neither a file here nor a key"):
         score("../nowhere.jsonl", run)
+    for name in ("n" * 300, "n" * 300 + "/a.jsonl", "a\0b.jsonl"):
+        with pytest.raises(ValueError, match="neither a file here nor a key"):
+            score(name, run)
     with pytest.raises(ValueError, match="there are: jsonl, csv, parquet"):
         score("nowhere.jsonl", run, "xml")
     (tmp_path / "empty.jsonl").write_text("")

@@ -22,7 +22,7 @@ def process(kind: str) -> Process:
         "records": {"source": "a.jsonl"},
         "sample": {"prompt": "{mail}"},
         "output": {"label": {"label": "queue"}, "fields": {"fields": fields}}[kind],
-        "gate": [{"metric": "accuracy", "at_least": 0.5}],
+        "gate": [{"metric": "answered", "at_least": 0.5}],
     }
     return parse_process(declared, "test")
 

@@ -124,9 +124,10 @@ def test_the_run_stops_when_an_expectation_of_the_whole_set_fails(tmp_path: Path
 
 
 def test_the_run_stops_when_an_expectation_cannot_be_computed(tmp_path: Path) -> None:
-    expectation = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "text", "min_value": 1}}
-    with pytest.raises(ValueError, match=r"between\(text\) cannot be computed"):
-        validated(process_of(tmp_path / "p", GOOD, expectations=[expectation]))
+    expectation = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "shop", "min_value": 1}}
+    rows, records = [row | {"shop": "north"} for row in GOOD], {"source": "rows.jsonl", "slices": ["shop"]}  # its type is not declared
+    with pytest.raises(ValueError, match=r"between\(shop\) cannot be computed"):
+        validated(process_of(tmp_path / "p", rows, records=records, expectations=[expectation]))
 
 
 def test_mostly_lets_a_share_of_the_rows_pass(tmp_path: Path) -> None:

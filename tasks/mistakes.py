@@ -1,0 +1,140 @@
+"""Mistakes: a declaration whose sections are each right -> what in it does not hang together, in a person's words.
+
+Nothing heavy is imported: every command begins with it.
+"""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from tasks.cleaning import CLEANERS, alike, fold
+from tasks.expectations import column_of, mistakes_in
+from tasks.features import watched_columns, watched_paths
+from tasks.metrics import EACH, MODELS_ONLY, NO_ANSWER, measures
+from tasks.process import Process, Rule, placeholders
+from tasks.records import as_text
+from tasks.vocabulary import too_small
+
+
+def mistakes_of(process: Process) -> Iterator[str]:
+    """Everything that no single section can see, each with the place to mend."""
+    yield from _in_sample(process)
+    yield from _in_output(process)
+    for place, rule in enumerate(process.gate):
+        for mistake in (*_in_metric(process, rule), *_in_slice(process, rule)):
+            yield f"gate.{place}: {mistake}"
+    yield from _in_drift(process)
+    columns = {process.records.key: None} | {path: column_of(process, path) for path in process.columns}
+    for expectation in process.expectations:
+        yield from mistakes_in(expectation.type, expectation.kwargs, columns)
+
+
+def _in_sample(process: Process) -> Iterator[str]:
+    sample, output = process.sample, process.output
+    if not placeholders(sample.prompt):
+        yield "sample.prompt names no column: write at least one {column}"
+    if "" in placeholders(sample.prompt):
+        yield "sample.prompt has an empty {}: name a column, or write {{}} for plain braces"
+    answers = [*process.output_columns, *filter(None, (output.within, output.references))]
+    leaked = [path for path in placeholders(sample.prompt) if any(_holds(path, answer) or _holds(answer, path) for answer in answers)]
+    if leaked:
+        yield f"sample.prompt shows the answer to the model: {', '.join(leaked)}"
+    if output.kind == "fields" and sample.completion is not None:
+        yield "sample.completion: fields are written as compact JSON; leave it out"
+    elif output.kind != "fields" and placeholders(process.completion) != (output.label or output.text,):
+        yield f"sample.completion must name {{{output.label or output.text}}} and nothing else"
+    if sample.label_tokens and output.kind != "label":
+        yield f"sample.label_tokens needs output.label; this output is {output.kind}"
+    if sample.test_share + sample.validation_share >= 1:
+        yield "sample.test_share + validation_share must leave something to train on"
+    unknown = [name for name in sample.cleaning if name not in CLEANERS]
+    if unknown:
+        yield f"sample.cleaning has {', '.join(unknown)}; there are: {', '.join(CLEANERS)}"
+
+
+def _in_output(process: Process) -> Iterator[str]:
+    output = process.output
+    if output.kind == "label":
+        yield from _in_labels(process)
+    for path in output.facts or ():
+        if not any(_holds(column, path) for column in (*process.records.columns, *process.input_columns)):
+            yield f"output.facts names {path!r}, which is not a column"
+
+
+def _in_labels(process: Process) -> Iterator[str]:
+    """Labels that nobody could tell apart, that no completion could state, or that are too many for the vocabulary."""
+    where = "output.labels" if process.output.labels is not None else f"records.columns.{process.output.label}.values"
+    labels = _parts(process)
+    if labels is None:
+        return
+    if len(set(labels)) < 2:
+        yield f"{where} needs at least two different labels"
+    if twice := [label for label, count in Counter(labels).items() if count > 1]:
+        yield f"{where} names {', '.join(map(repr, twice))} more than once"
+    if spaced := [label for label in labels if not fold(label) or label != label.strip()]:
+        yield f"{where} has blanks before, after or instead of a label: {', '.join(map(repr, spaced))}"
+    for group in alike(labels):
+        yield f"{where} has labels that differ only in case, width or blanks: {', '.join(map(repr, group))}; keep one of them"
+    if process.label_tokens and process.finetuning.base == "scratch":
+        yield from filter(None, [too_small(process.sample.vocabulary_size, len(set(labels)))])
+
+
+def _in_metric(process: Process, rule: Rule) -> Iterator[str]:
+    """A measure that evaluation never gives for this output, or no baseline does."""
+    kind, parts = process.output.kind, _parts(process)
+    if rule.metric not in measures(kind, parts or ()) and not (parts is None and rule.metric.startswith(EACH[kind])):
+        yield f"metric {rule.metric!r} is none of {kind}; {_meant(rule.metric, measures(kind, parts or ()))}"
+    elif "baseline" in rule.bound[0] and rule.metric in MODELS_ONLY:
+        yield f"no baseline has {rule.metric}; set a bound from a constant or from the champion"
+
+
+def _parts(process: Process) -> tuple[str, ...] | None:
+    """What has a measure of its own, each label or field; None when only the records tell the labels."""
+    output = process.output
+    if output.kind == "label":
+        return process.labels
+    return tuple(output.fields or ())
+
+
+def _in_slice(process: Process, rule: Rule) -> Iterator[str]:
+    """A part of the test split that no sample can be in."""
+    if rule.slice is None:
+        return
+    name, equals, value = rule.slice.partition("=")
+    sliced = process.records.slices
+    if not equals or name not in sliced:
+        there = f"records.slices has: {', '.join(sliced)}" if sliced else "records.slices is empty"
+        yield f"slice {rule.slice!r}: expected column=value, with a column of records.slices; {there}"
+        return
+    column = column_of(process, name)
+    known = (as_text(True), as_text(False)) if column and column.type == "boolean" else column.values if column else None
+    if known is not None and value not in (*known, NO_ANSWER):
+        yield f"slice {rule.slice!r}: {name} is one of {', '.join(known)}, or {NO_ANSWER} where it is missing"
+
+
+def _in_drift(process: Process) -> Iterator[str]:
+    """Columns that no monitoring row can have."""
+    there, output = watched_columns(process), process.output
+    objects = [path for path in watched_paths(process) if _has_parts(process, path)]
+    for name in process.drift.columns or ():
+        known = name in (output.label, output.text, output.within) or any(_holds(name, column) for column in there)
+        if not known and not any(_holds(path, name) for path in objects):
+            yield f"drift.columns names {name!r}, which is not watched; {_meant(name, there)}"
+
+
+def _has_parts(process: Process, path: str) -> bool:
+    """Whether the value at a path is, or may be, an object."""
+    column = column_of(process, path)
+    return column is None or column.type == "object"
+
+
+def _meant(name: str, there: Iterable[str]) -> str:
+    """What was probably meant, and everything there is."""
+    there = list(there)
+    close = difflib.get_close_matches(name, there, n=1)
+    return f"{f'did you mean {close[0]}? ' if close else ''}there are: {', '.join(there)}"
+
+
+def _holds(path: str, other: str) -> bool:
+    """Whether a path is another, or that of an object which the other is in."""
+    return f"{other}.".startswith(f"{path}.")

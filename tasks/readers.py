@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +87,16 @@ class Reader:
         """
         if blank := [str(place + 1) for place, name in enumerate(header) if not name]:
             raise ValueError(f"{self.name}: column {', '.join(blank[:5])} has no name; give every column one name in the first row")
-        if doubled := sorted({name for name in header if header.count(name) > 1} if len(set(header)) < len(header) else ()):
-            raise ValueError(f"{self.name}: column names that stand twice: {', '.join(doubled[:5])}")
         process = self.process
+        if doubled := next((name for name in header if header.count(name) > 1), None) if len(set(header)) < len(header) else None:
+            places = ", ".join([str(place + 1) for place, name in enumerate(header) if name == doubled][:5])
+            known = "".join(f", {name}" for name in alike([doubled], process))
+            raise ValueError(f"{self.name}: columns {places} have one name{known}; give each its own in the first row")
         needed = {**process.input_columns, **(process.output_columns if self.labelled else {})}
         missing = [path for path, column in needed.items() if not column.optional and not _stands_in(header, path)]
         if missing:
-            raise ValueError(f"{self.name}: no column {', '.join(missing)}; there are: {', '.join(header[:50])}")
+            remedy = "" if alike(header, process) else "; the first row must hold their names"
+            raise ValueError(f"{self.name}: no column {', '.join(missing)}; {columns_told(header, process)}{remedy}")
 
     def _record(self, line: int, row: Mapping[str, Any]) -> Record | str:
         """The record of a row, or the reason why it is none."""
@@ -125,6 +128,22 @@ class Reader:
             return content.decode(text_codec(Encoding(encoding, "")))
         except UnicodeDecodeError:
             return content.decode("latin-1")
+
+
+def columns_told(names: Collection[str], process: Process) -> str:
+    """How many columns a file has, and those like declared ones. Other names are not told: without a header, they are values."""
+    known = alike(names, process)
+    return f"columns found: {len(names)}, " + (f"like declared ones: {', '.join(known[:50])}" if known else "none like a declared one")
+
+
+def alike(names: Iterable[str], process: Process) -> list[str]:
+    """The names that are a declared column's but for case and blanks."""
+    declared = {_spelling(path) for path in (process.records.key, *process.columns)}
+    return [name[:64] for name in names if _spelling(name) in declared]
+
+
+def _spelling(name: str) -> str:
+    return "".join(name.split()).casefold()
 
 
 def _stands_in(header: Sequence[str], path: str) -> bool:

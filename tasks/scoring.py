@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.process import Process, digest_of
 from tasks.prompts import clean
-from tasks.readers import Reader, is_labelled, parse_object
+from tasks.readers import Reader, columns_told, is_labelled, parse_object
 from tasks.records import Record, Rejected
 from tasks.registry import champion_of, fetch_version
 from tasks.repairs import repair
@@ -196,20 +196,28 @@ def _check_whole(source: Source, reader: Reader, tally: Tally) -> None:
 
 
 def check_columns(path: Path, name: str, process: Process) -> None:
-    """That the first records of a file have a column that the prompt shows; tables are also checked by their reader.
+    """That the first records of a file have a value that the prompt shows; tables are also checked by their reader.
 
     Raises:
-        ValueError: they have none; the message names the columns found and expected.
+        ValueError: they have none; the message names the columns expected, and of those found the ones like them.
     """
-    first = [row for row in islice(Reader(path, name, process, labelled=False), LOOK_AT) if isinstance(row, Record)]
+    reader = Reader(path, name, process, labelled=False)
+    first = [row for row in islice(reader, LOOK_AT) if isinstance(row, Record)]
     if not first or any(record.values.get(path) is not None for record in first for path in process.input_columns):
         return
+    told = f"{name}: no value in the prompt's columns {', '.join(process.input_columns)} in the first {len(first)} records"
+    if reader.facts["format"] == "jsonl":
+        told += f"; {columns_told(_names_in(path, process), process)}"
+    raise ValueError(told)
+
+
+def _names_in(path: Path, process: Process) -> Collection[str]:
+    """The names in the first objects of a file of JSON lines."""
     found: dict[str, None] = {}
     for line, _ in islice(byte_lines(path, encoding := encoding_of(path, process.records.encoding)), LOOK_AT):
         with suppress(ValueError):
             found |= dict.fromkeys(parse_object(line.decode(text_codec(encoding))))
-    names = ", ".join(name[:64] for name in list(found)[:30])
-    raise ValueError(f"{name} has none of the prompt's columns {', '.join(process.input_columns)}; there are: {names}")
+    return found
 
 
 @contextmanager

@@ -1,8 +1,12 @@
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import openpyxl
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from infra.store import open_store
 from tasks.artifacts import fetch_file, read_json
@@ -11,6 +15,8 @@ from tasks.ingestion import ingest
 from tasks.process import Process
 from tasks.records import Record, read_records
 from tasks.runs import begin
+
+pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:openpyxl")
 
 ROW = '{"id": "%s", "text": "hello", "queue": "a"}\n'
 
@@ -62,6 +68,47 @@ def test_labelled_files_of_the_inbox_are_added_by_key_and_others_left_with_the_r
     ]
     assert report["rows"] == 4 and report["files"][0]["rejected"] == 1
     assert [file["name"] for file in report["left_out"]] == ["tickets/inbox/new.csv", "tickets/inbox/odd.xlsx"]
+
+
+CANARY = "canary-7171"
+
+
+def sheet_of(*rows: list[Any]) -> bytes:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.worksheets[0].append(row)
+    book.save(content := io.BytesIO())
+    return content.getvalue()
+
+
+def parquet_of(**columns: Any) -> bytes:
+    parquet.write_table(pyarrow.table(columns), content := io.BytesIO())
+    return content.getvalue()
+
+
+WITHOUT_HEADER = {
+    "a.csv": f"17,{CANARY} speaking,{CANARY}-b\n18,foo,shipping\n".encode(),
+    "twice.csv": f"17,{CANARY},{CANARY}\n18,foo,shipping\n".encode(),
+    "one.csv": f"{CANARY}\n".encode(),
+    "id.csv": f"id,{CANARY}\n18,foo\n".encode(),
+    "a.xlsx": sheet_of([17, CANARY, "billing"], [18, "foo", "shipping"]),
+    "a.parquet": parquet_of(**{CANARY: ["1"], "17": ["2"]}),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_HEADER)
+def test_no_value_of_a_table_without_a_header_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    caplog.set_level("DEBUG")
+    process = process_of(tmp_path / "p", source=name)
+    open_store().write(f"tickets/inbox/{name}", WITHOUT_HEADER[name])
+    (tmp_path / "p" / name).write_bytes(WITHOUT_HEADER[name])
+    with pytest.raises(ValueError, match=name) as told:
+        ingest.fn(begin(process, "train"))
+    (tmp_path / "p" / "a.jsonl").write_text(ROW % "a", encoding="utf-8")
+    _, report = ingested(process_of(tmp_path / "p"), tmp_path)
+    assert [file["name"] for file in report["left_out"]] == [f"tickets/inbox/{name}"]
+    assert name in caplog.text
+    assert "7171" not in caplog.text + json.dumps(report) + str(told.value)
 
 
 def test_a_second_run_takes_up_what_is_there_until_a_file_changes(tmp_path: Path) -> None:

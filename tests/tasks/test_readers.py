@@ -149,9 +149,11 @@ def test_the_delimiter_is_the_one_under_which_the_columns_are_found(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (b"id,text,text,queue\n", "stand twice: text"),
+        (b"id,text,text,queue\n", "columns 2, 3 have one name, text; give each its own"),
+        (b"id,secret,secret,queue\n", "columns 2, 3 have one name; give each its own"),
         (b"id,,text,queue\n", "column 2 has no name"),
-        (b"id,txt,queue\n1,a,x\n", "no column text; there are: id, txt, queue"),
+        (b"id, T ext ,queue\n1,a,x\n", "no column text; columns found: 3, like declared ones: id, T ext, queue$"),
+        (b"1,secret\n2,a\n", "no column text, queue; columns found: 2, none like a declared one; the first row must hold their names$"),
         (b"", "is empty"),
         (b"\xd0\xcf\x11\xe0 old", "old .xls"),
         (b"PK\x03\x04 not a zip", "no whole .xlsx"),

@@ -150,13 +150,23 @@ def test_csv_in_another_encoding_is_read_as_todays_declaration_says(run: Run, tm
 
 
 @pytest.mark.parametrize(
-    "name,content", [("new.jsonl", '{"id": "a", "body": "x", "betreff": "y"}\n'), ("new.csv", "id,body,betreff\na,x,y\n")]
+    ("name", "content", "told"),
+    [
+        ("new.jsonl", '{"id": "a", "canary-7171": "x", "Text": "y"}\n', "columns found: 3, like declared ones: id, Text"),
+        ("new.jsonl", '{"canary-7171": "x"}\n', "columns found: 1, none like a declared one"),
+        ("new.csv", "id,body,canary-7171\na,x,y\n", "columns found: 3, like declared ones: id"),
+    ],
 )
-def test_a_file_with_none_of_the_columns_is_refused_by_name(run: Run, tmp_path: Path, name: str, content: str) -> None:
+def test_a_file_with_none_of_the_columns_is_refused_and_only_declared_names_are_told(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str, told: str
+) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=r"text.*there are: id, body, betreff"):
+    with pytest.raises(ValueError, match=f"columns? text.*; {told}") as error:
         score(tmp_path / name, run)
     assert not any(True for _ in open_store().list("memory/batches/"))
+    open_store().upload(tmp_path / name, f"memory/inbox/{name}")
+    assert find_batches(run) == []
+    assert name in caplog.text and "7171" not in caplog.text + str(error.value)
 
 
 def test_what_cannot_be_scored_is_told_with_the_remedy(run: Run, tmp_path: Path) -> None:

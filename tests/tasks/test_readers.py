@@ -1,4 +1,6 @@
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +203,63 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr("tasks.sheets.MAX_UNPACKED_BYTES", 100)
     with pytest.raises(ValueError, match="at most 100 are read; save it as CSV"):
         read(tmp_path / "a.xlsx")
+
+
+def workbook_of(rows: list[list[Any]], part: str, change: Any) -> bytes:
+    """An XLSX file, one part of it changed; None leaves the part out."""
+    import openpyxl
+
+    book, content = openpyxl.Workbook(), io.BytesIO()
+    for row in rows:
+        book.worksheets[0].append(row)
+    book.save(whole := io.BytesIO())
+    with zipfile.ZipFile(whole) as came, zipfile.ZipFile(content, "w") as made:
+        for name in came.namelist():
+            data = came.read(name)
+            if (data := change(data) if name == part else data) is not None:
+                made.writestr(name, data)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda data: data[: len(data) * 2 // 3], "ParseError"),
+        (lambda data: data.replace(b"<v>7171</v>", b"<v>canary-7171</v>"), "ValueError"),
+        (lambda _: None, "no sheet"),
+    ],
+)
+def test_a_workbook_that_breaks_off_is_a_clear_error_without_values(tmp_path: Path, change: Any, error: str) -> None:
+    rows = [["id", "text", "queue"], *([n, f"text {n}", "a"] for n in range(200)), [7171, "x", "a"], *([n, "x", "a"] for n in range(200))]
+    path = file_of(tmp_path, "a.xlsx", workbook_of(rows, "xl/worksheets/sheet1.xml", change))
+    with pytest.raises(ValueError, match=rf"a\.xlsx .*{error}") as told:
+        read(path)
+    assert "7171" not in str(told.value)
+    assert told.value.__suppress_context__ or told.value.__context__ is None
+
+
+def test_a_workbook_is_read_whatever_its_name_ends_in(tmp_path: Path) -> None:
+    content = workbook_of([["id", "text", "queue"], [1, "hello", "a"]], "", None)
+    assert read(file_of(tmp_path, "a.csv", content))[0][0].values["text"] == "hello"
+
+
+def test_parquet_values_that_cannot_be_converted_cost_their_rows_only(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    texts = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"\xff\xfea"))
+    columns = {
+        "days": pa.array([2**30, 0], pa.int32()).cast(pa.date32()),
+        "zone": pa.array([1, None], pa.timestamp("s", tz="Mars/Phobos")),
+        "text": texts,
+    }
+    for name, column in columns.items():
+        table = pa.table({"id": ["1", "2"], "queue": ["x", "y"], "text": ["a", "b"]} | {name: column})
+        parquet.write_table(table, tmp_path / "a.parquet")
+        good, bad, _ = read(tmp_path / "a.parquet", process_of(["text", "queue", *columns]))
+        assert [record.id for record in good] == ["2"]
+        assert [row.line for row in bad] == [1] and bad[0].reason.startswith(f"a value of {name} that cannot be read: ")
+        assert json.loads(bad[0].content)["id"] == "1"
 
 
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:

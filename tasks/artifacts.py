@@ -116,6 +116,17 @@ def scratch() -> Iterator[Path]:
         yield Path(name)
 
 
+def copy_name(key: str) -> str:
+    """A name for an object's copy on this machine: short enough for any disk, with the ending that says how it is read."""
+    path = Path(key)
+    return f"{path.stem[:30]}{path.suffix[:10]}"
+
+
+def shown(key: str) -> str:
+    """A key as it can be logged and stored: a file's name in a folder may hold line ends and bytes that are no text."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in key)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Plain data as readable JSON, keys sorted, so that equal data are equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -188,6 +188,16 @@ def is_labelled(path: Path, name: str, process: Process) -> bool:
     return any(isinstance(row, Record) and output_of(process, row.values) not in (None, {}) for row in first)
 
 
+def check_readable(path: Path, name: str, process: Process) -> None:
+    """That a file can be read to its end, with or without outputs.
+
+    Raises:
+        ValueError: it breaks off, or cannot be read at all.
+    """
+    for _ in Reader(path, name, process, labelled=False):
+        pass
+
+
 # --- JSON lines
 
 

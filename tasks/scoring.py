@@ -22,14 +22,14 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from infra.settings import settings
 from infra.store import MissingObject, ObjectInfo, Store, copy_to, open_store
-from tasks.artifacts import Artifact, file_digest, is_whole, scratch, store_folder, write_json
+from tasks.artifacts import Artifact, copy_name, file_digest, is_whole, scratch, shown, store_folder, write_json
 from tasks.cleaning import fold
 from tasks.encodings import byte_lines, encoding_of, text_codec
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.process import Process, digest_of
 from tasks.prompts import clean
-from tasks.readers import Reader, columns_told, is_labelled, parse_object
+from tasks.readers import Reader, check_readable, columns_told, is_labelled, parse_object
 from tasks.records import Record, Rejected
 from tasks.registry import champion_of, fetch_version
 from tasks.repairs import repair
@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 CHUNK_RECORDS = 1024
 CHUNK_CHARACTERS = 4_000_000  # of prompts; so that long records do not pile up
 LOOK_AT = 100  # records that show which columns a file has
+LOOK = 2  # raised when an inbox file is looked at in another way: what was seen before does not count
 MONITORING_ROWS = 5_000  # the most that drift ever looks at
 
 
@@ -268,7 +269,7 @@ def opened(store: Store, name: str) -> Iterator[Source]:
         yield Source(path, path.name, file_digest(path), modified)
         return
     with scratch() as folder:
-        copy = folder / (path.name or "source")
+        copy = folder / copy_name(name)
         try:
             digest = copy_to(store, name, copy)
         except (MissingObject, ValueError):
@@ -293,14 +294,15 @@ def recall(store: Store, prefix: str) -> Artifact | None:
 def pending(store: Store, process: Process) -> list[str]:
     """Keys of unlabelled inbox files that no finished batch has scored, with whatever version.
 
-    A file that cannot be read, or has none of the prompt's columns, stays where it is, with a warning: it must not stop the rest.
+    A file that cannot be read to its end, or has none of the prompt's columns, stays where it is, with a warning: it must not stop
+    the rest.
     """
     waiting = []
     for info in store.list(f"{process.name}/inbox/"):
         try:
             seen = _look_at(store, process, info)
-        except ValueError as error:
-            logger.warning("scoring: %s is left in the inbox: %s", info.key, error)
+        except (PermissionError, ValueError) as error:
+            logger.warning("scoring: %s is left in the inbox: %s", shown(info.key), error)
             continue
         batches = store.list(f"{process.name}/batches/{source_id(seen['sha256'], info.key, process)}-")
         if not seen["labelled"] and not any(batch.key.endswith("/manifest.json") for batch in batches):
@@ -310,7 +312,8 @@ def pending(store: Store, process: Process) -> list[str]:
 
 def _look_at(store: Store, process: Process, info: ObjectInfo) -> dict[str, Any]:
     """An inbox file's digest and whether it is labelled; remembered, so that it is read once as long as it stays the same."""
-    memory = f"{process.name}/stages/scoring/{digest_of([info.key, info.etag, process.part('records', 'output')])[:32]}.json"
+    look = digest_of([LOOK, info.key, info.etag, process.part("records", "output", "sample")])[:32]
+    memory = f"{process.name}/stages/scoring/{look}.json"
     try:
         known: dict[str, Any] = json.loads(store.read(memory)[0])
     except MissingObject:
@@ -318,6 +321,7 @@ def _look_at(store: Store, process: Process, info: ObjectInfo) -> dict[str, Any]
             known = {"key": info.key, "sha256": source.sha256, "labelled": is_labelled(source.path, source.name, process)}
             if not known["labelled"]:
                 check_columns(source.path, source.name, process)
+                check_readable(source.path, source.name, process)
         store.write(memory, as_json(known).encode())
     return known
 

@@ -1,11 +1,15 @@
 """Batches scored by a real, published, tiny model."""
 
 import csv
+import io
 import json
+import os
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 
 from benchmarks.memory import LABELS, publish_tiny, tiny_process
@@ -197,6 +201,36 @@ def test_the_inbox_gives_unlabelled_files_until_they_are_scored(run: Run, tmp_pa
     assert find_batches(run) == []
     store.upload(lines(tmp_path / "e", {"id": "e", "text": "late"}), "memory/inbox/new.jsonl")
     assert find_batches(run) == ["memory/inbox/new.jsonl"]
+
+
+def sheet_that_breaks_off() -> bytes:
+    """An XLSX file whose sheet ends in the middle of its row 180."""
+    book, broken = openpyxl.Workbook(), io.BytesIO()
+    for row in [["id", "text"], *([n, "card"] for n in range(200))]:
+        book.worksheets[0].append(row)
+    book.save(whole := io.BytesIO())
+    with zipfile.ZipFile(whole) as came, zipfile.ZipFile(broken, "w") as made:
+        for name in came.namelist():
+            made.writestr(name, came.read(name).partition(b'r="180"')[0])
+    return broken.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:openpyxl")
+def test_a_bad_file_in_the_inbox_never_stops_the_others(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    inbox, long = tmp_path / "store" / "memory" / "inbox", "订" * 80 + ".jsonl"
+    good = lines(tmp_path / "good", {"id": "a", "text": "card"}).read_bytes()
+    inbox.mkdir(parents=True)
+    for name in (b"1\\2.jsonl", b"3\n4.jsonl", b"5\xff.jsonl", long.encode(), b"9.jsonl"):
+        Path(os.fsdecode(os.fsencode(inbox) + b"/" + name)).write_bytes(
+            good + name.hex().encode()
+        )  # one more line, so that no two are equal
+    (inbox / "6.jsonl").symlink_to(tmp_path / "good")
+    (inbox / "7.xlsx").write_bytes(sheet_that_breaks_off())
+    (inbox / "8.parquet").write_bytes(b"PAR1")
+    assert find_batches(run) == ["memory/inbox/9.jsonl", f"memory/inbox/{long}"]
+    for name in ("1\\\\2", "3\\n4", "5\\udcff", "6.jsonl", "7.xlsx is left in the inbox", "8.parquet is left in the inbox"):
+        assert name in caplog.text
+    assert score(f"memory/inbox/{long}", run).rows == 2
 
 
 def test_chunks_end_at_a_number_of_records_or_of_characters() -> None:

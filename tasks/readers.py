@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from tasks.records import Record, Rejected, lookup
 from tasks.sheets import read_parquet, read_xlsx
 
 MAX_DEPTH = 64  # of objects within objects
+TOO_DEEP = f"objects within objects, more than {MAX_DEPTH} deep"
 LOOK_AHEAD = 1_000  # lines that one quoted cell may run over
 READABLE = "the row can be read"  # what a rejected row failed, in the place of an expectation
 DELIMITERS = ",;\t|"
+TOO_COARSE = 2.0**53  # from which two whole numbers may be one float
 LABELLED_WITHIN = 100  # records that are looked at to see whether a file carries outputs
 
 Row = Mapping[str, Any] | str | None  # values by name, or the reason why they cannot be read, or nothing for a blank line
@@ -101,19 +104,33 @@ class Reader:
     def _record(self, line: int, row: Mapping[str, Any]) -> Record | str:
         """The record of a row, or the reason why it is none."""
         values = {path: value for path in self.process.columns if (value := self._value(row, path)) is not None}
-        if _depth_over(values, MAX_DEPTH):
-            return f"objects within objects, more than {MAX_DEPTH} deep"
         try:
-            content = json.dumps(values, ensure_ascii=False, sort_keys=True).encode()
-        except (TypeError, UnicodeEncodeError, RecursionError):
-            return "half of a surrogate pair, or a value that is no text, number or list"
-        key = row.get(self.process.records.key)
-        if isinstance(key, bool | float | list | dict):
-            return f"{self.process.records.key} is neither a text nor a whole number"
-        if id := str(key if key is not None else "").strip():
+            content, id = plain_content(values), self._id(row)
+        except UnreadableRowError as reason:
+            return str(reason)
+        if id:
             return Record(id, values, self.name, line, (), self.split)
         made = f"sha256-{hashlib.sha256(content).hexdigest()[:24]}"
         return Record(made, values, self.name, line, (f"{self.process.records.key}: missing, made from the content",), self.split)
+
+    def _id(self, row: Mapping[str, Any]) -> str:
+        """The id of a row, empty when it has none; "3" for 3.0, as pandas writes whole numbers among which some are missing.
+
+        Raises:
+            UnreadableRowError: it is no text or whole number, or holds what no name of a record may hold.
+        """
+        name = self.process.records.key
+        key = lookup(row, name)
+        if isinstance(key, float) and abs(key) >= TOO_COARSE:
+            raise UnreadableRowError(f"{name} is a number with a point and too large to be exact")
+        if isinstance(key, float) and key.is_integer():
+            key = int(key)
+        if isinstance(key, bool | float | list | dict):
+            raise UnreadableRowError(f"{name} is neither a text nor a whole number")
+        id = str(key if key is not None else "").strip()
+        if not id.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in id):
+            raise UnreadableRowError(f"{name} holds half of a surrogate pair or a control character")
+        return id
 
     def _value(self, row: Mapping[str, Any], path: str) -> Any:
         """The value at a path; in a table, an object is the columns that begin with its path."""
@@ -125,9 +142,11 @@ class Reader:
     def _content(self, content: bytes) -> str:
         encoding = self.facts["encoding"] or "utf-8"
         try:
-            return content.decode(text_codec(Encoding(encoding, "")))
-        except UnicodeDecodeError:
+            text = content.decode(text_codec(Encoding(encoding, "")))
+            text.encode()  # UTF-7 gives halves of surrogate pairs
+        except UnicodeError:
             return content.decode("latin-1")
+        return text
 
 
 def columns_told(names: Collection[str], process: Process) -> str:
@@ -229,20 +248,51 @@ def parse_object(text: str) -> dict[str, Any]:
     """One JSON object, strictly.
 
     Raises:
-        UnreadableRowError: not whole JSON, no object, a name twice, NaN or infinite, too deep.
+        UnreadableRowError: as `parse_json`, or no object.
     """
-    try:
-        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number, parse_float=_finite)
-    except UnreadableRowError:
-        raise
-    except RecursionError:
-        raise UnreadableRowError(f"objects within objects, more than {MAX_DEPTH} deep") from None
-    except ValueError as error:
-        where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise UnreadableRowError(f"not whole JSON{where}") from None
+    found = parse_json(text)
     if not isinstance(found, dict):
         raise UnreadableRowError("JSON, but no object")
     return found
+
+
+def no_number(_: str) -> Any:
+    """What NaN and Infinity are, unless the caller says otherwise."""
+    raise UnreadableRowError("NaN or Infinity, which JSON does not have")
+
+
+def parse_json(text: str, constant: Callable[[str], Any] = no_number) -> Any:
+    """JSON, strictly.
+
+    Args:
+        constant: what stands for NaN or Infinity, by its name.
+
+    Raises:
+        UnreadableRowError: not whole JSON, a name twice, NaN or infinite, too deep.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_each_once, parse_constant=constant, parse_float=_finite)
+    except UnreadableRowError:
+        raise
+    except RecursionError:
+        raise UnreadableRowError(TOO_DEEP) from None
+    except ValueError as error:
+        where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UnreadableRowError(f"not whole JSON{where}") from None
+
+
+def plain_content(value: Any) -> bytes:
+    """A value as UTF-8 JSON, names in order: what its digest is made from, and the proof that it can be stored.
+
+    Raises:
+        UnreadableRowError: too deep, half of a surrogate pair, or what is no text, number or list.
+    """
+    if _depth_over(value, MAX_DEPTH):
+        raise UnreadableRowError(TOO_DEEP)
+    try:
+        return json.dumps(value, ensure_ascii=False, sort_keys=True).encode()
+    except (TypeError, UnicodeEncodeError, RecursionError):
+        raise UnreadableRowError("half of a surrogate pair, or a value that is no text, number or list") from None
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -250,10 +300,6 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise UnreadableRowError("an object has one name twice")
     return found
-
-
-def _no_number(_: str) -> Any:
-    raise UnreadableRowError("NaN or Infinity, which JSON does not have")
 
 
 def _finite(text: str) -> float:

@@ -69,6 +69,12 @@ def test_json_lines_give_the_declared_values_and_count_blank_lines(tmp_path: Pat
         (b"[" * 100_000, "deep"),
         (b'{"id": "1", "text": ' + b"[" * 100 + b"]" * 100 + b"}", "deep"),
         (b'{"id": "1", "text": "\\ud800"}', "surrogate"),
+        (b'{"id": "\\ud800", "text": "a"}', "id holds half of a surrogate pair or a control character"),
+        (b'{"id": "a\\u0000b", "text": "a"}', "id holds half of a surrogate pair or a control character"),
+        (b'{"id": "a\\nb", "text": "a"}', "control character"),
+        (b'{"id": "a\\u0085b", "text": "a"}', "control character"),
+        (b'{"id": 1.5, "text": "a"}', "neither a text nor a whole number"),
+        (b'{"id": 9007199254740993.0, "text": "a"}', "id is a number with a point and too large to be exact"),
         (b'["a"]', "no object"),
         (b'{"id": ["1"], "text": "a"}', "neither a text nor a whole number"),
         ('{"id": "1", "text": "é"}'.encode("latin-1"), "not utf-8"),
@@ -85,6 +91,15 @@ def test_a_missing_id_is_made_from_the_content_and_noted(tmp_path: Path) -> None
     good, _, _ = read(file_of(tmp_path, "a.jsonl", rows))
     assert good[0].id == good[1].id != good[2].id
     assert good[0].repairs == ("id: missing, made from the content",)
+
+
+def test_an_id_that_is_a_whole_number_with_a_point_is_that_number(tmp_path: Path) -> None:
+    import pandas as pd
+
+    pd.DataFrame({"id": [3, None, 5], "text": "abc", "queue": "a"}).to_parquet(tmp_path / "a.parquet")
+    good, bad, _ = read(tmp_path / "a.parquet")
+    assert [record.id for record in good if not record.repairs] == ["3", "5"] and not bad
+    assert read(file_of(tmp_path, "a.jsonl", b'{"id": 3.0, "text": "a"}'))[0][0].id == "3"
 
 
 def test_a_line_that_is_too_long_is_rejected_and_not_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,11 @@ def test_a_table_may_hold_lists_as_json_or_with_semicolons() -> None:
     assert mend("red；BLUE", column)[0] == ["red", "blue"]
 
 
+@pytest.mark.parametrize("text", ['["\\ud800"]', "[1e999]", "[" * 80 + "]" * 80, '[{"a": 1, "a": 2}]'])
+def test_json_in_a_cell_that_could_not_be_stored_stays_the_text_that_it_is(text: str) -> None:
+    assert mend(text, Column(type="object", list=True)) == (text, [])
+
+
 def test_a_record_in_order_is_not_touched() -> None:
     process = process_of({"text": {}, "age": "integer"})
     came = record(text="0<=X<200", age=5, queue="a")

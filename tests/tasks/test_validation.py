@@ -80,6 +80,14 @@ def test_rows_that_were_rejected_at_reading_are_in_quarantine_too(tmp_path: Path
     assert read_json(open_store(), artifact, "report.json")["rows"] == 7
 
 
+def test_one_id_that_no_file_can_hold_costs_one_row(tmp_path: Path) -> None:
+    process = process_of(tmp_path / "p", GOOD)
+    with (tmp_path / "p" / "rows.jsonl").open("ab") as file:
+        file.write(rb'{"id": "\ud800", "text": "hello", "queue": "billing"}')
+    artifact, run = validated(process)
+    assert list(quarantined(run)) == [7] and artifact.rows == 6
+
+
 def test_of_equal_records_one_stays_and_of_records_that_differ_none(tmp_path: Path) -> None:
     rows = [*GOOD, GOOD[0], {"id": "1", "text": GOOD[1]["text"], "queue": "delivery"}]
     artifact, run = validated(process_of(tmp_path / "p", rows))

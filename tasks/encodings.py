@@ -36,7 +36,7 @@ def encoding_of(path: Path, declared: str | None) -> Encoding:
     Where single lines are not UTF-8 and the file as a whole is nothing else, it is UTF-8: those lines are rejected one by one.
 
     Raises:
-        ValueError: the declared encoding is no codec.
+        ValueError: the declared encoding is none of files.
     """
     with path.open("rb") as stream:
         sample = stream.read(SAMPLE_BYTES)
@@ -44,8 +44,9 @@ def encoding_of(path: Path, declared: str | None) -> Encoding:
     if declared:
         try:
             name = codecs.lookup(declared).name
-        except LookupError:
-            raise ValueError(f"records.encoding is {declared!r}, which is no encoding; such as utf-8, gb18030, cp1252") from None
+            "a".encode(name).decode(name, errors="surrogateescape")  # Python knows codecs that are none of files, such as rot13 and idna
+        except (LookupError, UnicodeError):
+            raise ValueError(f"records.encoding is {declared!r}, which is no encoding of files; such as utf-8, gb18030, cp1252") from None
         return Encoding(name, "declared")
     if marked:
         return Encoding(marked, "byte order mark")

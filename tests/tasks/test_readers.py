@@ -132,8 +132,9 @@ def test_single_lines_in_another_encoding_are_rejected_and_not_guessed(tmp_path:
 def test_a_declared_encoding_is_taken_and_a_wrong_one_told(tmp_path: Path) -> None:
     path = file_of(tmp_path, "a.csv", HEAD + "1,é,a\n".encode("latin-1"))
     assert read(path, process_of(encoding="latin-1"))[0][0].values["text"] == "é"
-    with pytest.raises(ValueError, match="which is no encoding"):
-        read(path, process_of(encoding="utf-9"))
+    for name in ("utf-9", "rot13", "idna", "undefined"):
+        with pytest.raises(ValueError, match=f"'{name}', which is no encoding of files"):
+            read(path, process_of(encoding=name))
 
 
 def test_a_quoted_cell_may_hold_marks_and_line_ends(tmp_path: Path) -> None:

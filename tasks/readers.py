@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import math
+import sys
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -268,10 +269,10 @@ def parse_json(text: str, constant: Callable[[str], Any] = no_number) -> Any:
         constant: what stands for NaN or Infinity, by its name.
 
     Raises:
-        UnreadableRowError: not whole JSON, a name twice, NaN or infinite, too deep.
+        UnreadableRowError: not whole JSON, a name twice, NaN or infinite, a number beyond what a float holds, too deep.
     """
     try:
-        return json.loads(text, object_pairs_hook=_each_once, parse_constant=constant, parse_float=_finite)
+        return json.loads(text, object_pairs_hook=_each_once, parse_constant=constant, parse_float=_finite, parse_int=_whole)
     except UnreadableRowError:
         raise
     except RecursionError:
@@ -305,6 +306,13 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
+        raise UnreadableRowError("a number too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    """A whole number that arithmetic can go on with: most libraries make floats of larger ones, and fail."""
+    if len(text) > 310 or abs(value := int(text)) > sys.float_info.max:
         raise UnreadableRowError("a number too large")
     return value
 

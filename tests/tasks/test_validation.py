@@ -88,6 +88,19 @@ def test_one_id_that_no_file_can_hold_costs_one_row(tmp_path: Path) -> None:
     assert list(quarantined(run)) == [7] and artifact.rows == 6
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "more.csv"])
+def test_a_number_beyond_all_bounds_costs_one_row(tmp_path: Path, name: str) -> None:
+    columns = {"text": {}, "age": {"type": "number", "optional": True, "minimum": 0, "maximum": 120}}
+    records = {"source": ["rows.jsonl", "more.csv"], "columns": columns}
+    process = process_of(tmp_path / "p", GOOD, records=records)
+    (tmp_path / "p" / "more.csv").write_text("id,text,queue,age\n9,hello,billing,40\n")
+    with (tmp_path / "p" / name).open("a") as file:
+        value = f"{10**400:,}"
+        file.write(f'8,hello,billing,"{value}"' if name == "more.csv" else json.dumps(GOOD[0] | {"id": "8", "age": 10**400}))
+    artifact, run = validated(process)
+    assert [row["file"] for row in quarantined(run).values()] == [name] and artifact.rows == 7
+
+
 def test_of_equal_records_one_stays_and_of_records_that_differ_none(tmp_path: Path) -> None:
     rows = [*GOOD, GOOD[0], {"id": "1", "text": GOOD[1]["text"], "queue": "delivery"}]
     artifact, run = validated(process_of(tmp_path / "p", rows))

@@ -28,7 +28,8 @@ def score(
     """
     run = open_run(process, "score", overrides)
     sources = [source] if source else find_batches(run)
-    batches = [score_batch(source, run, output_format) for source in sources]
+    states = [score_batch(source, run, output_format, return_state=True) for source in sources]
+    batches = [state.result() for state in states if state.is_completed()]
     pages.show_batches(batches, run)
-    runs.finish(run, f"{len(batches)} batches", batches)
-    return batches
+    runs.finish(run, f"{len(batches)} batches, {len(states) - len(batches)} failed", batches)
+    return [state.result() for state in states]  # a file that could not be scored stops the run when the others are done

@@ -7,6 +7,7 @@ atomic, so of two writers one wins and the other gets `Conflict`; keys are plain
 import fcntl
 import hashlib
 import io
+import logging
 import os
 import secrets
 import shutil
@@ -24,6 +25,8 @@ from infra.spans import Spans
 
 if TYPE_CHECKING:
     from infra.bucket import MinioStore
+
+log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 2**20
 INCOMING = ".incoming"  # folder of what is being written; no key may begin with it
@@ -150,12 +153,15 @@ class LocalStore:
                 yield info
 
     def _listed(self, key: str, entry: "os.DirEntry[str]") -> ObjectInfo | None:
-        """What is known of a listed file; None when it went away meanwhile."""
-        if entry.is_symlink():
-            return self.stat(key)
+        """What is known of a listed file; None when it went away meanwhile, or is a link that leads out of the store or in a circle."""
         try:
+            if entry.is_symlink():
+                return self.stat(key)
             return _local_info(key, entry.stat(follow_symlinks=False))
         except FileNotFoundError:
+            return None
+        except (ValueError, RuntimeError) as error:
+            log.warning("%r is left out of the listing: %s", key, error)
             return None
 
     def open(self, key: str) -> BinaryIO:

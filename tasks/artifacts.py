@@ -115,6 +115,17 @@ def read_json(store: Store, artifact: Artifact, name: str) -> Any:
         return json.loads(fetch_file(store, artifact, name, folder).read_text(encoding="utf-8"))
 
 
+def copy_name(key: str) -> str:
+    """A name for an object's copy on this machine: short enough for any disk, with the ending that says how it is read."""
+    path = Path(key)
+    return f"{path.stem[:30]}{path.suffix[:10]}"
+
+
+def shown(key: str) -> str:
+    """A key as it can be logged and stored: a file's name in a folder may hold line ends and bytes that are no text."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in key)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Plain data as a file of readable JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -65,11 +65,13 @@ def codec_of(declared: str) -> str:
     """
     try:
         name = codecs.lookup(declared).name
-        readable = is_wide(Encoding(name, "")) or MARKUP.encode(name).removeprefix(codecs.BOM_UTF8) == MARKUP.encode("ascii")
+        markup = MARKUP.encode(name)
+        markup.decode(name, errors="surrogateescape")  # idna is a codec of text, but no file was ever written in it
+        readable = is_wide(Encoding(name, "")) or markup.removeprefix(codecs.BOM_UTF8) == MARKUP.encode("ascii")
     except (LookupError, ValueError):
         readable = False
     if not readable:
-        raise ValueError(f"{declared!r} is no encoding of lines of text; give one such as utf-8, gb18030, cp1252")
+        raise ValueError(f"{declared!r} is no encoding of files; give one such as utf-8, gb18030, cp1252")
     return name
 
 

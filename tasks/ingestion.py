@@ -1,22 +1,30 @@
 """Ingestion: the declared files and the labelled files of inbox/ -> raw/records.jsonl, raw/rejected.jsonl and raw/report.json."""
 
 import logging
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from infra.store import Store, copy_to, open_store
-from tasks.artifacts import Artifact, file_digest, scratch, store_folder, write_json
+from infra.store import MissingObject, Store, copy_to, open_store
+from tasks.artifacts import Artifact, copy_name, file_digest, read_json, scratch, shown, store_folder, write_json
 from tasks.process import Process
 from tasks.readers import Reader, is_labelled
 from tasks.records import Record, to_line
 from tasks.runs import Run, once
 
 log = logging.getLogger(__name__)
+
+FILES = ("records.jsonl", "rejected.jsonl")
+UNLABELLED = "no record of it has an output"  # it waits to be scored
+
+LeftOut = dict[str, str]  # name, and why it is left out
+Targets = tuple[TextIO, TextIO]  # of records, of rejected rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,49 +51,86 @@ def declared_sources(process: Process) -> list[Source]:
     return sources
 
 
-def inbox_sources(process: Process, store: Store, folder: Path) -> tuple[list[Source], list[dict[str, Any]]]:
-    """The inbox's files that carry outputs, copied into a folder, by key; and those left out, with the reason.
-
-    A file that cannot be read stays where it is and does not keep the others from being learned from.
-    """
-    taken, left = [], []
-    prefix = f"{process.name}/inbox/"
-    for place, info in enumerate(store.list(prefix)):
-        path = folder / str(place) / Path(info.key).name
-        copy_to(store, info.key, path)
+def copy_inbox(process: Process, store: Store, folder: Path) -> tuple[list[Source], list[LeftOut]]:
+    """The inbox's files, copied into a folder, by key; and those that cannot be copied, such as one whose name is no key."""
+    copied, left = [], []
+    for place, info in enumerate(store.list(f"{process.name}/inbox/")):
+        path = folder / str(place) / copy_name(info.key)
         try:
-            if is_labelled(path, info.key, process):
-                taken.append(Source(path, info.key))
-            else:
-                left.append({"name": info.key, "left_out": "no record of it has an output"})
-        except ValueError as error:
-            left.append({"name": info.key, "left_out": str(error)})
-            log.warning("%s is left out: %s", info.key, error)
-    return taken, left
+            copy_to(store, info.key, path)
+        except (MissingObject, PermissionError, ValueError) as error:
+            left.append(left_out(info.key, "its name is not UTF-8" if isinstance(error, UnicodeError) else str(error)))
+        else:
+            copied.append(Source(path, info.key))
+    return copied, left
 
 
-def read_all(process: Process, sources: Iterable[Source], folder: Path) -> dict[str, Any]:
+def left_out(key: str, reason: str) -> LeftOut:
+    """A file of the inbox that is not learned from; it stays where it is."""
+    if reason != UNLABELLED:
+        log.warning("%s is left out: %s", shown(key), reason)
+    return {"name": shown(key), "left_out": reason}
+
+
+def read_all(process: Process, sources: Iterable[Source], folder: Path, inbox: Iterable[Source] = ()) -> dict[str, Any]:
     """Read every file into `records.jsonl` and `rejected.jsonl` of a folder, and say what each held.
 
+    Args:
+        inbox: files that are left out, and told with the reason, where they cannot be read as a whole or carry no outputs.
+
     Raises:
-        ValueError: no file has a row, or a file as a whole cannot be read.
+        ValueError: no file has a row, or a file that is not of the inbox cannot be read as a whole.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    reports = []
-    with (
-        (folder / "records.jsonl").open("w", encoding="utf-8", newline="\n") as records,
-        (folder / "rejected.jsonl").open("w", encoding="utf-8", newline="\n") as rejected,
-    ):
-        for source in sources:
-            reader = Reader(source.path, source.name, process, source.split)
-            for row in reader:
-                target = records if isinstance(row, Record) else rejected
-                target.write(to_line(row))
-            reports.append(reader.report)
+    left = []
+    with _lines_of(folder) as targets:
+        reports = [read_file(process, source, targets) for source in sources]
+        for source in inbox:
+            try:
+                reports.append(read_labelled(process, source, targets))
+            except ValueError as error:
+                left.append(left_out(source.name, str(error)))
     rows = sum(report["rows"] for report in reports)
     if not rows:
         raise ValueError(f"{process.name}: no rows in {', '.join(report['name'] for report in reports)}")
-    return {"files": reports, "rows": rows}
+    return {"files": reports, "rows": rows, "left_out": left}
+
+
+def read_file(process: Process, source: Source, targets: Targets) -> dict[str, Any]:
+    """Append what a file holds, row by row.
+
+    Raises:
+        ValueError: it cannot be read as a whole; what was read until then is appended.
+    """
+    reader = Reader(source.path, source.name, process, source.split)
+    for row in reader:
+        targets[0 if isinstance(row, Record) else 1].write(to_line(row))
+    return reader.report
+
+
+def read_labelled(process: Process, source: Source, targets: Targets) -> dict[str, Any]:
+    """Append what a file with outputs holds, all of it or nothing.
+
+    Raises:
+        ValueError: it cannot be read as a whole, or none of its first records has an output.
+    """
+    if not is_labelled(source.path, source.name, process):
+        raise ValueError(UNLABELLED)
+    with scratch() as folder:
+        with _lines_of(folder) as own:
+            report = read_file(process, source, own)
+        for name, target in zip(FILES, targets, strict=True):
+            with (folder / name).open(encoding="utf-8", newline="\n") as lines:
+                shutil.copyfileobj(lines, target)
+    return report
+
+
+@contextmanager
+def _lines_of(folder: Path) -> Iterator[Targets]:
+    """The two files of a folder that rows go to, open to be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records, rejected = (folder / name for name in FILES)
+    with records.open("w", encoding="utf-8", newline="\n") as good, rejected.open("w", encoding="utf-8", newline="\n") as bad:
+        yield good, bad
 
 
 @task(task_run_name="ingest-{run.process.name}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[1, 10])
@@ -93,17 +138,22 @@ def ingest(run: Run) -> Artifact:
     """The declared sources and inbox/ -> raw/."""
     process, store = run.process, open_store()
     with scratch() as folder:
-        inbox, left = inbox_sources(process, store, folder / "inbox") if process.records.inbox else ([], [])
-        sources = [*declared_sources(process), *inbox]
+        inbox, left = copy_inbox(process, store, folder / "inbox") if process.records.inbox else ([], [])
+        sources = declared_sources(process)
 
         def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
-            report = read_all(process, sources, folder / "out")
-            write_json(folder / "out" / "report.json", report | {"left_out": left})
+            report = read_all(process, sources, folder / "out", inbox)
+            report["left_out"] = sorted([*left, *report["left_out"]], key=lambda file: file["name"])
+            write_json(folder / "out" / "report.json", report)
             rejected = sum(file["rejected"] for file in report["files"])
-            return store_folder(store, folder / "out", prefix, rows=report["rows"], files=len(sources), rejected=rejected)
+            return store_folder(store, folder / "out", prefix, rows=report["rows"], files=len(report["files"]), rejected=rejected)
 
-        settings = process.part("name", "records", "sample", "output") | {"files": digests(sources), "left_out": left}
-        return once(run, "ingestion", "raw", [], settings, work)
+        files = {"files": digests(sources), "inbox": digests(inbox), "left_out": left}
+        raw = once(run, "ingestion", "raw", [], process.part("name", "records", "sample", "output") | files, work)
+    if not raw.key.startswith(f"{run.prefix}/"):  # taken up from another run, whose warnings are this one's too
+        for file in read_json(store, raw, "report.json")["left_out"]:
+            left_out(file["name"], file["left_out"])
+    return raw
 
 
 def digests(sources: Sequence[Source]) -> list[list[str]]:

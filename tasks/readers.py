@@ -8,7 +8,9 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from tasks.records import Record, Rejected, lookup
 from tasks.sheets import read_parquet, read_xlsx
 
 MAX_DEPTH = 64  # of objects within objects
+TOO_DEEP = f"objects within objects, more than {MAX_DEPTH} deep"
 LOOK_AHEAD = 1_000  # lines that one quoted cell may run over
 READABLE = "the row can be read"  # what a rejected row failed, in the place of an expectation
 DELIMITERS = ",;\t|"
+TOO_COARSE = 2.0**53  # from which two whole numbers may be one float
 LABELLED_WITHIN = 100  # records that are looked at to see whether a file carries outputs
 
 Row = Mapping[str, Any] | str | None  # values by name, or the reason why they cannot be read, or nothing for a blank line
@@ -87,30 +91,47 @@ class Reader:
         """
         if blank := [str(place + 1) for place, name in enumerate(header) if not name]:
             raise ValueError(f"{self.name}: column {', '.join(blank[:5])} has no name; give every column one name in the first row")
-        if doubled := sorted({name for name in header if header.count(name) > 1} if len(set(header)) < len(header) else ()):
-            raise ValueError(f"{self.name}: column names that stand twice: {', '.join(doubled[:5])}")
         process = self.process
+        if doubled := next((name for name in header if header.count(name) > 1), None) if len(set(header)) < len(header) else None:
+            places = ", ".join([str(place + 1) for place, name in enumerate(header) if name == doubled][:5])
+            known = "".join(f", {name}" for name in alike([doubled], process))
+            raise ValueError(f"{self.name}: columns {places} have one name{known}; give each its own in the first row")
         needed = {**process.input_columns, **(process.output_columns if self.labelled else {})}
         missing = [path for path, column in needed.items() if not column.optional and not _stands_in(header, path)]
         if missing:
-            raise ValueError(f"{self.name}: no column {', '.join(missing)}; there are: {', '.join(header[:50])}")
+            remedy = "" if alike(header, process) else "; the first row must hold their names"
+            raise ValueError(f"{self.name}: no column {', '.join(missing)}; {columns_told(header, process)}{remedy}")
 
     def _record(self, line: int, row: Mapping[str, Any]) -> Record | str:
         """The record of a row, or the reason why it is none."""
         values = {path: value for path in self.process.columns if (value := self._value(row, path)) is not None}
-        if _depth_over(values, MAX_DEPTH):
-            return f"objects within objects, more than {MAX_DEPTH} deep"
         try:
-            content = json.dumps(values, ensure_ascii=False, sort_keys=True).encode()
-        except (TypeError, UnicodeEncodeError, RecursionError):
-            return "half of a surrogate pair, or a value that is no text, number or list"
-        key = lookup(row, self.process.records.key)
-        if isinstance(key, bool | float | list | dict):
-            return f"{self.process.records.key} is neither a text nor a whole number"
-        if id := str(key if key is not None else "").strip():
+            content, id = plain_content(values), self._id(row)
+        except UnreadableRowError as reason:
+            return str(reason)
+        if id:
             return Record(id, values, self.name, line, (), self.split)
         made = f"sha256-{hashlib.sha256(content).hexdigest()[:24]}"
         return Record(made, values, self.name, line, (f"{self.process.records.key}: missing, made from the content",), self.split)
+
+    def _id(self, row: Mapping[str, Any]) -> str:
+        """The id of a row, empty when it has none; "3" for 3.0, as pandas writes whole numbers among which some are missing.
+
+        Raises:
+            UnreadableRowError: it is no text or whole number, or holds what no name of a record may hold.
+        """
+        name = self.process.records.key
+        key = lookup(row, name)
+        if isinstance(key, float) and abs(key) >= TOO_COARSE:
+            raise UnreadableRowError(f"{name} is a number with a point and too large to be exact")
+        if isinstance(key, float) and key.is_integer():
+            key = int(key)
+        if isinstance(key, bool | float | list | dict):
+            raise UnreadableRowError(f"{name} is neither a text nor a whole number")
+        id = str(key if key is not None else "").strip()
+        if not id.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in id):
+            raise UnreadableRowError(f"{name} holds half of a surrogate pair or a control character")
+        return id
 
     def _value(self, row: Mapping[str, Any], path: str) -> Any:
         """The value at a path; in a table, an object is the columns that begin with its path."""
@@ -122,9 +143,27 @@ class Reader:
     def _content(self, content: bytes) -> str:
         encoding = self.facts["encoding"] or "utf-8"
         try:
-            return content.decode(text_codec(Encoding(encoding, "")))
-        except UnicodeDecodeError:
+            text = content.decode(text_codec(Encoding(encoding, "")))
+            text.encode()  # UTF-7 gives halves of surrogate pairs
+        except UnicodeError:
             return content.decode("latin-1")
+        return text
+
+
+def columns_told(names: Collection[str], process: Process) -> str:
+    """How many columns a file has, and those like declared ones. Other names are not told: without a header, they are values."""
+    known = alike(names, process)
+    return f"columns found: {len(names)}, " + (f"like declared ones: {', '.join(known[:50])}" if known else "none like a declared one")
+
+
+def alike(names: Iterable[str], process: Process) -> list[str]:
+    """The names that are a declared column's but for case and blanks."""
+    declared = {_spelling(path) for path in (process.records.key, *process.columns)}
+    return [name[:64] for name in names if _spelling(name) in declared]
+
+
+def _spelling(name: str) -> str:
+    return "".join(name.split()).casefold()
 
 
 def _stands_in(header: Sequence[str], path: str) -> bool:
@@ -169,6 +208,16 @@ def is_labelled(path: Path, name: str, process: Process) -> bool:
     return any(isinstance(row, Record) and output_of(process, row.values) not in (None, {}) for row in first)
 
 
+def check_readable(path: Path, name: str, process: Process) -> None:
+    """That a file can be read to its end, with or without outputs.
+
+    Raises:
+        ValueError: it breaks off, or cannot be read at all.
+    """
+    for _ in Reader(path, name, process, labelled=False):
+        pass
+
+
 # --- JSON lines
 
 
@@ -200,20 +249,51 @@ def parse_object(text: str) -> dict[str, Any]:
     """One JSON object, strictly.
 
     Raises:
-        UnreadableRowError: not whole JSON, no object, a name twice, NaN or infinite, too deep.
+        UnreadableRowError: as `parse_json`, or no object.
     """
-    try:
-        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number, parse_float=_finite)
-    except UnreadableRowError:
-        raise
-    except RecursionError:
-        raise UnreadableRowError(f"objects within objects, more than {MAX_DEPTH} deep") from None
-    except ValueError as error:
-        where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise UnreadableRowError(f"not whole JSON{where}") from None
+    found = parse_json(text)
     if not isinstance(found, dict):
         raise UnreadableRowError("JSON, but no object")
     return found
+
+
+def no_number(_: str) -> Any:
+    """What NaN and Infinity are, unless the caller says otherwise."""
+    raise UnreadableRowError("NaN or Infinity, which JSON does not have")
+
+
+def parse_json(text: str, constant: Callable[[str], Any] = no_number) -> Any:
+    """JSON, strictly.
+
+    Args:
+        constant: what stands for NaN or Infinity, by its name.
+
+    Raises:
+        UnreadableRowError: not whole JSON, a name twice, NaN or infinite, a number beyond what a float holds, too deep.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_each_once, parse_constant=constant, parse_float=_finite, parse_int=_whole)
+    except UnreadableRowError:
+        raise
+    except RecursionError:
+        raise UnreadableRowError(TOO_DEEP) from None
+    except ValueError as error:
+        where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UnreadableRowError(f"not whole JSON{where}") from None
+
+
+def plain_content(value: Any) -> bytes:
+    """A value as UTF-8 JSON, names in order: what its digest is made from, and the proof that it can be stored.
+
+    Raises:
+        UnreadableRowError: too deep, half of a surrogate pair, or what is no text, number or list.
+    """
+    if _depth_over(value, MAX_DEPTH):
+        raise UnreadableRowError(TOO_DEEP)
+    try:
+        return json.dumps(value, ensure_ascii=False, sort_keys=True).encode()
+    except (TypeError, UnicodeEncodeError, RecursionError):
+        raise UnreadableRowError("half of a surrogate pair, or a value that is no text, number or list") from None
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -223,13 +303,16 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_number(_: str) -> Any:
-    raise UnreadableRowError("NaN or Infinity, which JSON does not have")
-
-
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
+        raise UnreadableRowError("a number too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    """A whole number that arithmetic can go on with: most libraries make floats of larger ones, and fail."""
+    if len(text) > 310 or abs(value := int(text)) > sys.float_info.max:
         raise UnreadableRowError("a number too large")
     return value
 

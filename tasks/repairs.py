@@ -3,7 +3,6 @@
 What cannot be mended without guessing is left as it is, for validation to refuse.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,11 +12,12 @@ from typing import Any
 from tasks.cleaning import fold
 from tasks.expectations import column_of, is_day
 from tasks.process import Column, Process
+from tasks.readers import UnreadableRowError, parse_json, plain_content
 from tasks.records import Record
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
-GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:[,，' \u00a0\u202f][0-9]{3})+(?:\.[0-9]+)?")  # 1,234,567.5
+GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:[,，' \u00a0\u202f][0-9]{3}){1,5}(?:\.[0-9]+)?")  # 1,234,567.5
 DAY = re.compile(r"([0-9]{4})\s*[-/.年]\s*([0-9]{1,2})\s*[-/.月]\s*([0-9]{1,2})\s*日?(?:[T ]00:00(?::00(?:\.0+)?)?Z?)?")
 YES = frozenset(("yes", "true", "y", "t", "1", "是", "有", "对"))
 NO = frozenset(("no", "false", "n", "f", "0", "否", "无", "不"))
@@ -86,9 +86,11 @@ def _structure(value: Any, column: Column) -> tuple[Any, list[str]]:
 def _from_text(text: str, column: Column) -> tuple[Any, list[str]]:
     if text.lstrip()[:1] in ("[", "{"):
         try:
-            return json.loads(text, parse_constant=lambda name: None), ["JSON text read"]
-        except (ValueError, RecursionError):
+            found = parse_json(text, constant=lambda name: None)
+            plain_content(found)
+        except UnreadableRowError:
             return text, []
+        return found, ["JSON text read"]
     return ([part.strip() for part in re.split("[;；]", text) if part.strip()], ["text to list"]) if column.list else (text, [])
 
 

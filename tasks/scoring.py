@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,14 +25,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from infra.settings import settings
 from infra.store import MissingObject, ObjectInfo, Store, copy_to, open_store
 from tasks.aliases import champion_of
-from tasks.artifacts import Artifact, file_digest, is_whole, scratch, store_folder, write_json
+from tasks.artifacts import Artifact, copy_name, file_digest, is_whole, scratch, shown, store_folder, write_json
 from tasks.cleaning import fold
 from tasks.encodings import byte_lines, encoding_of, text_codec
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.process import Process, digest_of
 from tasks.prompts import clean
-from tasks.readers import Reader, is_labelled, parse_object
+from tasks.readers import Reader, check_readable, columns_told, is_labelled, parse_object
 from tasks.records import Record, Rejected
 from tasks.registry import fetch_version
 from tasks.repairs import repair
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 CHUNK_RECORDS = 1024
 CHUNK_CHARACTERS = 4_000_000  # of prompts; so that long records do not pile up
 LOOK_AT = 100  # records that show which columns a file has
+LOOK = 2  # raised when an inbox file is looked at in another way: what was seen before does not count
 MONITORING_ROWS = 5_000  # the most that drift ever looks at
 
 
@@ -199,20 +200,28 @@ def _check_whole(source: Source, reader: Reader, tally: Tally) -> None:
 
 
 def check_columns(path: Path, name: str, process: Process) -> None:
-    """That the first records of a file have a column that the prompt shows; tables are also checked by their reader.
+    """That the first records of a file have a value that the prompt shows; tables are also checked by their reader.
 
     Raises:
-        ValueError: they have none; the message names the columns found and expected.
+        ValueError: they have none; the message names the columns expected, and of those found the ones like them.
     """
-    first = [row for row in islice(Reader(path, name, process, labelled=False), LOOK_AT) if isinstance(row, Record)]
+    reader = Reader(path, name, process, labelled=False)
+    first = [row for row in islice(reader, LOOK_AT) if isinstance(row, Record)]
     if not first or any(record.values.get(path) is not None for record in first for path in process.input_columns):
         return
+    told = f"{name}: no value in the prompt's columns {', '.join(process.input_columns)} in the first {len(first)} records"
+    if reader.facts["format"] == "jsonl":
+        told += f"; {columns_told(_names_in(path, process), process)}"
+    raise ValueError(told)
+
+
+def _names_in(path: Path, process: Process) -> Collection[str]:
+    """The names in the first objects of a file of JSON lines."""
     found: dict[str, None] = {}
     for line, _ in islice(byte_lines(path, encoding := encoding_of(path, process.records.encoding)), LOOK_AT):
         with suppress(ValueError):
             found |= dict.fromkeys(parse_object(line.decode(text_codec(encoding))))
-    names = ", ".join(name[:64] for name in list(found)[:30])
-    raise ValueError(f"{name} has none of the prompt's columns {', '.join(process.input_columns)}; there are: {names}")
+    return found
 
 
 @contextmanager
@@ -263,7 +272,7 @@ def opened(store: Store, name: str) -> Iterator[Source]:
         yield Source(path, path.name, file_digest(path), modified)
         return
     with scratch() as folder:
-        copy = folder / (path.name or "source")
+        copy = folder / copy_name(name)
         try:
             digest = copy_to(store, name, copy)
         except (MissingObject, ValueError):
@@ -313,14 +322,15 @@ def recall(store: Store, prefix: str) -> Artifact | None:
 def pending(store: Store, process: Process) -> list[str]:
     """Keys of unlabelled inbox files that no finished batch has scored, with whatever version.
 
-    A file that cannot be read, or has none of the prompt's columns, stays where it is, with a warning: it must not stop the rest.
+    A file that cannot be read to its end, or has none of the prompt's columns, stays where it is, with a warning: it must not stop
+    the rest.
     """
     waiting = []
     for info in store.list(f"{process.name}/inbox/"):
         try:
             seen = _look_at(store, process, info)
-        except ValueError as error:
-            logger.warning("scoring: %s is left in the inbox: %s", info.key, error)
+        except (PermissionError, ValueError) as error:
+            logger.warning("scoring: %s is left in the inbox: %s", shown(info.key), error)
             continue
         if not seen["labelled"] and not _is_scored(store, f"{process.name}/batches/{source_id(seen['sha256'], info.key, process)}-"):
             waiting.append(info.key)
@@ -339,13 +349,15 @@ def _is_scored(store: Store, prefix: str) -> bool:
 
 def _look_at(store: Store, process: Process, info: ObjectInfo) -> dict[str, Any]:
     """An inbox file's digest and whether it is labelled; remembered, so that it is read once as long as it stays the same."""
-    memory = f"{process.name}/stages/scoring/{digest_of([info.key, info.etag, process.part('records', 'output')])[:32]}.json"
+    look = digest_of([LOOK, info.key, info.etag, process.part("records", "output", "sample")])[:32]
+    memory = f"{process.name}/stages/scoring/{look}.json"
     known = _remembered(store, memory)
     if known is None:
         with opened(store, info.key) as source:
             known = {"key": info.key, "sha256": source.sha256, "labelled": is_labelled(source.path, source.name, process)}
             if not known["labelled"]:
                 check_columns(source.path, source.name, process)
+                check_readable(source.path, source.name, process)
         store.write(memory, as_json(known).encode())
     return known
 

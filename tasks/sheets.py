@@ -4,9 +4,10 @@ import json
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from tasks.readers import Reader
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 MAX_UNPACKED_BYTES = 2 * 2**30  # of an XLSX, which is a zip
 BATCH_ROWS = 256  # of a Parquet file in memory; a cell may be a megabyte
 FORMULA_ERRORS = ("#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!")
+
+T = TypeVar("T")
 
 
 def read_xlsx(reader: "Reader") -> "Rows":
@@ -27,16 +30,33 @@ def read_xlsx(reader: "Reader") -> "Rows":
     import openpyxl
 
     _check_size(reader)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), reader.path.open("rb") as stream:  # by its name openpyxl would refuse one that ends in .csv
         warnings.simplefilter("ignore")  # openpyxl tells of styles and menus that it leaves out
         try:
-            book = openpyxl.load_workbook(reader.path, read_only=True, data_only=True)
+            book = openpyxl.load_workbook(stream, read_only=True, data_only=True)
         except Exception as error:
-            raise ValueError(f"{reader.name} is no workbook that can be read: {type(error).__name__}") from None
+            raise _unreadable(reader, "workbook", error) from None
         try:
             yield from _sheet_rows(reader, book)
         finally:
             book.close()
+
+
+def _unreadable(reader: "Reader", kind: str, error: Exception) -> ValueError:
+    """One clear error for all that a library may stumble over; its own message may hold a value and is not told."""
+    return ValueError(f"{reader.name} is no {kind} that can be read: {type(error).__name__}")
+
+
+def _guarded(reader: "Reader", kind: str, found: Iterator[T]) -> Iterator[T]:
+    """What a library reads, one by one; a file may break off anywhere.
+
+    Raises:
+        ValueError: the library cannot go on.
+    """
+    try:
+        yield from found
+    except Exception as error:
+        raise _unreadable(reader, kind, error) from None
 
 
 def _check_size(reader: "Reader") -> None:
@@ -50,15 +70,16 @@ def _check_size(reader: "Reader") -> None:
 
 
 def _sheet_rows(reader: "Reader", book: Any) -> "Rows":
-    wanted = reader.process.records.sheet or book.sheetnames[0]
-    if wanted not in book.sheetnames:
-        raise ValueError(f"{reader.name} has no sheet {wanted!r}; it has: {', '.join(book.sheetnames)}")
-    sheet = book[wanted]
+    sheets = {sheet.title: sheet for sheet in book.worksheets}
+    wanted = reader.process.records.sheet or next(iter(sheets), "")
+    if wanted not in sheets:
+        raise ValueError(f"{reader.name} has no sheet{f' {wanted!r}' if wanted else ''}; it has: {', '.join(sheets) or 'none'}")
+    sheet = sheets[wanted]
     sheet.reset_dimensions()  # some writers state wrong ones, and rows would be lost
     reader.facts["sheet"] = wanted
     header: list[str] | None = None
     places: dict[str, int] = {}
-    for line, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+    for line, cells in enumerate(_guarded(reader, "workbook", sheet.iter_rows(values_only=True)), start=1):
         if not any(cell not in (None, "") for cell in cells):
             yield line, None, b""
         elif header is None:
@@ -112,24 +133,51 @@ def read_parquet(reader: "Reader") -> "Rows":
     Raises:
         ValueError: no Parquet file that can be read.
     """
-    import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet  # type: ignore[import-untyped]
 
     try:
-        with parquet.ParquetFile(reader.path) as file:
-            names = list(file.schema_arrow.names)
-            reader.check_header(names)
-            line = 0
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[name for name in names if _is_read(reader, name)]):
-                for row in batch.to_pylist():
-                    line += 1
-                    plain_row = _plain_row(row)
-                    yield line, plain_row, json.dumps(row, default=repr).encode() if isinstance(plain_row, str) else b""
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{reader.name} is no Parquet file that can be read: {type(error).__name__}") from None
+        file = parquet.ParquetFile(reader.path)
+        names = list(file.schema_arrow.names)
+    except Exception as error:
+        raise _unreadable(reader, "Parquet file", error) from None
+    with file:
+        reader.check_header(names)
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=[name for name in names if _is_read(reader, name)])
+        rows = (row for batch in _guarded(reader, "Parquet file", batches) for row in _batch_rows(batch))
+        for line, row in enumerate(rows, start=1):
+            plain_row = _plain_row(row)
+            yield line, plain_row, json.dumps(row, default=repr).encode() if isinstance(plain_row, str) else b""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A value that has no form in Python, such as a day in the year 90,000: what is stored of it, and why."""
+
+    stored: object
+    why: str
+
+
+def _batch_rows(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch; value by value where one of them cannot be converted."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    except Exception:  # of the conversion's many libraries: OverflowError, UnknownTimeZoneError, UnicodeDecodeError
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        return [{name: _converted(column[place]) for name, column in columns.items()} for place in range(batch.num_rows)]
+
+
+def _converted(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except Exception as error:
+        stored = cell.as_buffer().to_pybytes() if hasattr(cell, "as_buffer") else getattr(cell, "value", None)
+        return Unreadable(stored, type(error).__name__)
 
 
 def _plain_row(row: Mapping[str, Any]) -> Mapping[str, Any] | str:
+    if wrong := [f"{name} that cannot be read: {value.why}" for name, value in row.items() if isinstance(value, Unreadable)]:
+        return f"a value of {'; of '.join(wrong)}"
     try:
         return {name: plain(value) for name, value in row.items()}
     except TypeError as error:

@@ -4,7 +4,8 @@ import logging
 import os
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +36,7 @@ class Finding:
     elements: int = 0
     missing: int = 0
     unexpected: "array[int]" = field(default_factory=lambda: array("Q"))
-    success: bool = True
+    success: bool = False  # until an answer says otherwise
     observed: float | None = None
 
     @property
@@ -113,10 +114,15 @@ def _ask(findings: Sequence[Finding], frame: "pd.DataFrame", first: int) -> None
 
     Raises:
         ValueError: an expectation could not be computed; that is never taken for a pass.
+        RuntimeError: an expectation got no answer, or two.
     """
     if not findings:
         return
-    for place, result in _results(findings, frame):
+    results = _results(findings, frame)
+    answers = Counter(place for place, _ in results)
+    if unanswered := [finding.name for place, finding in enumerate(findings) if answers[place] != 1]:
+        raise RuntimeError(f"no answer to {', '.join(unanswered)}, or more than one; nothing is taken for valid, please report this")
+    for place, result in results:
         finding = findings[place]
         if _raised(result.exception_info):
             raise ValueError(f"{finding.name} cannot be computed; the column holds values of a type that it does not take")
@@ -132,15 +138,19 @@ def _ask(findings: Sequence[Finding], frame: "pd.DataFrame", first: int) -> None
             finding.observed = float(observed) if shown else None
 
 
-def _results(findings: Sequence[Finding], frame: "pd.DataFrame") -> Iterable[tuple[int, Any]]:
-    """Each result with the place of its expectation; `mostly` is left out, for it is a share of all rows."""
+def _results(findings: Sequence[Finding], frame: "pd.DataFrame") -> list[tuple[int, Any]]:
+    """Each result with the place of its expectation; `mostly` is left out, for it is a share of all rows.
+
+    The suite gets all of them at once: adding one to a suite replaces another of its type that looks at the same column.
+    """
     from great_expectations.core.expectation_suite import ExpectationSuite
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    suite = ExpectationSuite(name="records")
+    asked = []
     for place, finding in enumerate(findings):
         kwargs = {name: value for name, value in finding.kwargs.items() if name != "mostly"} | ALLOWED[finding.type].fixed
-        suite.add_expectation_configuration(ExpectationConfiguration(type=finding.type, kwargs=kwargs, meta={"place": place}))
+        asked.append(ExpectationConfiguration(type=finding.type, kwargs=kwargs, meta={"place": place}))
+    suite = ExpectationSuite(name="records", expectations=asked)
     wanted = {
         "result_format": "COMPLETE",
         "partial_unexpected_count": 0,

@@ -228,9 +228,9 @@ def copy_lines(rejected: Path, target: Any, counts: Counter[str]) -> int:
 
 
 def refused_row(line: str, reasons: Sequence[tuple[str, str]]) -> tuple[Rejected, list[str]]:
-    """A quarantined record with all reasons, and the names of the expectations that it fails."""
+    """A quarantined record with all reasons, and the names of the expectations that it fails, each once."""
     row = json.loads(line)
-    names, words = [name for name, _ in reasons], "; ".join(dict.fromkeys(reason for _, reason in reasons))
+    names, words = list(dict.fromkeys(name for name, _ in reasons)), "; ".join(dict.fromkeys(reason for _, reason in reasons))
     content = json.dumps(row["values"], ensure_ascii=False)
     return Rejected(row["id"], row["file"], row["line"], names[0], words, content), names
 

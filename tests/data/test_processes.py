@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from infra.store import open_store
 from tasks.declaration import declared_processes, load_process
+from tasks.ingestion import ingest
 from tasks.prompts import completion_of, output_of, parse, prompt_of
+from tasks.runs import begin
+from tasks.validation import validate
 
 PROCESSES = Path(__file__).resolve().parents[2] / "data" / "processes"
 NAMES = ("expense_approval", "order_intake", "service_answers", "ticket_routing", "weekly_report")
@@ -104,6 +108,20 @@ def test_broken_lines_and_taken_ids_stand_where_flaws_json_says(name):
     ids = Counter(json.loads(text)["id"] for at, text in enumerate(texts) if at not in broken)
     twice = {json.loads(texts[number - 1])["id"] for story in ("id_taken", "resent") for number in told[story]["lines"]}
     assert {each for each, count in ids.items() if count > 1} == twice
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_validation_treats_every_flaw_as_flaws_json_says(name):
+    run = begin(load_process(name, PROCESSES), "train")
+    validated, store = validate.fn(ingest.fn(run), run), open_store()
+    keys = (f"{validated.prefix}records.jsonl", f"{run.prefix}/quarantine/rows.jsonl")
+    good, bad = ({row["line"]: row for row in map(json.loads, store.read(key)[0].decode().splitlines())} for key in keys)
+    told = {line: story["expected"] for story in stories(name)["sample.jsonl"].values() for line in story["lines"]}
+    taken = {line for line, row in bad.items() if "same record" in row["reason"] or "have this id" in row["reason"]}
+    found = {line: "quarantined" if line in bad else "repaired" if good[line]["repairs"] else "accepted" for line in told}
+    assert {line: found[line] for line in told if line not in taken} == {line: way for line, way in told.items() if line not in taken}
+    assert bad.keys() <= told.keys() | taken
+    assert len(good) + len(bad) == 2000
 
 
 @pytest.mark.parametrize("name", ["ticket_routing", "order_intake"])

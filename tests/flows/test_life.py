@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.memory import publish_tiny, tiny_process
 from infra.bucket import MinioStore
 from infra.store import open_store
 from tasks.aliases import champion_of
@@ -64,6 +65,27 @@ def test_a_process_is_trained_published_used_watched_and_trained_again(toy: Path
     second = champion_of(store, "toy")
     assert second is not None
     assert (second.version != first.version, second.previous) == (True, first.version)
+
+
+def test_a_file_that_the_champion_cannot_take_is_told_when_the_others_are_scored(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.score import score
+
+    publish_tiny(tiny_process(), tmp_path / "version")
+    monkeypatch.setenv("CLERKFLOW_PROCESSES", str(tmp_path))
+    declared = tiny_process().model_dump(mode="json") | {"sample": {"prompt": "{body}"}}
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "process.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
+    store = open_store()
+    store.write("memory/inbox/1.jsonl", b'{"id": "a", "body": "card"}\n')
+    store.write("memory/inbox/2.jsonl", b'{"id": "a", "body": "card", "text": "card"}\n')
+    with pytest.raises(ValueError, match=r"memory/inbox/1\.jsonl: no value in the prompt's columns text"):
+        score("memory")
+    batches = [json.loads(store.read(info.key)[0]) for info in store.list("memory/batches/") if info.key.endswith("/manifest.json")]
+    assert [batch["source"] for batch in batches] == ["memory/inbox/2.jsonl"]
+    runs = [json.loads(store.read(info.key)[0]) for info in store.list("memory/runs/") if info.key.endswith("/run.json")]
+    assert runs[-1]["outcome"] == "1 batches, 1 failed"
 
 
 def test_the_same_life_goes_on_in_a_bucket(toy: Path, server: str, bucket: MinioStore) -> None:

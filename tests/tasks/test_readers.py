@@ -1,4 +1,6 @@
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,17 @@ def test_a_key_may_stand_within_an_object(tmp_path: Path) -> None:
         (b'{"id": "1", "text": "a", "text": "b"}', "one name twice"),
         (b'{"id": "1", "text": NaN}', "NaN"),
         (b'{"id": "1", "text": 1e999}', "too large"),
-        (b'{"id": "1", "text": ' + b"9" * 5000 + b"}", "not whole JSON"),
+        (b'{"id": "1", "text": ' + b"9" * 5000 + b"}", "too large"),
+        (b'{"id": "1", "text": [-' + b"9" * 309 + b"]}", "too large"),
         (b"[" * 100_000, "deep"),
         (b'{"id": "1", "text": ' + b"[" * 100 + b"]" * 100 + b"}", "deep"),
         (b'{"id": "1", "text": "\\ud800"}', "surrogate"),
+        (b'{"id": "\\ud800", "text": "a"}', "id holds half of a surrogate pair or a control character"),
+        (b'{"id": "a\\u0000b", "text": "a"}', "id holds half of a surrogate pair or a control character"),
+        (b'{"id": "a\\nb", "text": "a"}', "control character"),
+        (b'{"id": "a\\u0085b", "text": "a"}', "control character"),
+        (b'{"id": 1.5, "text": "a"}', "neither a text nor a whole number"),
+        (b'{"id": 9007199254740993.0, "text": "a"}', "id is a number with a point and too large to be exact"),
         (b'["a"]', "no object"),
         (b'{"id": ["1"], "text": "a"}', "neither a text nor a whole number"),
         ('{"id": "1", "text": "é"}'.encode("latin-1"), "not utf-8"),
@@ -88,6 +97,15 @@ def test_a_missing_id_is_made_from_the_content_and_noted(tmp_path: Path) -> None
     good, _, _ = read(file_of(tmp_path, "a.jsonl", rows))
     assert good[0].id == good[1].id != good[2].id
     assert good[0].repairs == ("id: missing, made from the content",)
+
+
+def test_an_id_that_is_a_whole_number_with_a_point_is_that_number(tmp_path: Path) -> None:
+    import pandas as pd
+
+    pd.DataFrame({"id": [3, None, 5], "text": "abc", "queue": "a"}).to_parquet(tmp_path / "a.parquet")
+    good, bad, _ = read(tmp_path / "a.parquet")
+    assert [record.id for record in good if not record.repairs] == ["3", "5"] and not bad
+    assert read(file_of(tmp_path, "a.jsonl", b'{"id": 3.0, "text": "a"}'))[0][0].id == "3"
 
 
 def test_a_line_that_is_too_long_is_rejected_and_not_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,10 +138,10 @@ def test_single_lines_in_another_encoding_are_rejected_and_not_guessed(tmp_path:
 def test_a_declared_encoding_is_taken_and_a_wrong_one_told(tmp_path: Path) -> None:
     path = file_of(tmp_path, "a.csv", HEAD + "1,é,a\n".encode("latin-1"))
     assert read(path, process_of(encoding="latin-1"))[0][0].values["text"] == "é"
-    for name in ("utf-9", "rot13", "base64", "cp037", "undefined", "a\0b"):
-        with pytest.raises(ValueError, match="is no encoding of lines"):
+    for name in ("utf-9", "rot13", "base64", "cp037", "idna", "undefined", "a\0b"):
+        with pytest.raises(ValueError, match="is no encoding of files"):
             encodings.codec_of(name)
-        with pytest.raises(ValueError, match=r"records\.encoding: .* is no encoding of lines"):
+        with pytest.raises(ValueError, match=r"records\.encoding: .* is no encoding of files"):
             process_of(encoding=name)
 
 
@@ -157,9 +175,11 @@ def test_the_delimiter_is_the_one_under_which_the_columns_are_found(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (b"id,text,text,queue\n", "stand twice: text"),
+        (b"id,text,text,queue\n", "columns 2, 3 have one name, text; give each its own"),
+        (b"id,secret,secret,queue\n", "columns 2, 3 have one name; give each its own"),
         (b"id,,text,queue\n", "column 2 has no name"),
-        (b"id,txt,queue\n1,a,x\n", "no column text; there are: id, txt, queue"),
+        (b"id, T ext ,queue\n1,a,x\n", "no column text; columns found: 3, like declared ones: id, T ext, queue$"),
+        (b"1,secret\n2,a\n", "no column text, queue; columns found: 2, none like a declared one; the first row must hold their names$"),
         (b"", "is empty"),
         (b"\xd0\xcf\x11\xe0 old", "old .xls"),
         (b"PK\x03\x04 not a zip", "no whole .xlsx"),
@@ -207,6 +227,63 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr("tasks.sheets.MAX_UNPACKED_BYTES", 100)
     with pytest.raises(ValueError, match="at most 100 are read; save it as CSV"):
         read(tmp_path / "a.xlsx")
+
+
+def workbook_of(rows: list[list[Any]], part: str, change: Any) -> bytes:
+    """An XLSX file, one part of it changed; None leaves the part out."""
+    import openpyxl
+
+    book, content = openpyxl.Workbook(), io.BytesIO()
+    for row in rows:
+        book.worksheets[0].append(row)
+    book.save(whole := io.BytesIO())
+    with zipfile.ZipFile(whole) as came, zipfile.ZipFile(content, "w") as made:
+        for name in came.namelist():
+            data = came.read(name)
+            if (data := change(data) if name == part else data) is not None:
+                made.writestr(name, data)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda data: data[: len(data) * 2 // 3], "ParseError"),
+        (lambda data: data.replace(b"<v>7171</v>", b"<v>canary-7171</v>"), "ValueError"),
+        (lambda _: None, "no sheet"),
+    ],
+)
+def test_a_workbook_that_breaks_off_is_a_clear_error_without_values(tmp_path: Path, change: Any, error: str) -> None:
+    rows = [["id", "text", "queue"], *([n, f"text {n}", "a"] for n in range(200)), [7171, "x", "a"], *([n, "x", "a"] for n in range(200))]
+    path = file_of(tmp_path, "a.xlsx", workbook_of(rows, "xl/worksheets/sheet1.xml", change))
+    with pytest.raises(ValueError, match=rf"a\.xlsx .*{error}") as told:
+        read(path)
+    assert "7171" not in str(told.value)
+    assert told.value.__suppress_context__ or told.value.__context__ is None
+
+
+def test_a_workbook_is_read_whatever_its_name_ends_in(tmp_path: Path) -> None:
+    content = workbook_of([["id", "text", "queue"], [1, "hello", "a"]], "", None)
+    assert read(file_of(tmp_path, "a.csv", content))[0][0].values["text"] == "hello"
+
+
+def test_parquet_values_that_cannot_be_converted_cost_their_rows_only(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    texts = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"\xff\xfea"))
+    columns = {
+        "days": pa.array([2**30, 0], pa.int32()).cast(pa.date32()),
+        "zone": pa.array([1, None], pa.timestamp("s", tz="Mars/Phobos")),
+        "text": texts,
+    }
+    for name, column in columns.items():
+        table = pa.table({"id": ["1", "2"], "queue": ["x", "y"], "text": ["a", "b"]} | {name: column})
+        parquet.write_table(table, tmp_path / "a.parquet")
+        good, bad, _ = read(tmp_path / "a.parquet", process_of(["text", "queue", *columns]))
+        assert [record.id for record in good] == ["2"]
+        assert [row.line for row in bad] == [1] and bad[0].reason.startswith(f"a value of {name} that cannot be read: ")
+        assert json.loads(bad[0].content)["id"] == "1"
 
 
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ def record(**values: Any) -> Record:
         ("integer", True, True),
         ("number", "1,234.50", 1234.5),
         ("number", "-3", -3),
+        ("number", "123,456,789,012,345,678", 123456789012345678),
+        ("number", "1" + ",000" * 200, "1" + ",000" * 200),
+        ("integer", "1" + ",000" * 6, "1" + ",000" * 6),
+        ("integer", "1" + ",000" * 200 + ".0", "1" + ",000" * 200 + ".0"),
         ("boolean", "是", True),
         ("boolean", "No", False),
         ("boolean", "maybe", "maybe"),
@@ -83,6 +87,11 @@ def test_a_table_may_hold_lists_as_json_or_with_semicolons() -> None:
     column = Column(list=True, values=("red", "blue"))
     assert mend('["Red", "blue"]', column)[0] == ["red", "blue"]
     assert mend("red；BLUE", column)[0] == ["red", "blue"]
+
+
+@pytest.mark.parametrize("text", ['["\\ud800"]', "[1e999]", f"[{10**400}]", "[" * 80 + "]" * 80, '[{"a": 1, "a": 2}]'])
+def test_json_in_a_cell_that_could_not_be_stored_stays_the_text_that_it_is(text: str) -> None:
+    assert mend(text, Column(type="object", list=True)) == (text, [])
 
 
 def test_a_record_in_order_is_not_touched() -> None:

@@ -1,11 +1,15 @@
 """Batches scored by a real, published, tiny model."""
 
 import csv
+import io
 import json
+import os
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 
 from benchmarks.memory import LABELS, publish_tiny, tiny_process
@@ -174,13 +178,23 @@ def test_csv_in_another_encoding_is_read_as_todays_declaration_says(run: Run, tm
 
 
 @pytest.mark.parametrize(
-    "name,content", [("new.jsonl", '{"id": "a", "body": "x", "betreff": "y"}\n'), ("new.csv", "id,body,betreff\na,x,y\n")]
+    ("name", "content", "told"),
+    [
+        ("new.jsonl", '{"id": "a", "canary-7171": "x", "Text": "y"}\n', "columns found: 3, like declared ones: id, Text"),
+        ("new.jsonl", '{"canary-7171": "x"}\n', "columns found: 1, none like a declared one"),
+        ("new.csv", "id,body,canary-7171\na,x,y\n", "columns found: 3, like declared ones: id"),
+    ],
 )
-def test_a_file_with_none_of_the_columns_is_refused_by_name(run: Run, tmp_path: Path, name: str, content: str) -> None:
+def test_a_file_with_none_of_the_columns_is_refused_and_only_declared_names_are_told(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str, told: str
+) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=r"text.*there are: id, body, betreff"):
+    with pytest.raises(ValueError, match=f"columns? text.*; {told}") as error:
         score(tmp_path / name, run)
     assert not any(True for _ in open_store().list("memory/batches/"))
+    open_store().upload(tmp_path / name, f"memory/inbox/{name}")
+    assert find_batches(run) == []
+    assert name in caplog.text and "7171" not in caplog.text + str(error.value)
 
 
 def test_what_cannot_be_scored_is_told_with_the_remedy(run: Run, tmp_path: Path) -> None:
@@ -214,6 +228,36 @@ def test_the_inbox_gives_unlabelled_files_until_they_are_scored(run: Run, tmp_pa
     assert find_batches(run) == []
     store.upload(lines(tmp_path / "e", {"id": "e", "text": "late"}), "memory/inbox/new.jsonl")
     assert find_batches(run) == ["memory/inbox/new.jsonl"]
+
+
+def sheet_that_breaks_off() -> bytes:
+    """An XLSX file whose sheet ends in the middle of its row 180."""
+    book, broken = openpyxl.Workbook(), io.BytesIO()
+    for row in [["id", "text"], *([n, "card"] for n in range(200))]:
+        book.worksheets[0].append(row)
+    book.save(whole := io.BytesIO())
+    with zipfile.ZipFile(whole) as came, zipfile.ZipFile(broken, "w") as made:
+        for name in came.namelist():
+            made.writestr(name, came.read(name).partition(b'r="180"')[0])
+    return broken.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:openpyxl")
+def test_a_bad_file_in_the_inbox_never_stops_the_others(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    inbox, long = tmp_path / "store" / "memory" / "inbox", "订" * 80 + ".jsonl"
+    good = lines(tmp_path / "good", {"id": "a", "text": "card"}).read_bytes()
+    inbox.mkdir(parents=True)
+    for name in (b"1\\2.jsonl", b"3\n4.jsonl", b"5\xff.jsonl", long.encode(), b"9.jsonl"):
+        Path(os.fsdecode(os.fsencode(inbox) + b"/" + name)).write_bytes(
+            good + name.hex().encode()
+        )  # one more line, so that no two are equal
+    (inbox / "6.jsonl").symlink_to(tmp_path / "good")
+    (inbox / "7.xlsx").write_bytes(sheet_that_breaks_off())
+    (inbox / "8.parquet").write_bytes(b"PAR1")
+    assert find_batches(run) == ["memory/inbox/9.jsonl", f"memory/inbox/{long}"]
+    for name in ("1\\\\2", "3\\n4", "5\\udcff", "6.jsonl", "7.xlsx is left in the inbox", "8.parquet is left in the inbox"):
+        assert name in caplog.text
+    assert score(f"memory/inbox/{long}", run).rows == 2
 
 
 def test_chunks_end_at_a_number_of_records_or_of_characters() -> None:

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from infra.store import open_store
@@ -10,7 +11,7 @@ from tasks.declaration import load_process
 from tasks.ingestion import ingest
 from tasks.process import Process
 from tasks.runs import Run, begin
-from tasks.suites import Finding, check_all
+from tasks.suites import Finding, _results, check_all, check_rows
 from tasks.validation import validate
 
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_(constants|parse)' is deprecated:DeprecationWarning")  # imported by GX
@@ -79,6 +80,27 @@ def test_rows_that_were_rejected_at_reading_are_in_quarantine_too(tmp_path: Path
     assert read_json(open_store(), artifact, "report.json")["rows"] == 7
 
 
+def test_one_id_that_no_file_can_hold_costs_one_row(tmp_path: Path) -> None:
+    process = process_of(tmp_path / "p", GOOD)
+    with (tmp_path / "p" / "rows.jsonl").open("ab") as file:
+        file.write(rb'{"id": "\ud800", "text": "hello", "queue": "billing"}')
+    artifact, run = validated(process)
+    assert list(quarantined(run)) == [7] and artifact.rows == 6
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "more.csv"])
+def test_a_number_beyond_all_bounds_costs_one_row(tmp_path: Path, name: str) -> None:
+    columns = {"text": {}, "age": {"type": "number", "optional": True, "minimum": 0, "maximum": 120}}
+    records = {"source": ["rows.jsonl", "more.csv"], "columns": columns}
+    process = process_of(tmp_path / "p", GOOD, records=records)
+    (tmp_path / "p" / "more.csv").write_text("id,text,queue,age\n9,hello,billing,40\n")
+    with (tmp_path / "p" / name).open("a") as file:
+        value = f"{10**400:,}"
+        file.write(f'8,hello,billing,"{value}"' if name == "more.csv" else json.dumps(GOOD[0] | {"id": "8", "age": 10**400}))
+    artifact, run = validated(process)
+    assert [row["file"] for row in quarantined(run).values()] == [name] and artifact.rows == 7
+
+
 def test_of_equal_records_one_stays_and_of_records_that_differ_none(tmp_path: Path) -> None:
     rows = [*GOOD, GOOD[0], {"id": "1", "text": GOOD[1]["text"], "queue": "delivery"}]
     artifact, run = validated(process_of(tmp_path / "p", rows))
@@ -128,6 +150,77 @@ def test_the_run_stops_when_an_expectation_cannot_be_computed(tmp_path: Path) ->
     rows, records = [row | {"shop": "north"} for row in GOOD], {"source": "rows.jsonl", "slices": ["shop"]}  # its type is not declared
     with pytest.raises(ValueError, match=r"between\(shop\) cannot be computed"):
         validated(process_of(tmp_path / "p", rows, records=records, expectations=[expectation]))
+
+
+def regex(pattern: str, **more: Any) -> dict[str, Any]:
+    return {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "text", "regex": pattern, **more}}
+
+
+def bounds(type: str, **limits: Any) -> dict[str, Any]:
+    return {"type": type, "kwargs": limits}
+
+
+@pytest.mark.parametrize(
+    ("expectations", "lines"),
+    [
+        ([regex("[0-3]$"), regex(".")], [5, 6]),
+        ([regex("."), regex("[0-3]$")], [5, 6]),
+        ([regex("[0-3]$"), regex("[2-5]$")], [1, 2, 5, 6]),
+        ([regex("[0-3]$"), regex("[0-3]$")], [5, 6]),
+        ([regex("[0-3]$"), regex("[0-3]$", mostly=0.1)], [5, 6]),
+        ([regex("[0-3]$", mostly=0.1), regex("[0-3]$")], [5, 6]),
+        ([bounds("expect_column_values_to_be_in_set", column="age", value_set=[value]) for value in (1, 1.0)], [1, 3, 4, 5, 6]),
+    ],
+)
+def test_each_of_several_expectations_of_one_type_and_column_is_asked(
+    tmp_path: Path, expectations: list[dict[str, Any]], lines: list[int]
+) -> None:
+    rows = [row | {"age": place} for place, row in enumerate(GOOD)]
+    _, run = validated(process_of(tmp_path / "p", rows, expectations=expectations))
+    assert list(quarantined(run)) == lines
+
+
+@pytest.mark.parametrize(
+    ("declared", "line"),
+    [
+        (bounds("expect_column_value_lengths_to_be_between", column="text", min_value=1), 7),
+        (bounds("expect_column_values_to_be_in_set", column="queue", value_set=["billing", "delivery", "teleport"]), 8),
+        (bounds("expect_column_values_to_be_between", column="age", max_value=1_000), 9),
+    ],
+)
+def test_what_follows_from_the_declaration_holds_beside_what_is_declared(tmp_path: Path, declared: dict[str, Any], line: int) -> None:
+    long, odd, young = (
+        GOOD[0] | {"id": "7", "text": "x" * 201},
+        GOOD[0] | {"id": "8", "queue": "teleport"},
+        GOOD[0] | {"id": "9", "age": -1},
+    )
+    columns = {"text": {"max_characters": 200}, "age": {"type": "integer", "optional": True, "minimum": 0}}
+    rows = [*GOOD, long, odd, young]
+    process = process_of(tmp_path / "p", rows, expectations=[declared], records={"source": "rows.jsonl", "columns": columns})
+    _, run = validated(process)
+    assert line in quarantined(run)
+
+
+@pytest.mark.parametrize("type", ["expect_table_row_count_to_be_between", "expect_column_mean_to_be_between"])
+def test_the_run_stops_when_the_first_of_two_expectations_of_the_whole_set_fails(tmp_path: Path, type: str) -> None:
+    column = {"column": "age"} if "column" in type else {}
+    rows = [row | {"age": 40 + place} for place, row in enumerate(GOOD)]
+    expectations = [bounds(type, **column, min_value=1_000), bounds(type, **column, max_value=1_000)]
+    with pytest.raises(ValueError, match="an expectation of the whole set does not hold"):
+        validated(process_of(tmp_path / "p", rows, expectations=expectations))
+
+
+def test_a_row_that_fails_two_expectations_of_one_name_is_counted_once(tmp_path: Path) -> None:
+    artifact, _ = validated(process_of(tmp_path / "p", GOOD, expectations=[regex("[0-3]$"), regex("[0-2]$")]))
+    assert read_json(open_store(), artifact, "report.json")["by_expectation"] == {"expect_column_values_to_match_regex(text)": 3}
+
+
+def test_an_expectation_without_an_answer_is_never_taken_for_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("expect_column_values_to_be_between", {"column": "age", "min_value": n}, "declared") for n in range(2)]
+    assert not any(finding.success for finding in findings)
+    monkeypatch.setattr("tasks.suites._results", lambda *_: _results(findings[:1], pd.DataFrame({"age": [1]})))
+    with pytest.raises(RuntimeError, match=r"no answer to expect_column_values_to_be_between\(age\)"):
+        check_rows(findings, [{"age": 1}], 0)
 
 
 def test_mostly_lets_a_share_of_the_rows_pass(tmp_path: Path) -> None:

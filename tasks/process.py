@@ -362,7 +362,7 @@ def placeholders(template: str) -> tuple[str, ...]:
 def _mistakes(process: Process) -> Iterable[str]:
     """What no single section can see."""
     from tasks.cleaning import CLEANERS
-    from tasks.expectations import mistakes_in
+    from tasks.expectations import computed_names, mistakes_in
 
     sample, output, records = process.sample, process.output, process.records
     if not placeholders(sample.prompt):
@@ -389,6 +389,8 @@ def _mistakes(process: Process) -> Iterable[str]:
     for path in output.facts or ():
         if not any(path == column or path.startswith(f"{column}.") for column in (*records.columns, *process.input_columns)):
             yield f"output.facts names {path!r}, which is not a column"
+    for path in sorted(computed_names(process.columns).intersection((records.key, *process.columns))):
+        yield f"{path!r} is what validation calls a column of its own; give it another name"
     for expectation in process.expectations:
         yield from mistakes_in(expectation.type, expectation.kwargs, (records.key, *process.columns))
 

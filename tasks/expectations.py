@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 Holds = Callable[..., bool]
 
-# Computed columns: what expectations look at beside the values themselves.
+# Computed columns: what expectations look at beside the values themselves. A declaration that has a column of such a name is refused.
 TYPE = "type of {}"
 VISIBLE = "visible characters of {}"
 FAULTS = "faults in {}"  # elements of a list that break the column's bounds
-TOKENS = "tokens"  # prompt, completion and end of text together
-OUTPUT = "output"  # "given" where a record has the output to learn from
+TOKENS = "tokens of prompt and completion"  # with the end of the text
+OUTPUT = "the output as a whole"  # "given" where a record has the output to learn from
 
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 KINDS = {bool: "boolean", int: "integer", float: "number", type(None): None}
@@ -292,6 +292,11 @@ def columns_of(kwargs: Mapping[str, Any]) -> tuple[str, ...]:
     several = kwargs.get("column_list", ())
     single = [kwargs[name] for name in ("column", "column_A", "column_B") if name in kwargs]
     return (*map(str, single), *(map(str, several) if isinstance(several, list | tuple) else ()))
+
+
+def computed_names(paths: Iterable[str]) -> set[str]:
+    """The names of all columns that may be computed for values at some paths."""
+    return {TOKENS, OUTPUT, *(name.format(path) for path in paths for name in (TYPE, VISIBLE, FAULTS))}
 
 
 @dataclass(frozen=True, slots=True)

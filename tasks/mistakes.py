@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from tasks.cleaning import CLEANERS, alike, fold
-from tasks.expectations import column_of, mistakes_in
+from tasks.expectations import column_of, computed_names, mistakes_in
 from tasks.features import watched_columns, watched_paths
 from tasks.metrics import EACH, MODELS_ONLY, NO_ANSWER, measures
 from tasks.process import Process, Rule, placeholders
@@ -24,6 +24,8 @@ def mistakes_of(process: Process) -> Iterator[str]:
         for mistake in (*_in_metric(process, rule), *_in_slice(process, rule)):
             yield f"gate.{place}: {mistake}"
     yield from _in_drift(process)
+    for path in sorted(computed_names(process.columns).intersection((process.records.key, *process.columns))):
+        yield f"{path!r} is what validation calls a column of its own; give it another name"
     columns = {process.records.key: None} | {path: column_of(process, path) for path in process.columns}
     for expectation in process.expectations:
         yield from mistakes_in(expectation.type, expectation.kwargs, columns)

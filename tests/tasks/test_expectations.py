@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tasks.declaration import parse_process
-from tasks.expectations import ALLOWED, TYPE, derived, look, mistakes_in, preview
+from tasks.expectations import ALLOWED, OUTPUT, TOKENS, TYPE, columns_of, computed_names, derived, look, mistakes_in, preview
 from tasks.process import Column
 from tasks.suites import Finding, check_rows
 
@@ -147,9 +147,24 @@ def test_a_declaration_gives_its_own_expectations() -> None:
     assert ("expect_column_values_to_not_be_null", {"column": "age"}) not in found
     assert ("expect_column_values_to_be_in_set", {"column": "queue", "value_set": ["a", "b"]}) in found
     assert ("expect_column_values_to_be_between", {"column": "age", "min_value": 0}) in found
-    assert ("expect_column_values_to_be_between", {"column": "tokens", "min_value": 1, "max_value": 256}) in found
+    assert ("expect_column_values_to_be_between", {"column": TOKENS, "min_value": 1, "max_value": 256}) in found
     assert found[-1] == ("expect_column_values_to_be_unique", {"column": "id"})
     assert all(type in ALLOWED for type, _ in found)
+
+
+@pytest.mark.parametrize("name", [TOKENS, OUTPUT, "type of text", "visible characters of text", "faults in text"])
+def test_a_column_cannot_have_the_name_of_a_computed_one(name: str) -> None:
+    for records in ({"source": "a.jsonl", "columns": ["text", name]}, {"source": "a.jsonl", "key": name}):
+        with pytest.raises(ValueError, match=f"{name!r} is what validation calls a column of its own; give it another name"):
+            process_of(records=records)
+    assert process_of(records={"source": "a.jsonl", "columns": ["text", "type of contract"]})
+
+
+def test_every_column_that_a_record_does_not_bring_is_known_as_computed() -> None:
+    process = process_of(output={"fields": {"tags": {"list": True}}})
+    row = look(process, "1", {"text": "abc", "age": 5, "tags": ["x"]})
+    named = {name for _, kwargs in derived(process, None) for name in columns_of(kwargs)}
+    assert row.keys() | named == {"id", *process.columns} | computed_names(process.columns) & (row.keys() | named)
 
 
 def test_a_value_of_another_type_shows_in_its_type_and_not_as_a_value() -> None:
@@ -162,4 +177,4 @@ def test_a_value_of_another_type_shows_in_its_type_and_not_as_a_value() -> None:
 def test_the_elements_of_a_list_keep_the_column_s_bounds() -> None:
     fields = {"fields": {"tags": {"list": True, "values": ["x", "y"]}}}
     row = look(process_of(output=fields), "1", {"text": "abc", "tags": ["x", "z"]})
-    assert row["faults in tags"] == 1 and row["type of tags"] == "list of string" and row["output"] == "given"
+    assert row["faults in tags"] == 1 and row["type of tags"] == "list of string" and row[OUTPUT] == "given"

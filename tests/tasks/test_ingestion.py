@@ -32,7 +32,7 @@ def process_of(folder: Path, output: dict[str, Any] | None = None, **records: An
         "records": {"source": "a.jsonl", "columns": columns, **records},
         "sample": {"prompt": "{text}"},
         "output": output or {"label": "queue"},
-        "gate": [{"metric": "accuracy", "at_least": 0.5}],
+        "gate": [{"metric": "answered", "at_least": 0.5}],
     }
     (folder / "process.yaml").write_text(json.dumps(declared), encoding="utf-8")
     return load_process(str(folder), folder)
@@ -160,7 +160,7 @@ def test_files_whose_names_are_no_keys_and_links_are_left_out(tmp_path: Path, ca
 
 
 def test_a_table_that_lacks_one_of_two_outputs_is_left_out(tmp_path: Path) -> None:
-    process = process_of(tmp_path / "p", output={"fields": {"city": {}, "day": {}}}, gate=[{"metric": "answered", "at_least": 0.5}])
+    process = process_of(tmp_path / "p", output={"fields": {"city": {}, "day": {}}})
     (tmp_path / "p" / "a.jsonl").write_text('{"id": "a", "text": "x", "city": "Oslo", "day": "now"}\n', encoding="utf-8")
     open_store().write("tickets/inbox/1.csv", b"id,text,city\n1,x,Oslo\n")
     records, report = ingested(process, tmp_path)

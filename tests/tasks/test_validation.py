@@ -27,7 +27,7 @@ def process_of(folder: Path, rows: list[Any], **more: Any) -> Process:
         "min_valid_share": 0.1,
         "sample": {"prompt": "Message: {text}\nQueue:"},
         "output": {"label": "queue", "labels": ["billing", "delivery"]},
-        "gate": [{"metric": "accuracy", "at_least": 0.5}],
+        "gate": [{"metric": "answered", "at_least": 0.5}],
     }
     folder.mkdir(exist_ok=True)
     (folder / "process.yaml").write_text(json.dumps(declared | more), encoding="utf-8")
@@ -236,7 +236,28 @@ def test_mostly_lets_a_share_of_the_rows_pass(tmp_path: Path) -> None:
 def test_a_prompt_that_is_longer_in_tokens_than_the_model_takes_is_refused(tmp_path: Path) -> None:
     rows = [*GOOD, {"id": "long", "text": " ".join(str(n) for n in range(60)), "queue": "billing"}]
     _, run = validated(process_of(tmp_path / "p", rows, finetuning={"max_length": 60}))
-    assert quarantined(run)[7]["reason"] == "tokens: values must be between (min_value 1, max_value 60)"
+    assert quarantined(run)[7]["reason"] == "tokens of prompt and completion: values must be between (min_value 1, max_value 60)"
+
+
+@pytest.mark.parametrize("limit", ["minimum", "maximum"])
+def test_a_column_called_tokens_is_judged_by_its_values(tmp_path: Path, limit: str) -> None:
+    columns = {"text": {}, "tokens": {"type": "integer", limit: 1_000}}
+    rows = [row | {"tokens": 999 if place < 3 else 1_001} for place, row in enumerate(GOOD)]
+    _, run = validated(process_of(tmp_path / "p", rows, records={"source": "rows.jsonl", "columns": columns}))
+    assert sorted(quarantined(run)) == ([1, 2, 3] if limit == "minimum" else [4, 5, 6])
+
+
+def test_the_key_may_be_called_tokens(tmp_path: Path) -> None:
+    rows = [{"tokens": f"t{row['id']}", "text": row["text"], "queue": row["queue"]} for row in [*GOOD, GOOD[0]]]
+    artifact, run = validated(process_of(tmp_path / "p", rows, records={"source": "rows.jsonl", "columns": ["text"], "key": "tokens"}))
+    assert artifact.rows == 6 and list(quarantined(run)) == [7]
+
+
+def test_a_field_called_output_is_judged_by_its_values(tmp_path: Path) -> None:
+    output = {"fields": {"output": {"values": ["x", "y"]}, "queue": {"optional": True}}}
+    rows = [row | {"output": "x" if place else "z"} for place, row in enumerate(GOOD)] + [{"id": "7", "text": "hello"}]
+    _, run = validated(process_of(tmp_path / "p", rows, output=output))
+    assert sorted(quarantined(run)) == [1, 7]
 
 
 def test_nothing_of_a_row_stands_in_reports_docs_or_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -57,19 +57,21 @@ class Counting(MinioStore):
         super().put(key, data, sha256)
 
 
-@pytest.mark.parametrize("after", [1, 4, 9])
+@pytest.mark.parametrize("after", [1, 4, 7])
 def test_a_publisher_killed_in_the_middle_sends_only_what_is_missing_when_started_again(bucket: MinioStore, after: int) -> None:
     code = (
-        "import random, sys, time; from infra.bucket import MinioStore; from infra.spans import Spans; from infra.store import open_store\n"
+        "import itertools, random, sys, time; from infra.bucket import MinioStore\n"
+        "from infra.spans import Spans; from infra.store import open_store\n"
         "from infra import transfer; from tasks.registry import publish_version; from tasks import registry\n"
-        "real = MinioStore.put\n"
-        "def slow(self, key, data, sha256):\n real(self, key, data, sha256); print(key, flush=True); time.sleep(0.05)\n"
-        "MinioStore.put = slow\n"
+        "real, numbers = MinioStore.put, itertools.count(1)\n"
+        "def stopping(self, key, data, sha256):\n"
+        "    real(self, key, data, sha256); print(key, flush=True); time.sleep(600 * (next(numbers) >= int(sys.argv[1])))\n"
+        "MinioStore.put = stopping\n"
         "chance = random.Random(1)\n"
         "files = {f'model-{n}.safetensors': Spans((chance.randbytes(300_000),)) for n in range(12)}\n"
         "publish_version(open_store(), 'p', files, created='2024-01-31T08:00:00Z', run='r')"
     )
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", code, str(after)], cwd=ROOT, stdout=subprocess.PIPE)
     assert child.stdout
     for _ in range(after):
         child.stdout.readline()
@@ -159,3 +161,14 @@ def test_a_full_disk_under_a_folder_is_told_and_the_same_publish_goes_on_later(t
     subprocess.run(["mount", "-o", "remount,size=80m", str(tiny)], check=True)
     publish_version(store, "p", files(5, count=50), **FACTS)
     assert len(versions_of(store, "p")) == 1
+
+
+def test_a_full_disk_under_the_cache_leaves_no_half_file_and_the_same_fetch_goes_on_later(tiny: Path, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    manifest = publish_version(store, "p", files(6, count=50), **FACTS)
+    with pytest.raises(OSError, match="No space left"):
+        fetch_version(store, "p", manifest.version, tiny)
+    assert list((tiny / "p" / manifest.version).iterdir()) == []
+    subprocess.run(["mount", "-o", "remount,size=80m", str(tiny)], check=True)
+    folder = fetch_version(store, "p", manifest.version, tiny)
+    assert {path.name for path in folder.iterdir()} == set(manifest.files)

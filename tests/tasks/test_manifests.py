@@ -84,8 +84,30 @@ def other_process(told: dict[str, Any]) -> None:
     told["process"] = "q"
 
 
-@pytest.mark.parametrize(("tamper", "words"), [(without_root, "root"), (without_block, "blocks"), (other_process, "not the key")])
-def test_a_manifest_that_lacks_something_is_refused(local: LocalStore, tamper: Callable[[dict[str, Any]], None], words: str) -> None:
+def without_layout(told: dict[str, Any]) -> None:
+    del told["layout"]
+
+
+def other_layout(told: dict[str, Any]) -> None:
+    told["layout"] = 3
+
+
+def unknown_field(told: dict[str, Any]) -> None:
+    told["extra"] = 1
+
+
+@pytest.mark.parametrize(
+    ("tamper", "words"),
+    [
+        (without_root, "root"),
+        (without_block, "blocks"),
+        (other_process, "not the key"),
+        (without_layout, "layout"),
+        (other_layout, "layout"),
+        (unknown_field, "extra"),
+    ],
+)
+def test_a_manifest_that_is_not_of_this_form_is_refused(local: LocalStore, tamper: Callable[[dict[str, Any]], None], words: str) -> None:
     manifest = publish(local)
     told = manifest.model_dump(mode="json")
     tamper(told)
@@ -182,6 +204,15 @@ def test_publishing_again_with_a_key_signs_what_was_unsigned(local: LocalStore, 
     request.getfixturevalue("key")
     assert publish(local).signature is not None
     assert [manifest.signature is not None for manifest in versions_of(local, "p")] == [True]
+
+
+def test_a_forged_signature_gives_way_to_a_real_one_also_where_no_key_is_trusted_by_name(
+    local: LocalStore, key: Ed25519PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = publish(local, "one"), publish(local, "two")
+    local.write(manifest_key("p", second.version), second.model_copy(update={"signature": first.signature}).as_bytes())
+    monkeypatch.delenv("CLERKFLOW_PUBLIC_KEYS")
+    assert sign_verified(local, "p", second.version) == second
 
 
 def test_no_key_is_ever_in_an_error(local: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:

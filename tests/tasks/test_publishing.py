@@ -10,11 +10,12 @@ from transformers import PreTrainedTokenizerFast
 
 from infra.settings import settings
 from infra.store import Conflict, open_store
-from tasks.aliases import challenger_of, champion_of
+from tasks.aliases import aliases_of, challenger_of, champion_of
 from tasks.artifacts import Artifact, scratch, store_folder, write_json
 from tasks.declaration import parse_process
 from tasks.gate import RuleResult, Verdict
 from tasks.generation import Predictor
+from tasks.manifests import Evidence
 from tasks.models import build_model, save_model
 from tasks.prompts import completion_of
 from tasks.publishing import begun, champion_to_meet, main_metrics, publish
@@ -120,7 +121,7 @@ def test_the_manifest_says_where_the_version_came_from(run: Run, tmp_path: Path)
     publish.fn(model, evaluation_of(run, tmp_path), PASSED, run)
     manifest = versions_of(open_store(), "toy")[0]
     assert (manifest.run, manifest.created, manifest.metrics) == (run.id, begun(run), {"accuracy": 0.9})
-    assert {stage: evidence.sha256 for stage, evidence in manifest.data.items()} == {"finetuning": model.sha256}
+    assert manifest.data == {"finetuning": Evidence(key=model.key, sha256=model.sha256)}
     assert manifest.verdict == PASSED.model_dump(mode="json")
 
 
@@ -158,6 +159,59 @@ def test_a_known_model_is_not_even_fetched_again(run: Run, tmp_path: Path) -> No
     first = publish.fn(model, evaluation_of(run, tmp_path), PASSED, run)
     open_store().delete(f"{model.prefix}model.safetensors")
     assert publish.fn(model, evaluation_of(run, tmp_path, first.version), PASSED, run) == first
+
+
+def test_a_known_model_is_not_sent_again_when_it_comes_back_after_another(run: Run, tmp_path: Path) -> None:
+    def lead(seed: int, champion: str | None) -> str:
+        model = once(run, "finetuning", "model", [], {"seed": seed}, lambda *_: model_of(run, tmp_path, seed))
+        return publish.fn(model, evaluation_of(run, tmp_path, champion, seed), PASSED, run).version
+
+    def kept() -> dict[str, str]:
+        return {info.key: info.etag for folder in ("shards", "files", "versions") for info in open_store().list(f"toy/models/{folder}/")}
+
+    first = lead(1, None)
+    second = lead(2, first)
+    before = kept()
+    assert lead(1, second) == first
+    assert kept() == before
+
+
+def test_a_version_challenges_the_champion_while_it_is_rehearsed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks import publishing
+
+    first = publish.fn(model_of(run, tmp_path, 1), evaluation_of(run, tmp_path), PASSED, run)
+    rehearse, seen = publishing.rehearse, []
+
+    def looked_at(process: str, version: str, proof: Path) -> int:
+        seen.append((version, aliases_of(open_store(), "toy")))
+        return rehearse(process, version, proof)
+
+    monkeypatch.setattr(publishing, "rehearse", looked_at)
+    second = publish.fn(model_of(run, tmp_path, 2), evaluation_of(run, tmp_path, first.version, 2), PASSED, run)
+    assert seen == [(second.version, {"champion": first.version, "challenger": second.version})]
+    assert aliases_of(open_store(), "toy") == {"champion": second.version, "previous": first.version}
+
+
+def test_a_version_that_was_damaged_before_its_rehearsal_is_mended_when_it_is_published_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import publishing
+
+    rehearse = publishing.rehearse
+
+    def damaging(process: str, version: str, proof: Path) -> int:
+        monkeypatch.setattr(publishing, "rehearse", rehearse)
+        piece = max((piece for _, piece, _ in versions_of(open_store(), "toy")[0].pieces()), key=lambda piece: piece.size)
+        open_store().write(piece.key, bytes(piece.size))
+        return rehearse(process, version, proof)
+
+    model = once(run, "finetuning", "model", [], {}, lambda *_: model_of(run, tmp_path))
+    monkeypatch.setattr(publishing, "rehearse", damaging)
+    with pytest.raises(ValueError, match="cannot be used"):
+        publish.fn(model, evaluation_of(run, tmp_path), PASSED, run)
+    assert champion_of(open_store(), "toy") is None
+    alias = publish.fn(model, evaluation_of(run, tmp_path), PASSED, run)
+    assert fetch_version(open_store(), "toy", alias.version, settings().cache).is_dir()
 
 
 @pytest.mark.fresh

@@ -232,3 +232,11 @@ def test_a_champion_is_whole_wherever_a_rollback_comes_between_a_collection(
     champion = champion_of(plain, "p")
     assert champion
     fetch_version(plain, "p", champion.version, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("at", range(1, 12))
+def test_versions_can_be_listed_wherever_a_collection_comes_between(tmp_path: Path, at: int) -> None:
+    plain = LocalStore(tmp_path)
+    made = crowned(plain, 1, 2, 3, 4)
+    reader: Any = Interrupted(tmp_path, at, lambda: collect_quietly(plain))
+    assert {made[2].version, made[3].version} <= {manifest.version for manifest in versions_of(reader, "p")}

@@ -8,7 +8,7 @@ import pytest
 from infra.spans import Spans
 from infra.store import LocalStore, Store
 from tasks.artifacts import store_folder
-from tasks.manifests import Evidence, Manifest
+from tasks.manifests import Contents, Evidence, Manifest, manifest_key, manifest_of
 from tasks.registry import publish_version
 from tasks.verification import verify_version
 
@@ -76,4 +76,27 @@ def test_the_data_that_a_version_came_from_is_verified_too(local: LocalStore, tm
     local.write("p/runs/r/raw/records.jsonl", b"1\n3\n")
     assert faulty(local, manifest) == ["data/ingestion/records.jsonl"]
     local.delete(raw.key)
+    assert faulty(local, manifest) == ["data/ingestion"]
+
+
+def test_every_fault_is_named_at_once_that_of_the_evaluation_among_them(local: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "metrics.json").write_text("{}")
+    (tmp_path / "evaluation" / "proof.jsonl").write_text("1\n")
+    evaluation = store_folder(local, tmp_path / "evaluation", "p/runs/r/evaluation")
+    files = {f"model-{number}.safetensors": Spans((b"weights %d" % number,)) for number in (1, 2, 3)}
+    data = {"evaluation": Evidence(key=evaluation.key, sha256=evaluation.sha256)}
+    manifest = publish_version(local, "p", files, **FACTS, data=data)
+    local.write(manifest.files["model-1.safetensors"].pieces[0].key, b"Weights 1")
+    local.delete(manifest.files["model-3.safetensors"].pieces[0].key)
+    local.write("p/runs/r/evaluation/proof.jsonl", b"1\n2\n")
+    assert faulty(local, manifest) == ["files/model-1.safetensors", "files/model-3.safetensors", "data/evaluation/proof.jsonl"]
+
+
+def test_evidence_that_lies_outside_the_store_is_a_fault_and_not_read(local: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "files.json").write_text("{}")
+    outside = Evidence(key="../files.json", sha256="44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a")
+    told = publish(local).model_dump(exclude={"root", "signature"}) | {"data": {"ingestion": outside}}
+    manifest = manifest_of(Contents(**told))
+    local.write(manifest_key("p", manifest.version), manifest.as_bytes())
     assert faulty(local, manifest) == ["data/ingestion"]

@@ -4,14 +4,14 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows import pages
+from flows import pages, telling
 from flows.opening import open_run, run_name
 from tasks import runs
 from tasks.artifacts import Artifact
 from tasks.scoring import find_batches, score_batch
 
 
-@flow(name="score", flow_run_name=run_name)
+@flow(name="score", flow_run_name=run_name, on_failure=[telling.tell_failure], on_crashed=[telling.tell_failure])
 def score(
     process: str,
     source: str | None = None,
@@ -31,4 +31,5 @@ def score(
     batches = [score_batch(source, run, output_format) for source in sources]
     pages.show_batches(batches, run)
     runs.finish(run, f"{len(batches)} batches", batches)
+    telling.tell_batches(batches, run)
     return batches

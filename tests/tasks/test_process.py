@@ -55,7 +55,7 @@ def test_placeholders_are_told_once_each_in_order() -> None:
     [
         ({"colour": 1}, "colour: unknown key"),
         ({"name": "../up"}, "lower-case"),
-        ({"gate": []}, "gate: Tuple should have at least 1 item"),
+        ({"gate": []}, "gate.rules: Tuple should have at least 1 item"),
         ({"gate": [{"metric": "a", "at_least": 1, "at_most": 2}]}, "exactly one bound"),
         ({"output": {"label": "queue"}}, "exactly one of label, fields, text; got label, fields"),
         ({"output": {"fields": None, "within": None}}, "got none"),

@@ -35,7 +35,7 @@ def tell_outcome(outcome: Outcome, evaluation: Artifact, run: Run) -> None:
             Notice("approval", name, says, run.id, measures, links, f"clerkflow approve {name} {outcome.request} --as … --reason …"),
         )
     elif outcome.became == "published":
-        tell(run.process, Notice("success", name, "a new model was trained and is champion", run.id, measures, links))
+        tell(run.process, Notice("success", name, "the model passed its gate and is champion", run.id, measures, links))
     else:
         broken = [result.rule for result in outcome.results if not result.passed]
         says = f"does not hold: {'; '.join(broken)}" if broken else f"request {outcome.request} was rejected already; the champion stays"

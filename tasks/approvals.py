@@ -137,11 +137,28 @@ def state_of(request: Request, decision: Decision | None, moves: Sequence[Move],
     return "expired" if now > datetime.fromisoformat(request.expires) else "waiting"
 
 
-def standings(store: Store, process: str) -> list[Standing]:
-    """Every request of a process, the oldest first."""
+def standings(store: Store, process: str, current: bool = False) -> list[Standing]:
+    """Every request of a process, the oldest first.
+
+    Args:
+        current: only those that were judged against the present champion, and what cannot be read; the others are history, and
+            reading what they stand for takes longer from year to year.
+    """
+    names = list(request_names(store, process))
+    if not names:
+        return []
     moves, now = log_of(store, process), _now(store, process)
-    found = [_standing(store, process, request, moves, now) for request in request_names(store, process)]
+    names = [name for name in names if not (current and _is_past(store, process, name, moves))]
+    found = [_standing(store, process, name, moves, now) for name in names]
     return sorted(found, key=lambda each: (each.request.created if each.request else "", each.id))
+
+
+def _is_past(store: Store, process: str, name: str, moves: Sequence[Move]) -> bool:
+    """Whether the champion moved since a request was made, so that nothing comes of it any more."""
+    try:
+        return _read(store, request_key(process, name), Request)[0].after < len(moves)
+    except ValueError:
+        return False
 
 
 def standing(store: Store, process: str, request: str) -> Standing:
@@ -184,7 +201,7 @@ def request_names(store: Store, process: str) -> Iterator[str]:
 
 def awaited_versions(store: Store, process: str) -> set[str]:
     """Versions that may still become champion through a request, or whose request cannot be read: these are not collected."""
-    return {each.version for each in standings(store, process) if each.open or each.state == "damaged"}
+    return {each.version for each in standings(store, process, current=True) if each.open or each.state == "damaged"}
 
 
 def _read(store: Store, key: str, kind: type[K]) -> tuple[K, str]:
@@ -246,9 +263,7 @@ def _decision(store: Store, request: Request, sha256: str) -> Decision | None:
 
 def request_for(store: Store, process: str, version: str) -> Standing | None:
     """The request for a version that still counts: it waits, or was decided, and the champion is the one it was judged against."""
-    champion = champion_of(store, process)
-    number = champion.number if champion else 0
-    found = [each for each in standings(store, process) if each.version == version and each.request and each.request.after == number]
+    found = [each for each in standings(store, process, current=True) if each.version == version]
     return next((each for each in reversed(found) if each.state in ("waiting", "approved", "rejected")), None)
 
 
@@ -363,7 +378,7 @@ def release(store: Store, request: Request, decision: Decision) -> None:
 def complete_decided(store: Store, process: str) -> list[str]:
     """Move the champion where a decision was made and whoever made it was killed before that; the versions that are champion now."""
     found = []
-    for each in standings(store, process):
+    for each in standings(store, process, current=True):
         if each.open and each.request and each.decision:
             try:
                 release(store, each.request, each.decision)

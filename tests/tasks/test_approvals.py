@@ -20,6 +20,7 @@ from tasks.approvals import Standing, ask, check_may_return, complete_decided, d
 from tasks.artifacts import json_bytes
 from tasks.gate import RuleResult, Verdict
 from tasks.manifests import Manifest
+from tasks.publishing import outcome_of
 from tasks.registry import publish_version
 from tasks.reservations import store_time
 from tasks.retention import collect
@@ -93,6 +94,18 @@ def test_who_may_not_decide_or_says_no_reason_decides_nothing(store: Store, name
     with pytest.raises(ValueError, match=words):
         decide(store, "p", found.id, "approved", name, reason)
     assert (standing(store, "p", found.id).state, champion(store)) == ("waiting", None)
+
+
+def test_what_became_of_a_model_is_said_in_a_word(store: Store) -> None:
+    assert outcome_of(Verdict(passed=False, results=()), None).became == "refused"
+    found = asked(store)
+    waiting = outcome_of(PASSED, found)
+    assert (waiting.became, waiting.request, waiting.passed) == ("waiting", found.id, True)
+    assert outcome_of(PASSED, decide(store, "p", found.id, "rejected", "anna", "no")).became == "rejected"
+    other = asked(store, 2)
+    decide(store, "p", other.id, "approved", "anna", "yes")
+    assert outcome_of(PASSED, champion_of(store, "p")).became == "published"
+    assert [each.id for each in standings(store, "p", current=True)] == []
 
 
 def test_without_a_file_of_approvers_nobody_may_decide(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def _decide(process: str, request: str, decision: Literal["approved", "rejected"
     console.quiet_libraries()
     from flows.telling import tell_decision
     from infra.store import open_store
-    from tasks.approvals import decide
+    from tasks.decisions import decide
 
     with _told(1):
         found = decide(open_store(), declared.name, request, decision, name, reason)
@@ -185,7 +185,7 @@ def rollback(
     """Make an earlier version the champion again: one atomic move, kept in the log."""
     from infra.store import open_store
     from tasks.aliases import rollback as move
-    from tasks.approvals import check_may_return
+    from tasks.decisions import check_may_return
 
     name, store = load_process(process, settings().processes).name, open_store()
     if version:

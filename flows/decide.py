@@ -8,8 +8,8 @@ from flows import pages, telling
 from flows.opening import run_name
 from infra.settings import settings
 from infra.store import open_store
-from tasks import approvals
-from tasks.approvals import Standing
+from tasks import decisions
+from tasks.approvals import Standing, standings
 from tasks.declaration import load_process
 
 
@@ -28,7 +28,7 @@ def decide(process: str, request: str, decision: Literal["approved", "rejected"]
         reason: Why; it is kept in the champion's log.
     """
     declared, store = load_process(process, settings().processes), open_store()
-    found = approvals.decide(store, declared.name, request, decision, name, reason)
-    pages.show_standings(approvals.standings(store, declared.name), declared.name)
+    found = decisions.decide(store, declared.name, request, decision, name, reason)
+    pages.show_standings(standings(store, declared.name), declared.name)
     telling.tell_decision(found, declared)
     return found

@@ -16,8 +16,9 @@ from infra.spans import Spans, digest_of
 from infra.store import MissingObject, Store, open_store
 from tasks import runs
 from tasks.aliases import Alias, challenge, champion_of, move_alias
-from tasks.approvals import Standing, ask, complete_decided, request_for
+from tasks.approvals import Standing, ask, request_for
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, json_bytes, read_json, scratch
+from tasks.decisions import complete_decided
 from tasks.gate import Verdict
 from tasks.manifests import Evidence, read_manifest
 from tasks.registry import check_whole, publish_version, versions_of

@@ -16,8 +16,9 @@ from infra.signing import Ed25519PrivateKey, base64, public_key_of
 from infra.spans import Spans
 from infra.store import Conflict, Store
 from tasks.aliases import champion_of, log_of, move_alias, rollback
-from tasks.approvals import Standing, ask, check_may_return, complete_decided, decide, decision_key, request_key, standing, standings
+from tasks.approvals import Standing, ask, decision_key, request_key, standing, standings
 from tasks.artifacts import json_bytes
+from tasks.decisions import check_may_return, complete_decided, decide
 from tasks.gate import RuleResult, Verdict
 from tasks.manifests import Manifest
 from tasks.publishing import outcome_of
@@ -164,7 +165,7 @@ def test_a_request_is_overtaken_when_its_champion_went_and_came_back(store: Stor
 
 
 DECIDE = (
-    "import sys; from infra.store import open_store; from tasks.approvals import decide; print(decide(open_store(), *sys.argv[1:]).state)"
+    "import sys; from infra.store import open_store; from tasks.decisions import decide; print(decide(open_store(), *sys.argv[1:]).state)"
 )
 
 
@@ -184,9 +185,9 @@ def test_of_two_processes_that_decide_at_once_one_is_heard(store: Store) -> None
 
 
 KILLED = (
-    "import os, sys; from infra.store import open_store; from tasks import approvals\n"
-    "approvals.release = lambda *_: os.kill(os.getpid(), 9)\n"
-    "approvals.decide(open_store(), *sys.argv[1:])"
+    "import os, sys; from infra.store import open_store; from tasks import decisions\n"
+    "decisions.release = lambda *_: os.kill(os.getpid(), 9)\n"
+    "decisions.decide(open_store(), *sys.argv[1:])"
 )
 
 

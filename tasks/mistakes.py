@@ -20,9 +20,9 @@ def mistakes_of(process: Process) -> Iterator[str]:
     """Everything that no single section can see, each with the place to mend."""
     yield from _in_sample(process)
     yield from _in_output(process)
-    for place, rule in enumerate(process.gate):
+    for place, rule in enumerate(process.gate.rules):
         for mistake in (*_in_metric(process, rule), *_in_slice(process, rule)):
-            yield f"gate.{place}: {mistake}"
+            yield f"gate.rules.{place}: {mistake}"
     yield from _in_drift(process)
     columns = {process.records.key: None} | {path: column_of(process, path) for path in process.columns}
     for expectation in process.expectations:

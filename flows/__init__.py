@@ -7,6 +7,8 @@ raw ──► validated ──► samples ──► model ──► evaluation �
          │ rows that fail                                   │ refused: kept, never published
          ▼                                                  ▼
       quarantine                                        reasons, exit status 1
+                                                          with gate.approval: a request waits for
+                                                          `clerkflow approve` or the flow `decide`   decide.py
 
 schedule · Prefect UI · `clerkflow score`
         │
@@ -17,4 +19,9 @@ schedule · Prefect UI · `clerkflow monitor`
         │
         ▼
 reference of the champion + recent batches ──► drift report ──► train, when it drifts  monitor.py
+
+Prefect UI · `clerkflow backfill`
+        │
+        ▼
+past days of the inbox + that day's champion ──► predictions · drift reports          backfill.py
 """

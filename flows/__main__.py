@@ -1,4 +1,5 @@
-"""The command line: clerkflow {check, train, score, monitor, models, rollback, verify, export, sign, gc, serve, demo}.
+"""The command line: clerkflow {check, train, approvals, approve, reject, score, monitor, backfill, models, rollback, verify, export, sign,
+gc, serve, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
 1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
@@ -8,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,10 +67,51 @@ def train(process: Name, set_: Overrides = None) -> None:
     from flows.train import train as flow
 
     with _told(1):
-        verdict = flow(process, overrides)
-    console.show_verdict(verdict, process)
-    if not verdict.passed:
+        outcome = flow(process, overrides)
+    console.show_verdict(outcome, process)
+    if outcome.became in ("refused", "rejected"):
         raise typer.Exit(1)
+
+
+Request = Annotated[str, typer.Argument(help="As 'clerkflow approvals' says it.")]
+As = Annotated[str, typer.Option("--as", metavar="NAME", help="Who decides, a name in the file that CLERKFLOW_APPROVERS names.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the champion's log.")]
+
+
+@app.command()
+def approvals(process: Name) -> None:
+    """List the models that passed their gate and wait, or waited, for a person's word."""
+    from infra.store import open_store
+    from tasks.approvals import standings
+
+    name = load_process(process, settings().processes).name
+    console.show_standings(standings(open_store(), name), name)
+
+
+@app.command()
+def approve(process: Name, request: Request, as_: As, reason: Reason) -> None:
+    """Make a model that waits the champion; the same command again finishes what was killed in between."""
+    _decide(process, request, "approved", as_, reason)
+
+
+@app.command()
+def reject(process: Name, request: Request, as_: As, reason: Reason) -> None:
+    """Leave the champion where it is, for good as far as this request goes."""
+    _decide(process, request, "rejected", as_, reason)
+
+
+def _decide(process: str, request: str, decision: Literal["approved", "rejected"], name: str, reason: str) -> None:
+    declared = load_process(process, settings().processes)
+    console.quiet_libraries()
+    from flows.telling import tell_decision
+    from infra.store import open_store
+    from tasks.decisions import decide
+
+    with _told(1):
+        found = decide(open_store(), declared.name, request, decision, name, reason)
+    tell_decision(found, declared)
+    console.show_standings([found], declared.name)
+    console.next_command(f"clerkflow models {process}")
 
 
 @app.command()
@@ -102,6 +145,26 @@ def monitor(
 
 
 @app.command()
+def backfill(
+    process: Name,
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day, in UTC.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day; it belongs to the span.")],
+    work: Annotated[
+        Literal["score", "monitor"], typer.Option("--flow", help="Score each day, or compare it with its champion, too.")
+    ] = "score",
+    parallel: Annotated[int, typer.Option(min=1, max=16, help="So many days at a time, each with a model in memory.")] = 2,
+    format_: Annotated[Literal["jsonl", "csv", "parquet"], typer.Option("--format", help="How predictions are written.")] = "jsonl",
+) -> None:
+    """Score or monitor past days of the inbox, each with the model that was champion on it; what is done already is found."""
+    load_process(process, settings().processes)
+    console.quiet_libraries()
+    from flows.backfill import backfill as flow
+
+    with _told(1):
+        console.show_filled(flow(process, first.date(), last.date(), work, parallel, format_), process)
+
+
+@app.command()
 def models(process: Name) -> None:
     """List the published versions: which is champion, challenger, previous; how good each was; who was champion when and why."""
     from infra.store import open_store
@@ -122,9 +185,12 @@ def rollback(
     """Make an earlier version the champion again: one atomic move, kept in the log."""
     from infra.store import open_store
     from tasks.aliases import rollback as move
+    from tasks.decisions import check_may_return
 
-    name = load_process(process, settings().processes).name
-    alias = move(open_store(), name, version, reason)
+    name, store = load_process(process, settings().processes).name, open_store()
+    if version:
+        check_may_return(store, name, version)
+    alias = move(store, name, version, reason)
     console.out.print(f"{name}: champion is {alias.version} again, was {alias.previous}")
     console.next_command(f"clerkflow models {process}")
 

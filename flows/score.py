@@ -4,14 +4,14 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows import pages
+from flows import pages, telling
 from flows.opening import open_run, run_name
 from tasks import runs
 from tasks.artifacts import Artifact
 from tasks.scoring import find_batches, score_batch
 
 
-@flow(name="score", flow_run_name=run_name)
+@flow(name="score", flow_run_name=run_name, on_failure=[telling.tell_failure], on_crashed=[telling.tell_failure])
 def score(
     process: str,
     source: str | None = None,
@@ -32,4 +32,5 @@ def score(
     batches = [state.result() for state in states if state.is_completed()]
     pages.show_batches(batches, run)
     runs.finish(run, f"{len(batches)} batches, {len(states) - len(batches)} failed", batches)
+    telling.tell_batches(batches, run)
     return [state.result() for state in states]  # a file that could not be scored stops the run when the others are done

@@ -9,12 +9,14 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
+from flows.backfill import backfill
+from flows.decide import decide
 from flows.monitor import monitor
 from flows.score import score
 from flows.train import train
 from tasks.process import Process
 
-FLOWS: dict[str, Any] = {"train": train, "score": score, "monitor": monitor}
+FLOWS: dict[str, Any] = {"train": train, "score": score, "monitor": monitor, "backfill": backfill, "decide": decide}
 
 
 def deployments_of(process: Process) -> list[RunnerDeployment]:
@@ -22,7 +24,7 @@ def deployments_of(process: Process) -> list[RunnerDeployment]:
     return [
         flow.to_deployment(
             name=process.name,
-            cron=getattr(process.schedules, name),
+            cron=getattr(process.schedules, name, None),
             parameters={"process": process.name},
             tags=["clerkflow", process.name, f"owner:{process.owner}"],
             description=f"{name} {process.name}. {process.description}".strip(),

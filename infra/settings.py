@@ -33,9 +33,10 @@ class Settings(BaseSettings):
     signing_key: SecretStr = SecretStr("")  # Ed25519; whoever publishes signs with it
     public_keys: str = ""  # those whose signatures count; when there are any, unsigned versions are refused
     database_url: SecretStr = SecretStr("")  # of the Prefect server that `make up` starts; SQLite when empty
+    approvers: Path | None = None  # a file: name -> roles; without it nobody can approve a model
     threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
 
-    @field_validator("processes", "cache", "s3_ca_file", "s3_credentials_file")
+    @field_validator("processes", "cache", "s3_ca_file", "s3_credentials_file", "approvers")
     @classmethod
     def _from_home(cls, path: Path | None) -> Path | None:
         """A ~ in a variable that no shell has expanded."""

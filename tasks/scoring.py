@@ -389,8 +389,11 @@ def store_was_away(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -
     retry_delay_seconds=[1, 10],
     retry_condition_fn=store_was_away,
 )
-def score_batch(source: str, run: Run, output_format: str = "jsonl") -> Artifact:
+def score_batch(source: str, run: Run, output_format: str = "jsonl", version: str | None = None) -> Artifact:
     """The champion and a file or a key -> batches/<batch>/.
+
+    Args:
+        version: another published version than the champion.
 
     Raises:
         ValueError: no champion, no such source or format, or a source that cannot be read or has none of the prompt's columns.
@@ -398,18 +401,23 @@ def score_batch(source: str, run: Run, output_format: str = "jsonl") -> Artifact
     if output_format not in WRITERS:
         raise ValueError(f"output format {output_format!r} is not known; there are: {', '.join(WRITERS)}")
     store, name = open_store(), run.process.name
-    champion = champion_of(store, name)
-    if champion is None:
-        raise ValueError(f"{name} has no champion to score with; train one: clerkflow train {name}")
+    version = version or _champion(store, name)
     with opened(store, source) as found:
-        batch = batch_id(found.sha256, found.name, run.process, champion.version, output_format)
+        batch = batch_id(found.sha256, found.name, run.process, version, output_format)
         prefix = f"{name}/batches/{batch}"
         if known := recall(store, prefix):
             logger.info("scoring: %s", told(known, 0.0, True))
             return known
-        artifact = _make_batch(store, prefix, found, run, champion.version, output_format)
+        artifact = _make_batch(store, prefix, found, run, version, output_format)
     logger.info("scoring: %s", told(artifact, artifact.facts["seconds"], False))
     return artifact
+
+
+def _champion(store: Store, name: str) -> str:
+    champion = champion_of(store, name)
+    if champion is None:
+        raise ValueError(f"{name} has no champion to score with; train one: clerkflow train {name}")
+    return champion.version
 
 
 def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: str, output_format: str) -> Artifact:

@@ -26,11 +26,13 @@ def test_every_flow_of_a_process_becomes_a_deployment_and_a_schedule_makes_runs(
         for _ in range(120):
             made = [found for found in ask(server, "/deployments/filter", {}) if found["name"] == "toy"]
             scheduled = ask(server, "/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
-            if len(made) == 3 and scheduled:
+            if len(made) == 5 and scheduled:
                 break
             assert child.poll() is None
             time.sleep(0.5)
-        assert sorted(found["entrypoint"] for found in made) == ["flows.monitor.monitor", "flows.score.score", "flows.train.train"]
+        assert sorted(found["entrypoint"] for found in made) == [
+            f"flows.{name}.{name}" for name in ("backfill", "decide", "monitor", "score", "train")
+        ]
         assert all("clerkflow" in found["tags"] for found in made)
         assert {run["parameters"]["process"] for run in scheduled} == {"toy"}
     finally:

@@ -17,6 +17,7 @@ from infra.settings import settings
 from infra.threads import calm_openmp
 
 if TYPE_CHECKING:
+    from flows.serve import Applied
     from tasks.aliases import Move
     from tasks.artifacts import Artifact
     from tasks.gate import Verdict
@@ -30,8 +31,10 @@ __all__ = [
     "next_command",
     "out",
     "quiet_libraries",
+    "show_arrivals",
     "show_batches",
     "show_collection",
+    "show_deployments",
     "show_drift",
     "show_findings",
     "show_models",
@@ -199,6 +202,22 @@ def show_collection(found: "Collection", process: str, deleted: bool) -> None:
     for version in found.dropped:
         out.print(f"  {version}")
     out.print(f"  {len(found.kept)} versions stay: {', '.join(found.kept) or 'none'}")
+
+
+def show_deployments(applied: Sequence["Applied"], pool: str) -> None:
+    """What became of each deployment."""
+    for one in applied:
+        out.print(f"{one.change:8} {escape(one.name)}")
+    next_command(f"prefect worker start --pool {pool} --type process")
+
+
+def show_arrivals(process: str, found: Mapping[str, Any] | str) -> None:
+    """What became of everything that arrived; or the words of an alarm."""
+    if isinstance(found, str):
+        err.print(f"[bold red]alarm:[/] {escape(found)}", soft_wrap=True)
+        return
+    counts = ", ".join(f"{value} {name}" for name, value in found.items() if isinstance(value, int))
+    out.print(f"{process}: {counts}; started: {', '.join(found['started']) or 'nothing'}")
 
 
 def _minute(time: str) -> str:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,13 +61,16 @@ def _go_path(go: str | None) -> str:
 
 
 @contextmanager
-def running(data: Path | None = None, port: int | None = None, build: bool = False) -> Iterator[Settings]:
+def running(
+    data: Path | None = None, port: int | None = None, build: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[Settings]:
     """Settings of a server that answers: the one the environment names with its keys, else one started here.
 
     Args:
         data: folder of its objects; a temporary one when absent.
         port: on loopback; a free one when absent.
         build: whether minio may be built when there is none.
+        environment: more of the server's variables, such as where it tells what arrives (infra.events.webhook_environment).
 
     Raises:
         FileNotFoundError: there is no minio program.
@@ -80,7 +83,7 @@ def running(data: Path | None = None, port: int | None = None, build: bool = Fal
     program = find_server(build)
     with tempfile.TemporaryDirectory(prefix="clerkflow-minio-", ignore_cleanup_errors=True) as scratch:
         keys = credentials(data / "credentials" if data else None)
-        server, address = _start(program, Path(scratch), data or Path(scratch), port, keys)
+        server, address = _start(program, Path(scratch), data or Path(scratch), port, keys, environment or {})
         try:
             yield Settings(s3_endpoint=address, s3_secure=False, s3_access_key=SecretStr(keys[0]), s3_secret_key=SecretStr(keys[1]))
         finally:
@@ -106,10 +109,12 @@ def write_private(file: Path, text: str) -> None:
         stream.write(text)
 
 
-def _start(program: Path, scratch: Path, data: Path, port: int | None, keys: tuple[str, str]) -> tuple["subprocess.Popen[bytes]", str]:
+def _start(
+    program: Path, scratch: Path, data: Path, port: int | None, keys: tuple[str, str], more: Mapping[str, str]
+) -> tuple["subprocess.Popen[bytes]", str]:
     address = f"127.0.0.1:{port or _free_port()}"
     words = [str(program), "server", "--quiet", "--address", address, "--certs-dir", str(scratch / "certs"), str(data / "objects")]
-    environment = {
+    environment = dict(more) | {
         "PATH": os.environ.get("PATH", ""),
         "HOME": str(scratch),
         "MINIO_ROOT_USER": keys[0],

@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     s3_ca_file: Path | None = None
     signing_key: SecretStr = SecretStr("")  # Ed25519; whoever publishes signs with it
     public_keys: str = ""  # those whose signatures count; when there are any, unsigned versions are refused
+    arrivals_address: str = "127.0.0.1:9190"  # where `clerkflow watch` is told by MinIO what arrives
+    arrivals_token: SecretStr = SecretStr("")  # that MinIO shows there
     threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
 
     @field_validator("processes", "cache", "s3_ca_file")
@@ -38,6 +40,14 @@ class Settings(BaseSettings):
         if "/" in endpoint or "@" in endpoint:
             raise ValueError("expected host:port; whether it speaks TLS is CLERKFLOW_S3_SECURE")
         return endpoint
+
+    @field_validator("arrivals_address")
+    @classmethod
+    def _with_a_port(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if not host or "/" in address or not port.isdecimal() or int(port) > 65_535:
+            raise ValueError("expected host:port, such as 127.0.0.1:9190")
+        return address
 
 
 def settings() -> Settings:

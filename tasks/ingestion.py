@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.store import Store, copy_to, open_store
 from tasks.artifacts import Artifact, file_digest, scratch, store_folder, write_json
+from tasks.ledger import settled_inbox
 from tasks.process import Process
 from tasks.readers import Reader, is_labelled
 from tasks.records import Record, to_line
@@ -48,9 +49,9 @@ def inbox_sources(process: Process, store: Store, folder: Path) -> tuple[list[So
 
     A file that cannot be read stays where it is and does not keep the others from being learned from.
     """
-    taken, left = [], []
-    prefix = f"{process.name}/inbox/"
-    for place, info in enumerate(store.list(prefix)):
+    whole, written = settled_inbox(store, process)
+    taken, left = [], [{"name": info.key, "left_out": "it is still written to"} for info in written]
+    for place, info in enumerate(whole):
         path = folder / str(place) / Path(info.key).name
         copy_to(store, info.key, path)
         try:

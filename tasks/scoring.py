@@ -21,7 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from infra.settings import settings
-from infra.store import MissingObject, ObjectInfo, Store, copy_to, open_store
+from infra.store import MissingObject, Store, copy_to, open_store
 from tasks.aliases import champion_of
 from tasks.artifacts import Artifact, file_digest, is_whole, scratch, store_folder, write_json
 from tasks.cleaning import fold
@@ -30,7 +30,7 @@ from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.process import Process, digest_of
 from tasks.prompts import clean
-from tasks.readers import Reader, is_labelled, parse_object
+from tasks.readers import Reader, parse_object
 from tasks.records import Record, Rejected
 from tasks.registry import fetch_version
 from tasks.repairs import repair
@@ -283,41 +283,11 @@ def recall(store: Store, prefix: str) -> Artifact | None:
     return artifact if is_whole(store, artifact) else None
 
 
-def pending(store: Store, process: Process) -> list[str]:
-    """Keys of unlabelled inbox files that no finished batch has scored, with whatever version.
-
-    A file that cannot be read, or has none of the prompt's columns, stays where it is, with a warning: it must not stop the rest.
-    """
-    waiting = []
-    for info in store.list(f"{process.name}/inbox/"):
-        try:
-            seen = _look_at(store, process, info)
-        except ValueError as error:
-            logger.warning("scoring: %s is left in the inbox: %s", info.key, error)
-            continue
-        batches = store.list(f"{process.name}/batches/{source_id(seen['sha256'], info.key, process)}-")
-        if not seen["labelled"] and not any(batch.key.endswith("/manifest.json") for batch in batches):
-            waiting.append(info.key)
-    return waiting
-
-
-def _look_at(store: Store, process: Process, info: ObjectInfo) -> dict[str, Any]:
-    """An inbox file's digest and whether it is labelled; remembered, so that it is read once as long as it stays the same."""
-    memory = f"{process.name}/stages/scoring/{digest_of([info.key, info.etag, process.part('records', 'output')])[:32]}.json"
-    try:
-        known: dict[str, Any] = json.loads(store.read(memory)[0])
-    except MissingObject:
-        with opened(store, info.key) as source:
-            known = {"key": info.key, "sha256": source.sha256, "labelled": is_labelled(source.path, source.name, process)}
-            if not known["labelled"]:
-                check_columns(source.path, source.name, process)
-        store.write(memory, as_json(known).encode())
-    return known
-
-
-def find_batches(run: Run) -> list[str]:
-    """Keys of the inbox files that wait to be scored."""
-    return pending(open_store(), run.process)
+def finished_batch(store: Store, process: Process, sha256: str, name: str) -> str | None:
+    """The batch that has scored a source already, with whatever version; None when there is none."""
+    prefix = f"{process.name}/batches/"
+    found = (info.key for info in store.list(f"{prefix}{source_id(sha256, name, process)}-") if info.key.endswith("/manifest.json"))
+    return next((key.removeprefix(prefix).partition("/")[0] for key in found), None)
 
 
 def store_was_away(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:

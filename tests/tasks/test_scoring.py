@@ -13,7 +13,7 @@ from infra.store import MissingObject, Store, open_store
 from tasks.artifacts import Artifact, fetch_folder
 from tasks.process import Process
 from tasks.runs import Run
-from tasks.scoring import batch_id, chunks, find_batches, recall, score_batch
+from tasks.scoring import batch_id, chunks, recall, score_batch
 
 
 @pytest.fixture
@@ -176,19 +176,6 @@ def test_without_a_champion_the_next_command_is_told(tmp_path: Path) -> None:
         score("new.jsonl", Run(id="now", process=tiny_process(), flow="score"))
 
 
-def test_the_inbox_gives_unlabelled_files_until_they_are_scored(run: Run, tmp_path: Path) -> None:
-    store = open_store()
-    store.upload(lines(tmp_path / "a", {"id": "a", "text": "card"}), "memory/inbox/new.jsonl")
-    store.upload(lines(tmp_path / "b", {"id": "b", "text": "card", "queue": "refund"}), "memory/inbox/labelled.jsonl")
-    store.upload(lines(tmp_path / "c", {"id": "c", "body": "card"}), "memory/inbox/odd.jsonl")
-    store.upload(lines(tmp_path / "d"), "memory/inbox/.keep")
-    assert find_batches(run) == ["memory/inbox/new.jsonl"]
-    score("memory/inbox/new.jsonl", run)
-    assert find_batches(run) == []
-    store.upload(lines(tmp_path / "e", {"id": "e", "text": "late"}), "memory/inbox/new.jsonl")
-    assert find_batches(run) == ["memory/inbox/new.jsonl"]
-
-
 def test_chunks_end_at_a_number_of_records_or_of_characters() -> None:
     def sizes(prompts: list[str]) -> list[int]:
         return [len(chunk) for chunk in chunks((None, prompt) for prompt in prompts)]  # type: ignore[misc]
@@ -211,11 +198,9 @@ def test_a_key_is_scored_on_every_kind_of_store(store: Store, tmp_path: Path) ->
     version = publish_tiny(tiny_process(), tmp_path / "version")
     store.upload(lines(tmp_path / "new.jsonl", {"id": "a", "text": "退款"}, {"id": "b"}), "memory/inbox/new.jsonl")
     run = Run(id="now", process=tiny_process(), flow="score")
-    assert find_batches(run) == ["memory/inbox/new.jsonl"]
     batch = score("memory/inbox/new.jsonl", run)
     assert (batch.facts["done"], batch.facts["dead"], batch.facts["version"]) == (1, 1, version)
     assert score("memory/inbox/new.jsonl", run) == batch
-    assert find_batches(run) == []
 
 
 def test_a_missing_manifest_means_no_batch() -> None:

@@ -1,0 +1,61 @@
+"""Dispatch: what a Prefect server knows of our deployments' runs, and starting one."""
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+TAG = "clerkflow"  # on everything that is ours
+PAGE = 200  # what a server gives at once
+SERVED = ".served"  # end of a deployment's name that no worker, but `clerkflow serve` runs: one name must not be both
+
+
+def our_deployments(client: "SyncPrefectClient") -> "list[DeploymentResponse]":
+    """Deployments with our tag whose entrypoint is one of our flows."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    found: list[DeploymentResponse] = []
+    while page := client.read_deployments(deployment_filter=ours, limit=PAGE, offset=len(found)):
+        found += page
+    return [deployment for deployment in found if (deployment.entrypoint or "").startswith("flows.")]
+
+
+def deployment_of(client: "SyncPrefectClient", flow: str, process: str) -> "DeploymentResponse | None":
+    """The deployment of a flow for a process, a worker's or a served one; None when there is none."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, DeploymentFilterTags, FlowFilter, FlowFilterName
+
+    names = DeploymentFilter(name=DeploymentFilterName(any_=[process, process + SERVED]), tags=DeploymentFilterTags(all_=[TAG]))
+    found = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])), deployment_filter=names, limit=2)
+    return found[0] if found else None
+
+
+def runs_of(client: "SyncPrefectClient", deployment: "DeploymentResponse") -> dict[str, int]:
+    """How many runs of a deployment are `waiting` to begin now, and how many are `running`; those of a schedule's future are neither."""
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    def count(*types: StateType) -> int:
+        state = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))
+        begun = FlowRunFilterExpectedStartTime(before_=datetime.now(UTC) + timedelta(seconds=2))
+        deployments = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+        found = client.read_flow_runs(
+            deployment_filter=deployments, flow_run_filter=FlowRunFilter(state=state, expected_start_time=begun), limit=PAGE
+        )
+        return len(found)
+
+    return {"waiting": count(StateType.SCHEDULED), "running": count(StateType.PENDING, StateType.RUNNING)}
+
+
+def start(client: "SyncPrefectClient", deployment: "DeploymentResponse", parameters: dict[str, Any]) -> str:
+    """Start a run now, and give its name."""
+    return client.create_flow_run_from_deployment(deployment.id, parameters=parameters, tags=[TAG]).name

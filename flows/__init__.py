@@ -1,6 +1,6 @@
 """IN WHICH ORDER: the life of a model for a business process. One file per flow; its body reads as its title.
 
-schedule · Prefect UI · `clerkflow train` · drift
+schedule · Prefect UI · `clerkflow train` · drift · enough new labelled records
         │
         ▼
 raw ──► validated ──► samples ──► model ──► evaluation ──► gate ──► published      train.py
@@ -8,7 +8,7 @@ raw ──► validated ──► samples ──► model ──► evaluation �
          ▼                                                  ▼
       quarantine                                        reasons, exit status 1
 
-schedule · Prefect UI · `clerkflow score`
+schedule · Prefect UI · `clerkflow score` · a new unlabelled file
         │
         ▼
 champion + new records ──► predictions · dead letters · what monitoring needs        score.py
@@ -17,4 +17,9 @@ schedule · Prefect UI · `clerkflow monitor`
         │
         ▼
 reference of the champion + recent batches ──► drift report ──► train, when it drifts  monitor.py
+
+schedule
+        │
+        ▼
+inbox against the ledger ──► what events missed is started; an alarm when a file is unknown  reconcile.py
 """

@@ -27,7 +27,7 @@ from flows.reconcile import reconcile
 from flows.score import score
 from flows.train import train
 from flows.watch import ARRIVED
-from infra.dispatch import SERVED, TAG, our_deployments
+from infra.dispatch import SERVED, STARTS_WITHIN_SECONDS, TAG, our_deployments
 from tasks.process import Process
 
 FLOWS: dict[str, Any] = {"train": train, "score": score, "monitor": monitor, "reconcile": reconcile}
@@ -60,7 +60,9 @@ def deployments_of(process: Process, served: bool = False) -> list[RunnerDeploym
             tags=[TAG, process.name, f"owner:{process.owner}"],
             description=f"{name} {process.name}. {process.description}".strip(),
             version=str(process.version),
-            concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=COLLISIONS[name]),
+            concurrency_limit=ConcurrencyLimitConfig(
+                limit=1, collision_strategy=COLLISIONS[name], grace_period_seconds=STARTS_WITHIN_SECONDS
+            ),
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         for name, flow in FLOWS.items()

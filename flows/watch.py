@@ -23,6 +23,7 @@ from tasks.process import Process
 logger = logging.getLogger(__name__)
 
 ARRIVED = {"score": "clerkflow.unlabelled.arrived", "train": "clerkflow.labelled.gathered"}  # flow -> the event that starts it
+LOOK_SECONDS = 30.0  # without a hint, as long as something waits: the run that was to take it may have been lost
 AGAIN_SECONDS = 5.0  # until the next try after the store or the Prefect server was away
 TOLD = 50_000  # versions remembered as told, a process
 
@@ -34,6 +35,8 @@ class Watched:
     process: Process
     ledger: Ledger = field(default_factory=Ledger)
     told: dict[str, set[str]] = field(default_factory=dict)  # flow -> versions that an event told of, or a waiting run will take
+    looked: bool = False  # whether this look has no hint
+    times: int = 0  # that something was told again
     at: float | None = None  # monotonic seconds when to look again without a hint
 
 
@@ -63,13 +66,16 @@ def watch(store: Store, processes: list[Process], hints: Iterable[set[str]]) -> 
 
 def _look(store: Store, one: Watched) -> list[str]:
     """Look into one inbox, and tell what is due; the flows that were told."""
-    one.at = None
+    one.looked, one.at = one.at is not None and time.monotonic() >= one.at, None
     try:
         found = arrivals.survey(store, one.process, one.ledger)
         one.ledger = found.ledger
         if found.settling:
             one.at = time.monotonic() + one.process.arrivals.settle_seconds
-        return [flow for flow, waiting in arrivals.due(store, one.process, found).items() if _tell(one, flow, waiting)]
+        due = arrivals.due(store, one.process, found)
+        if due and one.at is None:
+            one.at = time.monotonic() + LOOK_SECONDS
+        return [flow for flow, waiting in due.items() if _tell(one, flow, waiting)]
     except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
         logger.warning("arrivals: %s is looked at again in %.0f s: %s", one.process.name, AGAIN_SECONDS, error)
         one.at = time.monotonic() + AGAIN_SECONDS
@@ -78,20 +84,21 @@ def _look(store: Store, one: Watched) -> list[str]:
 
 def _tell(one: Watched, flow: str, waiting: list[Arrival]) -> bool:
     """Tell of what was not told before, unless a run will take it anyway; whether an event was sent."""
-    told = one.told.setdefault(flow, set())
-    new = [arrival for arrival in waiting if arrival.place not in told]
-    if not new:
+    new = {arrival.place for arrival in waiting} - one.told.get(flow, set())
+    if not new and not one.looked:
         return False
     runs = _runs(flow, one.process)
-    if runs is None:
+    if runs is None or (flow == "train" and runs["running"]):  # it may or may not have read the newest; looked at again when it is done
         return False
-    if flow == "train" and runs["running"]:  # it may or may not have read the newest; the reconciler looks when it is done
-        return False
-    if not runs["waiting"]:
-        payload = {"process": one.process.name, "key": new[-1].key, "objects": len(waiting)}
-        events.emit(ARRIVED[flow], f"clerkflow.process.{one.process.name}", [arrival.place for arrival in new], payload)
+    if not new and not any(runs.values()):  # those that were told are lost
+        one.times += 1
+        new = {arrival.place for arrival in waiting} | {f"again {one.times}"}
+    if new and not runs["waiting"]:
+        key = max(waiting, key=lambda arrival: arrival.seen).key
+        payload = {"process": one.process.name, "key": key, "objects": len(waiting)}
+        events.emit(ARRIVED[flow], f"clerkflow.process.{one.process.name}", sorted(new), payload)
     one.told[flow] = {arrival.place for arrival in waiting[-TOLD:]}
-    return not runs["waiting"]
+    return bool(new) and not runs["waiting"]
 
 
 def _runs(flow: str, process: Process) -> dict[str, int] | None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 TAG = "clerkflow"  # on everything that is ours
+STARTS_WITHIN_SECONDS = 120  # a run that a worker took and has not begun by then was lost with its worker, and gives its place back
 PAGE = 200  # what a server gives at once
 SERVED = ".served"  # end of a deployment's name that no worker, but `clerkflow serve` runs: one name must not be both
 
@@ -33,7 +34,10 @@ def deployment_of(client: "SyncPrefectClient", flow: str, process: str) -> "Depl
 
 
 def runs_of(client: "SyncPrefectClient", deployment: "DeploymentResponse") -> dict[str, int]:
-    """How many runs of a deployment are `waiting` to begin now, and how many are `running`; those of a schedule's future are neither."""
+    """How many runs of a deployment are `waiting` to begin now, and how many are `running`.
+
+    Those of a schedule's future are neither, nor are those that a killed worker had taken and never began.
+    """
     from prefect.client.schemas.filters import (
         DeploymentFilter,
         DeploymentFilterId,
@@ -44,16 +48,18 @@ def runs_of(client: "SyncPrefectClient", deployment: "DeploymentResponse") -> di
     )
     from prefect.client.schemas.objects import StateType
 
-    def count(*types: StateType) -> int:
-        state = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))
-        begun = FlowRunFilterExpectedStartTime(before_=datetime.now(UTC) + timedelta(seconds=2))
-        deployments = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
-        found = client.read_flow_runs(
-            deployment_filter=deployments, flow_run_filter=FlowRunFilter(state=state, expected_start_time=begun), limit=PAGE
-        )
-        return len(found)
-
-    return {"waiting": count(StateType.SCHEDULED), "running": count(StateType.PENDING, StateType.RUNNING)}
+    now = datetime.now(UTC)
+    state = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]))
+    begun = FlowRunFilterExpectedStartTime(before_=now + timedelta(seconds=2))
+    found = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+        flow_run_filter=FlowRunFilter(state=state, expected_start_time=begun),
+        limit=PAGE,
+    )
+    lost = now - timedelta(seconds=STARTS_WITHIN_SECONDS)
+    states = [run.state for run in found if run.state and not (run.state.is_pending() and run.state.timestamp < lost)]
+    waiting = sum(state.is_scheduled() for state in states)
+    return {"waiting": waiting, "running": len(states) - waiting}
 
 
 def start(client: "SyncPrefectClient", deployment: "DeploymentResponse", parameters: dict[str, Any]) -> str:

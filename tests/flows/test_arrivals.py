@@ -119,6 +119,20 @@ def release(id: Any) -> None:
         client.set_flow_run_state(id, Completed(), force=True)
 
 
+def test_what_waits_is_told_again_when_the_run_that_was_to_take_it_is_lost(memory: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.watch import watch
+
+    monkeypatch.setattr("flows.watch.LOOK_SECONDS", 0)
+    key = put("a.jsonl", card("a"))
+    looks = watch(open_store(), [memory], iter([{key}, set(), set()]))
+    assert next(looks) == {"memory": ["score"]}
+    first = until(lambda: runs("score"))[0]
+    assert next(looks) == {"memory": []}
+    release(first.id)
+    assert next(looks) == {"memory": ["score"]}
+    until(lambda: len(runs("score")) == 2)
+
+
 def test_an_event_told_twice_starts_one_run(memory: Process) -> None:
     from infra.events import emit
 

@@ -211,8 +211,8 @@ def watch(process: Names = None) -> None:
     import threading
 
     processes = _declared(process)
-    from flows.serve import server_answers
     from flows.watch import watch_all
+    from infra.dispatch import server_answers
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

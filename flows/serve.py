@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect import serve
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -19,7 +18,6 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.schedules import Cron
-from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from flows.monitor import monitor
@@ -27,7 +25,7 @@ from flows.reconcile import reconcile
 from flows.score import score
 from flows.train import train
 from flows.watch import ARRIVED
-from infra.dispatch import SERVED, STARTS_WITHIN_SECONDS, TAG, our_deployments
+from infra.dispatch import SERVED, STARTS_WITHIN_SECONDS, TAG, our_deployments, server_answers
 from tasks.process import Process
 
 FLOWS: dict[str, Any] = {"train": train, "score": score, "monitor": monitor, "reconcile": reconcile}
@@ -160,16 +158,3 @@ def serve_all(processes: list[Process], everything: bool = True) -> None:
     with get_client(sync_client=True) as client:
         apply(client, processes, everything, lambda deployment: deployment.apply(), served=True)  # type: ignore[arg-type, return-value]
     serve(*[deployment for process in processes for deployment in deployments_of(process, served=True)])
-
-
-def server_answers() -> None:
-    """Schedules need a server that outlives this process; an ephemeral one would forget them."""
-    address = PREFECT_API_URL.value()
-    remedy = "start one with '.venv/bin/prefect server start' and set PREFECT_API_URL=http://127.0.0.1:4200/api"
-    if not address:
-        raise ValueError(f"PREFECT_API_URL is not set: {remedy}")
-    try:
-        with get_client(sync_client=True) as client:
-            client.read_flows(limit=1)
-    except httpx.HTTPError as error:
-        raise ValueError(f"no Prefect server answers at {address} ({type(error).__name__}): {remedy}") from None

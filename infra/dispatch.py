@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
@@ -65,3 +67,23 @@ def runs_of(client: "SyncPrefectClient", deployment: "DeploymentResponse") -> di
 def start(client: "SyncPrefectClient", deployment: "DeploymentResponse", parameters: dict[str, Any]) -> str:
     """Start a run now, and give its name."""
     return client.create_flow_run_from_deployment(deployment.id, parameters=parameters, tags=[TAG]).name
+
+
+def server_answers() -> None:
+    """Make sure of a server that outlives this process; an ephemeral one would forget schedules.
+
+    Raises:
+        ValueError: there is none, and how to start one.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    address = PREFECT_API_URL.value()
+    remedy = "start one with '.venv/bin/prefect server start' and set PREFECT_API_URL=http://127.0.0.1:4200/api"
+    if not address:
+        raise ValueError(f"PREFECT_API_URL is not set: {remedy}")
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_flows(limit=1)
+    except httpx.HTTPError as error:
+        raise ValueError(f"no Prefect server answers at {address} ({type(error).__name__}): {remedy}") from None

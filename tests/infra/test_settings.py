@@ -39,3 +39,10 @@ def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = f"{settings()!r} {settings()} {settings().model_dump_json()}"
     assert "access-key" not in shown
     assert "secret-key" not in shown
+
+
+@pytest.mark.parametrize("address", ["9190", "http://127.0.0.1:9190/arrivals", "127.0.0.1:port", "127.0.0.1:99999"])
+def test_the_receivers_address_is_a_host_and_a_port(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLERKFLOW_ARRIVALS_ADDRESS", address)
+    with pytest.raises(ValueError, match="CLERKFLOW_ARRIVALS_ADDRESS: expected host:port"):
+        settings()

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import secrets
+import signal
 import socket
 import statistics
 import subprocess
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--timed", type=int, default=20)
     parser.add_argument("--lossy", action="store_true", help=argparse.SUPPRESS)  # the watcher of part 3
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     if asked.lossy:
         return lossy_watcher()
     with playground() as folder:

@@ -1,5 +1,5 @@
 """The command line: clerkflow {check, train, approvals, approve, reject, score, monitor, backfill, models, rollback, verify, export, sign,
-gc, serve, demo}.
+gc, deploy, serve, watch, reconcile, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
 1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 import yaml
@@ -20,6 +20,7 @@ from flows import console
 from infra.settings import settings
 from infra.store import Conflict
 from tasks.declaration import DeclarationError, declared_processes, load_process, merge
+from tasks.process import Process
 
 app = typer.Typer(
     name="clerkflow",
@@ -64,10 +65,11 @@ def train(process: Name, set_: Overrides = None) -> None:
     overrides = _overrides(set_)
     load_process(process, settings().processes, overrides)
     console.quiet_libraries()
+    from flows.parameters import Overrides
     from flows.train import train as flow
 
     with _told(1):
-        outcome = flow(process, overrides)
+        outcome = flow(process, Overrides.model_validate(overrides))
     console.show_verdict(outcome, process)
     if outcome.became in ("refused", "rejected"):
         raise typer.Exit(1)
@@ -258,16 +260,61 @@ def gc(
         console.next_command(f"clerkflow gc {process} --keep {keep} --delete")
 
 
+Names = Annotated[list[str] | None, typer.Argument(metavar="[PROCESS]...", help="All declared processes when absent.")]
+
+
 @app.command()
-def serve(
-    process: Annotated[list[str] | None, typer.Argument(metavar="[PROCESS]...", help="All declared processes when absent.")] = None,
+def deploy(
+    process: Names = None,
+    pool: Annotated[str, typer.Option("--pool", help="Of the workers that run them; made when missing.")] = "clerkflow",
 ) -> None:
-    """Make a deployment for each flow and process on its schedule, and run what the Prefect server asks for."""
-    names = process or declared_processes(settings().processes)
-    processes = [load_process(name, settings().processes) for name in names]
+    """Make or update a deployment for each flow and process, and remove those that are declared no longer."""
+    processes = _declared(process)
+    from flows.serve import deploy as apply
+
+    console.show_deployments(apply(processes, pool, everything=not process), pool)
+
+
+@app.command()
+def serve(process: Names = None) -> None:
+    """Do the same without workers: run in this process what the Prefect server asks for."""
+    processes = _declared(process)
     from flows.serve import serve_all
 
-    serve_all(processes)
+    serve_all(processes, everything=not process)
+
+
+@app.command()
+def watch(process: Names = None) -> None:
+    """Tell the Prefect server of what arrives in the inboxes, so that runs start by themselves."""
+    import signal
+    import threading
+
+    processes = _declared(process)
+    from flows.watch import watch_all
+    from infra.dispatch import server_answers
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with _told(1):
+        server_answers()
+        watch_all(processes, stop)
+
+
+@app.command()
+def reconcile(process: Name) -> None:
+    """Start what events have missed, and say what became of everything that arrived."""
+    load_process(process, settings().processes)
+    console.quiet_libraries()
+    from flows.reconcile import reconcile as flow
+
+    with _told(1):
+        state = cast(Any, flow)(process, return_state=True)
+        result = state.result(raise_on_failure=False)
+    console.show_arrivals(process, result if state.is_completed() else str(state.message))
+    if not state.is_completed():
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -283,6 +330,11 @@ def _source(name: str | None) -> str | None:
     """A file by its whole path, since flows may run elsewhere; a key of the store, and nothing, as they are."""
     here = name is not None and os.path.isfile(name)  # noqa: PTH113 - Path.is_file raises for a name that is too long
     return str(Path(name).resolve()) if name and here else name
+
+
+def _declared(names: list[str] | None) -> list[Process]:
+    """The named processes, or all."""
+    return [load_process(name, settings().processes) for name in names or declared_processes(settings().processes)]
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:

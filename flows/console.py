@@ -18,6 +18,7 @@ from infra.settings import settings
 from infra.threads import calm_openmp
 
 if TYPE_CHECKING:
+    from flows.serve import Applied
     from tasks.aliases import Move
     from tasks.approvals import Standing
     from tasks.artifacts import Artifact
@@ -33,8 +34,10 @@ __all__ = [
     "next_command",
     "out",
     "quiet_libraries",
+    "show_arrivals",
     "show_batches",
     "show_collection",
+    "show_deployments",
     "show_drift",
     "show_filled",
     "show_findings",
@@ -104,6 +107,8 @@ def show_verdict(verdict: "Outcome", process: str) -> None:
     if verdict.became == "published":
         out.print(f"{process}: passed and published")
         next_command(f"clerkflow models {process}")
+    elif verdict.became == "tried":
+        out.print(f"{process}: would pass; this was a dry run, so nothing was published")
     elif verdict.became == "waiting":
         out.print(f"{process}: passed; the champion stays until request {verdict.request} is approved")
         next_command(f"clerkflow approve {process} {verdict.request} --as NAME --reason '…'")
@@ -248,6 +253,22 @@ def show_collection(found: "Collection", process: str, deleted: bool) -> None:
     for version in found.dropped:
         out.print(f"  {version}")
     out.print(f"  {len(found.kept)} versions stay: {', '.join(found.kept) or 'none'}")
+
+
+def show_deployments(applied: Sequence["Applied"], pool: str) -> None:
+    """What became of each deployment."""
+    for one in applied:
+        out.print(f"{one.change:8} {escape(one.name)}")
+    next_command(f"prefect worker start --pool {pool} --type process")
+
+
+def show_arrivals(process: str, found: Mapping[str, Any] | str) -> None:
+    """What became of everything that arrived; or the words of an alarm."""
+    if isinstance(found, str):
+        err.print(f"[bold red]alarm:[/] {escape(found)}", soft_wrap=True)
+        return
+    counts = ", ".join(f"{value} {name}" for name, value in found.items() if isinstance(value, int))
+    out.print(f"{process}: {counts}; started: {', '.join(found['started']) or 'nothing'}")
 
 
 def _minute(time: str) -> str:

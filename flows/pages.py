@@ -116,10 +116,17 @@ def show_drift(drift: Artifact, run: Run) -> None:
     _link(drift.prefix + "evidently.html", run, "evidently")
 
 
+def show_arrivals(counts: dict[str, Any], process: str) -> None:
+    """What became of every version of every object of the inbox, and which flows were started for what waits."""
+    rows = [{"state": name, "objects": value} for name, value in counts.items() if isinstance(value, int)]
+    started = ", ".join(counts["started"]) or "nothing"
+    create_table_artifact(table=rows, key=f"{process.replace('_', '-')}-arrivals", description=f"started: {started}")
+
+
 def told_as_state(outcome: Outcome, run: Run) -> Outcome:
     """The outcome as a flow's return: what is not published ends as Completed, named Refused, AwaitingApproval or Rejected, so the UI
     shows it; callers get the outcome."""
-    if outcome.became == "published":
+    if outcome.became in ("published", "tried"):
         return outcome
     broken = "; ".join(result.rule for result in outcome.results if not result.passed)
     name, message = {

@@ -34,6 +34,8 @@ def tell_outcome(outcome: Outcome, evaluation: Artifact, run: Run) -> None:
             run.process,
             Notice("approval", name, says, run.id, measures, links, f"clerkflow approve {name} {outcome.request} --as … --reason …"),
         )
+    elif outcome.became == "tried":
+        return  # nothing happened to the process
     elif outcome.became == "published":
         tell(run.process, Notice("success", name, "the model passed its gate and is champion", run.id, measures, links))
     else:

@@ -1,12 +1,11 @@
 """Train: raw records -> validated -> samples -> model -> gate -> published shards."""
 
-from typing import Any
-
 from prefect import flow
 
 from flows import pages, telling
 from flows.opening import open_run, run_name
-from tasks import runs
+from flows.parameters import Overrides
+from tasks import arrivals, runs
 from tasks.evaluation import evaluate
 from tasks.finetuning import finetune
 from tasks.gate import pass_gate
@@ -17,14 +16,18 @@ from tasks.validation import validate
 
 
 @flow(name="train", flow_run_name=run_name, on_failure=[telling.tell_failure], on_crashed=[telling.tell_failure])
-def train(process: str, overrides: dict[str, Any] | None = None) -> Outcome:
+def train(process: str, overrides: Overrides | None = None, dry_run: bool = False, arrived: str | None = None) -> Outcome:
     """Train a process's model and publish it when its gate lets it pass.
 
     Args:
         process: Name of a declared process, a folder of data/processes.
         overrides: Parts of the declaration that differ for this run only, such as {"finetuning": {"num_train_epochs": 2}}.
+        dry_run: Everything up to the gate's verdict; nothing is published, and new files of the inbox still wait.
+        arrived: The key whose arrival started this run.
     """
     run = open_run(process, "train", overrides)
+    if arrived:
+        arrivals.begin_training(run)
     raw = ingest(run)
     validated = validate(raw, run)
     pages.show_validation(validated, run)
@@ -35,9 +38,11 @@ def train(process: str, overrides: dict[str, Any] | None = None) -> Outcome:
     pages.show_evaluation(evaluation, run)
     verdict = pass_gate(evaluation, run)
     pages.show_verdict(verdict, run)
-    release = publish(model, evaluation, verdict, run) if verdict.passed else None
-    outcome = outcome_of(verdict, release)
+    release = publish(model, evaluation, verdict, run) if verdict.passed and not dry_run else None
+    outcome = outcome_of(verdict, release, dry_run)
     pages.show_request(release, run)
+    if not dry_run:
+        arrivals.learned_from(raw, run)
     runs.finish(run, outcome.became, [raw, validated, samples, model, evaluation])
     telling.tell_outcome(outcome, evaluation, run)
     return pages.told_as_state(outcome, run)

@@ -255,14 +255,23 @@ class Drift(Declared):
         return self
 
 
+class Arrivals(Declared):
+    """When new files of the inbox start a run by themselves."""
+
+    min_new_records: int = Field(200, ge=1)  # labelled ones since the last training; then the next one starts
+    settle_seconds: float = Field(5.0, ge=0, le=3600)  # a file of a folder that was changed within these waits: it may still be copied
+    max_attempts: int = Field(5, ge=1, le=100)  # runs that take a file and do not finish it; then it is a dead letter
+
+
 class Schedules(Declared):
     """Cron strings; a flow without one runs on demand."""
 
     train: str | None = None
     score: str | None = None
     monitor: str | None = None
+    reconcile: str | None = "*/10 * * * *"  # within this time, whatever was missed is started
 
-    @field_validator("train", "score", "monitor")
+    @field_validator("train", "score", "monitor", "reconcile")
     @classmethod
     def _cron(cls, schedule: str | None) -> str | None:
         if schedule is not None:
@@ -293,6 +302,7 @@ class Process(Declared):
     gate: Gate
     publishing: Publishing = Publishing()
     drift: Drift = Drift()
+    arrivals: Arrivals = Arrivals()
     schedules: Schedules = Schedules()
     notify: Notify = Notify()
 

@@ -97,18 +97,18 @@ def begun(run: Run) -> str:
 class Outcome(Verdict):
     """A verdict, and what became of the model."""
 
-    became: Literal["published", "refused", "waiting", "rejected"]
+    became: Literal["published", "refused", "waiting", "rejected", "tried"]
     request: str | None = None  # what has to be approved, or was rejected
 
 
-def outcome_of(verdict: Verdict, release: Alias | Standing | None) -> Outcome:
+def outcome_of(verdict: Verdict, release: Alias | Standing | None, dry_run: bool = False) -> Outcome:
     """What became of a judged model.
 
     Args:
-        release: what publishing it gave; None when it was refused.
+        release: what publishing it gave; None when it was refused, or only tried.
     """
     if release is None:
-        return Outcome(**dict(verdict), became="refused")
+        return Outcome(**dict(verdict), became="tried" if dry_run and verdict.passed else "refused")
     if isinstance(release, Alias):
         return Outcome(**dict(verdict), became="published")
     return Outcome(**dict(verdict), became="rejected" if release.state == "rejected" else "waiting", request=release.id)

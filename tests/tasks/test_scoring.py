@@ -177,8 +177,7 @@ def test_a_file_with_none_of_the_columns_is_refused_and_only_declared_names_are_
     with pytest.raises(ValueError, match=f"columns? text.*; {told}") as error:
         score(tmp_path / name, run)
     assert not any(True for _ in open_store().list("memory/batches/"))
-    open_store().upload(tmp_path / name, f"memory/inbox/{name}")
-    assert name in caplog.text and "7171" not in caplog.text + str(error.value)
+    assert "7171" not in caplog.text + str(error.value)
 
 
 def test_what_cannot_be_scored_is_told_with_the_remedy(run: Run, tmp_path: Path) -> None:

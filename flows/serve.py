@@ -68,7 +68,7 @@ def deployments_of(process: Process, served: bool = False) -> list[RunnerDeploym
             description=f"{name} {process.name}. {process.description}".strip(),
             version=str(process.version),
             concurrency_limit=ConcurrencyLimitConfig(
-                limit=1, collision_strategy=COLLISIONS[name], grace_period_seconds=STARTS_WITHIN_SECONDS
+                limit=1, collision_strategy=COLLISIONS.get(name, WAITS), grace_period_seconds=STARTS_WITHIN_SECONDS
             ),
             entrypoint_type=EntrypointType.MODULE_PATH,
         )

@@ -231,6 +231,15 @@ def environment_lines(variables: Mapping[str, str]) -> str:
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
+def _told_of_arrivals() -> dict[str, str]:
+    """The variables that make the server tell a watcher what arrives; none without a token that it can show there."""
+    from infra.events import webhook_environment
+
+    named = settings()
+    token = named.arrivals_token.get_secret_value()
+    return webhook_environment(named.arrivals_address, token) if token else {}
+
+
 def main() -> None:
     """Run a server until Ctrl-C; its credentials go to a file that only its owner may read."""
     parser = argparse.ArgumentParser(prog="python -m infra.minio", description="A MinIO server on loopback with a bucket for clerkflow.")
@@ -241,7 +250,7 @@ def main() -> None:
     parser.add_argument("--kms", action="store_true", help="hold a key, so that CLERKFLOW_S3_ENCRYPTION works")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    asked_of = running(asked.data, asked.port, asked.build, asked.tls, asked.kms)
+    asked_of = running(asked.data, asked.port, asked.build, asked.tls, asked.kms, _told_of_arrivals())
     with tempfile.TemporaryDirectory(prefix="clerkflow-") as scratch, asked_of as server:
         make_bucket(server, "clerkflow")
         file = (asked.data or Path(scratch)).absolute() / "minio.env"

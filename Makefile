@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-publishing clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-publishing bench-arrivals clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -41,6 +41,9 @@ bench-memory: $(READY)  ## peak memory of a batch of 2,000 and of 200,000 record
 
 bench-publishing: $(READY)  ## a 500 MB model to MinIO and back, beside mc and a minio-py loop
 	@$(BIN)/python -m benchmarks.publishing
+
+bench-arrivals: $(READY)  ## new files start runs: how soon, and exactly once while events are lost and the worker is killed
+	@$(BIN)/python -m benchmarks.arrivals
 
 clean:           ## remove what was built here; the store stays
 	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

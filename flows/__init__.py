@@ -1,14 +1,16 @@
 """IN WHICH ORDER: the life of a model for a business process. One file per flow; its body reads as its title.
 
-schedule · Prefect UI · `clerkflow train` · drift
+schedule · Prefect UI · `clerkflow train` · drift · enough new labelled records
         │
         ▼
 raw ──► validated ──► samples ──► model ──► evaluation ──► gate ──► published      train.py
          │ rows that fail                                   │ refused: kept, never published
          ▼                                                  ▼
       quarantine                                        reasons, exit status 1
+                                                          with gate.approval: a request waits for
+                                                          `clerkflow approve` or the flow `decide`   decide.py
 
-schedule · Prefect UI · `clerkflow score`
+schedule · Prefect UI · `clerkflow score` · a new unlabelled file
         │
         ▼
 champion + new records ──► predictions · dead letters · what monitoring needs        score.py
@@ -17,4 +19,13 @@ schedule · Prefect UI · `clerkflow monitor`
         │
         ▼
 reference of the champion + recent batches ──► drift report ──► train, when it drifts  monitor.py
+
+Prefect UI · `clerkflow backfill`
+        │
+        ▼
+past days of the inbox + that day's champion ──► predictions · drift reports          backfill.py
+schedule
+        │
+        ▼
+inbox against the ledger ──► what events missed is started; an alarm when a file is unknown  reconcile.py
 """

@@ -1,4 +1,5 @@
-"""The command line: clerkflow {check, train, score, monitor, models, rollback, verify, export, sign, gc, serve, demo}.
+"""The command line: clerkflow {check, train, approvals, approve, reject, score, monitor, backfill, models, rollback, verify, export, sign,
+gc, deploy, serve, watch, reconcile, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
 1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
@@ -8,8 +9,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 import yaml
@@ -18,6 +20,7 @@ from flows import console
 from infra.settings import settings
 from infra.store import Conflict
 from tasks.declaration import DeclarationError, declared_processes, load_process, merge
+from tasks.process import Process
 
 app = typer.Typer(
     name="clerkflow",
@@ -62,13 +65,55 @@ def train(process: Name, set_: Overrides = None) -> None:
     overrides = _overrides(set_)
     load_process(process, settings().processes, overrides)
     console.quiet_libraries()
+    from flows.parameters import Overrides
     from flows.train import train as flow
 
     with _told(1):
-        verdict = flow(process, overrides)
-    console.show_verdict(verdict, process)
-    if not verdict.passed:
+        outcome = flow(process, Overrides.model_validate(overrides))
+    console.show_verdict(outcome, process)
+    if outcome.became in ("refused", "rejected"):
         raise typer.Exit(1)
+
+
+Request = Annotated[str, typer.Argument(help="As 'clerkflow approvals' says it.")]
+As = Annotated[str, typer.Option("--as", metavar="NAME", help="Who decides, a name in the file that CLERKFLOW_APPROVERS names.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the champion's log.")]
+
+
+@app.command()
+def approvals(process: Name) -> None:
+    """List the models that passed their gate and wait, or waited, for a person's word."""
+    from infra.store import open_store
+    from tasks.approvals import standings
+
+    name = load_process(process, settings().processes).name
+    console.show_standings(standings(open_store(), name), name)
+
+
+@app.command()
+def approve(process: Name, request: Request, as_: As, reason: Reason) -> None:
+    """Make a model that waits the champion; the same command again finishes what was killed in between."""
+    _decide(process, request, "approved", as_, reason)
+
+
+@app.command()
+def reject(process: Name, request: Request, as_: As, reason: Reason) -> None:
+    """Leave the champion where it is, for good as far as this request goes."""
+    _decide(process, request, "rejected", as_, reason)
+
+
+def _decide(process: str, request: str, decision: Literal["approved", "rejected"], name: str, reason: str) -> None:
+    declared = load_process(process, settings().processes)
+    console.quiet_libraries()
+    from flows.telling import tell_decision
+    from infra.store import open_store
+    from tasks.decisions import decide
+
+    with _told(1):
+        found = decide(open_store(), declared.name, request, decision, name, reason)
+    tell_decision(found, declared)
+    console.show_standings([found], declared.name)
+    console.next_command(f"clerkflow models {process}")
 
 
 @app.command()
@@ -102,6 +147,26 @@ def monitor(
 
 
 @app.command()
+def backfill(
+    process: Name,
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="The first day, in UTC.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="The last day; it belongs to the span.")],
+    work: Annotated[
+        Literal["score", "monitor"], typer.Option("--flow", help="Score each day, or compare it with its champion, too.")
+    ] = "score",
+    parallel: Annotated[int, typer.Option(min=1, max=16, help="So many days at a time, each with a model in memory.")] = 2,
+    format_: Annotated[Literal["jsonl", "csv", "parquet"], typer.Option("--format", help="How predictions are written.")] = "jsonl",
+) -> None:
+    """Score or monitor past days of the inbox, each with the model that was champion on it; what is done already is found."""
+    load_process(process, settings().processes)
+    console.quiet_libraries()
+    from flows.backfill import backfill as flow
+
+    with _told(1):
+        console.show_filled(flow(process, first.date(), last.date(), work, parallel, format_), process)
+
+
+@app.command()
 def models(process: Name) -> None:
     """List the published versions: which is champion, challenger, previous; how good each was; who was champion when and why."""
     from infra.store import open_store
@@ -122,9 +187,12 @@ def rollback(
     """Make an earlier version the champion again: one atomic move, kept in the log."""
     from infra.store import open_store
     from tasks.aliases import rollback as move
+    from tasks.decisions import check_may_return
 
-    name = load_process(process, settings().processes).name
-    alias = move(open_store(), name, version, reason)
+    name, store = load_process(process, settings().processes).name, open_store()
+    if version:
+        check_may_return(store, name, version)
+    alias = move(store, name, version, reason)
     console.out.print(f"{name}: champion is {alias.version} again, was {alias.previous}")
     console.next_command(f"clerkflow models {process}")
 
@@ -192,16 +260,61 @@ def gc(
         console.next_command(f"clerkflow gc {process} --keep {keep} --delete")
 
 
+Names = Annotated[list[str] | None, typer.Argument(metavar="[PROCESS]...", help="All declared processes when absent.")]
+
+
 @app.command()
-def serve(
-    process: Annotated[list[str] | None, typer.Argument(metavar="[PROCESS]...", help="All declared processes when absent.")] = None,
+def deploy(
+    process: Names = None,
+    pool: Annotated[str, typer.Option("--pool", help="Of the workers that run them; made when missing.")] = "clerkflow",
 ) -> None:
-    """Make a deployment for each flow and process on its schedule, and run what the Prefect server asks for."""
-    names = process or declared_processes(settings().processes)
-    processes = [load_process(name, settings().processes) for name in names]
+    """Make or update a deployment for each flow and process, and remove those that are declared no longer."""
+    processes = _declared(process)
+    from flows.serve import deploy as apply
+
+    console.show_deployments(apply(processes, pool, everything=not process), pool)
+
+
+@app.command()
+def serve(process: Names = None) -> None:
+    """Do the same without workers: run in this process what the Prefect server asks for."""
+    processes = _declared(process)
     from flows.serve import serve_all
 
-    serve_all(processes)
+    serve_all(processes, everything=not process)
+
+
+@app.command()
+def watch(process: Names = None) -> None:
+    """Tell the Prefect server of what arrives in the inboxes, so that runs start by themselves."""
+    import signal
+    import threading
+
+    processes = _declared(process)
+    from flows.watch import watch_all
+    from infra.dispatch import server_answers
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with _told(1):
+        server_answers()
+        watch_all(processes, stop)
+
+
+@app.command()
+def reconcile(process: Name) -> None:
+    """Start what events have missed, and say what became of everything that arrived."""
+    load_process(process, settings().processes)
+    console.quiet_libraries()
+    from flows.reconcile import reconcile as flow
+
+    with _told(1):
+        state = cast(Any, flow)(process, return_state=True)
+        result = state.result(raise_on_failure=False)
+    console.show_arrivals(process, result if state.is_completed() else str(state.message))
+    if not state.is_completed():
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -217,6 +330,11 @@ def _source(name: str | None) -> str | None:
     """A file by its whole path, since flows may run elsewhere; a key of the store, and nothing, as they are."""
     here = name is not None and os.path.isfile(name)  # noqa: PTH113 - Path.is_file raises for a name that is too long
     return str(Path(name).resolve()) if name and here else name
+
+
+def _declared(names: list[str] | None) -> list[Process]:
+    """The named processes, or all."""
+    return [load_process(name, settings().processes) for name in names or declared_processes(settings().processes)]
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:

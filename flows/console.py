@@ -18,10 +18,13 @@ from infra.settings import settings
 from infra.threads import calm_openmp
 
 if TYPE_CHECKING:
+    from flows.serve import Applied
     from tasks.aliases import Move
+    from tasks.approvals import Standing
     from tasks.artifacts import Artifact
-    from tasks.gate import Verdict
+    from tasks.backfill import Filled
     from tasks.manifests import Manifest
+    from tasks.publishing import Outcome
     from tasks.retention import Collection
     from tasks.verification import Finding
 
@@ -31,12 +34,16 @@ __all__ = [
     "next_command",
     "out",
     "quiet_libraries",
+    "show_arrivals",
     "show_batches",
     "show_collection",
+    "show_deployments",
     "show_drift",
+    "show_filled",
     "show_findings",
     "show_models",
     "show_signature",
+    "show_standings",
     "show_verdict",
 ]
 
@@ -87,7 +94,7 @@ def next_command(command: str) -> None:
     out.print(f"\nnext: [bold]{escape(named + prefix + command)}[/]", soft_wrap=True)
 
 
-def show_verdict(verdict: "Verdict", process: str) -> None:
+def show_verdict(verdict: "Outcome", process: str) -> None:
     """Every rule with its measure, then what became of the model."""
     table = Table(title=f"gate of {process}", title_justify="left")
     for column in ("rule", "measured", "holds", "reason"):
@@ -97,9 +104,17 @@ def show_verdict(verdict: "Verdict", process: str) -> None:
             escape(result.rule), _figure(result.measure), "[green]yes[/]" if result.passed else "[red]no[/]", escape(result.reason)
         )
     out.print(table)
-    if verdict.passed:
+    if verdict.became == "published":
         out.print(f"{process}: passed and published")
         next_command(f"clerkflow models {process}")
+    elif verdict.became == "tried":
+        out.print(f"{process}: would pass; this was a dry run, so nothing was published")
+    elif verdict.became == "waiting":
+        out.print(f"{process}: passed; the champion stays until request {verdict.request} is approved")
+        next_command(f"clerkflow approve {process} {verdict.request} --as NAME --reason '…'")
+    elif verdict.became == "rejected":
+        out.print(f"{process}: passed, but request {verdict.request} for this very model was [red]rejected[/]; the champion stays")
+        next_command(f"clerkflow approvals {process}")
     else:
         out.print(f"{process}: [red]refused[/]; nothing was published, whoever was champion stays")
         next_command(f"clerkflow models {process}")
@@ -172,6 +187,41 @@ def log_table(log: Sequence["Move"]) -> Table:
     return table
 
 
+STATES = {"waiting": "yellow", "approved": "green", "rejected": "red", "damaged": "red"}
+
+
+def show_standings(found: Sequence["Standing"], process: str) -> None:
+    """Requests for approval and how they stand, the newest last."""
+    table = Table(title=f"approvals of {process}", title_justify="left")
+    for heading in ("request", "state", "who may decide", "until", "instead of", "decided"):
+        table.add_column(heading, no_wrap=heading in ("request", "state"))
+    for each in found:
+        request, made = each.request, each.decision
+        state = f"[{STATES.get(each.state, 'dim')}]{each.state}[/]" + (
+            ", not released yet" if each.state == "approved" and each.open else ""
+        )
+        asked = (", ".join(request.by), _minute(request.expires), request.instead_of or "none") if request else ("", "", "")
+        decided = f"{made.name} ({made.role}) {_minute(made.decided)}: {made.reason}" if made else each.fault
+        table.add_row(each.id, state, *map(escape, asked), escape(decided))
+    out.print(table) if found else out.print(f"{process}: nothing ever waited for approval")
+    if waiting := [each.id for each in found if each.state == "waiting"]:
+        next_command(f"clerkflow approve {process} {waiting[-1]} --as NAME --reason '…'")
+
+
+def show_filled(filled: Sequence["Filled"], process: str) -> None:
+    """What became of each past day."""
+    table = Table(title=f"backfill of {process}", title_justify="left")
+    columns = ("day", "version", "files", "reused", "rows", "done", "dead") + (("drift",) if any(day.why for day in filled) else ())
+    for heading in columns:
+        table.add_column(
+            heading, justify="left" if heading in ("day", "version", "drift") else "right", no_wrap=heading in ("day", "version")
+        )
+    for day in filled:
+        counts = (f"{getattr(day, name):,}" for name in ("files", "reused", "rows", "done", "dead"))
+        table.add_row(day.day, day.version, *counts, *([escape(day.why)] if "drift" in columns else []))
+    out.print(table) if filled else out.print(f"{process}: no file of the inbox belongs to these days")
+
+
 def show_findings(manifest: "Manifest", findings: Sequence["Finding"]) -> None:
     """What verification found: each part that is not what it was, then the sum of it."""
     wrong = [finding for finding in findings if finding.fault]
@@ -203,6 +253,22 @@ def show_collection(found: "Collection", process: str, deleted: bool) -> None:
     for version in found.dropped:
         out.print(f"  {version}")
     out.print(f"  {len(found.kept)} versions stay: {', '.join(found.kept) or 'none'}")
+
+
+def show_deployments(applied: Sequence["Applied"], pool: str) -> None:
+    """What became of each deployment."""
+    for one in applied:
+        out.print(f"{one.change:8} {escape(one.name)}")
+    next_command(f"prefect worker start --pool {pool} --type process")
+
+
+def show_arrivals(process: str, found: Mapping[str, Any] | str) -> None:
+    """What became of everything that arrived; or the words of an alarm."""
+    if isinstance(found, str):
+        err.print(f"[bold red]alarm:[/] {escape(found)}", soft_wrap=True)
+        return
+    counts = ", ".join(f"{value} {name}" for name, value in found.items() if isinstance(value, int))
+    out.print(f"{process}: {counts}; started: {', '.join(found['started']) or 'nothing'}")
 
 
 def _minute(time: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def _arrive(file: Path) -> None:
     open_store().upload(file, f"{DRIFTING}/inbox/{file.name}")
 
 
-def figures_table(verdicts: dict[str, "Verdict"]) -> "Table":
+def figures_table(verdicts: "Mapping[str, Verdict]") -> "Table":
     """Every rule of every gate, one line each."""
     from rich.table import Table
 

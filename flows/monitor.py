@@ -1,19 +1,18 @@
 """Monitor: the champion's reference and recent batches -> a drift report, and a training run when it drifts."""
 
-from typing import Any
-
 from prefect import flow
 
-from flows import pages
+from flows import pages, telling
 from flows.opening import open_run, run_name
+from flows.parameters import Overrides
 from flows.train import train
 from tasks import runs
 from tasks.artifacts import Artifact
 from tasks.drift import measure_drift
 
 
-@flow(name="monitor", flow_run_name=run_name)
-def monitor(process: str, retrain: bool = True, overrides: dict[str, Any] | None = None) -> Artifact:
+@flow(name="monitor", flow_run_name=run_name, on_failure=[telling.tell_failure], on_crashed=[telling.tell_failure])
+def monitor(process: str, retrain: bool = True, overrides: Overrides | None = None) -> Artifact:
     """Compare recent records and predictions with those the champion was tested on.
 
     Args:
@@ -25,6 +24,7 @@ def monitor(process: str, retrain: bool = True, overrides: dict[str, Any] | None
     drift = measure_drift(run)
     pages.show_drift(drift, run)
     runs.finish(run, "drifted" if drift.facts["drifted"] else "stable", [drift])
+    telling.tell_drift(drift, run)
     if drift.facts["drifted"] and retrain and run.process.drift.train:
         train(process, overrides)
     return drift

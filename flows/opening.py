@@ -6,18 +6,20 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
+from flows.parameters import Overrides, plain
 from infra.settings import settings
 from tasks import runs
 from tasks.declaration import load_process
 
 
-def open_run(process: str, flow: str, overrides: Mapping[str, Any] | None) -> runs.Run:
+def open_run(process: str, flow: str, overrides: Overrides | Mapping[str, Any] | None) -> runs.Run:
     """Load the declaration, with the overrides laid over it, and write run.json.
 
     Raises:
         DeclarationError: no such process, or mistakes in its declaration or in the overrides.
     """
-    return runs.begin(load_process(process, settings().processes, overrides), flow, overrides)
+    given = plain(overrides)
+    return runs.begin(load_process(process, settings().processes, given), flow, given)
 
 
 def run_name() -> str:

@@ -1,14 +1,21 @@
 """Pages: a stage's artifact -> what a process owner sees of it in the Prefect UI; tables and links, never row values."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.states import Completed
 
 from infra.store import open_store
+from tasks.aliases import Alias
+from tasks.approvals import Standing
 from tasks.artifacts import LISTING, Artifact, read_json
+from tasks.backfill import Filled
 from tasks.gate import Verdict
+from tasks.publishing import Outcome
 from tasks.runs import Run
+
+REFUSED = "refused: the champion stays"
 
 
 def _key(run: Run, subject: str) -> str:
@@ -48,10 +55,51 @@ def show_evaluation(evaluation: Artifact, run: Run) -> None:
 
 def show_verdict(verdict: Verdict, run: Run) -> None:
     """Every rule of the gate with its measure."""
-    word = "passed: the model is published" if verdict.passed else "refused: the champion stays"
+    word = ("passed: a person decides" if run.process.gate.approval else "passed: the model is published") if verdict.passed else REFUSED
     lines = [f"# Gate {word}", "", "| rule | measured | holds | reason |", "|---|---|---|---|"]
     lines += [f"| {r.rule} | {_figure(r.measure)} | {'yes' if r.passed else '**no**'} | {r.reason} |" for r in verdict.results]
     create_markdown_artifact("\n".join(lines), key=_key(run, "verdict"), description=f"{run.process.name}: {word}")
+
+
+def show_request(release: Alias | Standing | None, run: Run) -> None:
+    """What waits for a person's word, who may give it, until when, and how; nothing when nothing waits."""
+    if not isinstance(release, Standing) or not (request := release.request):
+        return
+    against = f"`{request.instead_of}`" if request.instead_of else "no champion"
+    command = f"{run.process.name} {request.id} --as NAME --reason '…'"
+    lines = [
+        f"# {request.id} {'waits for approval' if release.state == 'waiting' else f'was {release.state}'}",
+        "",
+        f"Version `{request.version}`, root `{request.root}`, judged against {against}.",
+        f"{' or '.join(request.by)} may decide until {request.expires[:16]}Z, with the flow `decide` or with",
+        "",
+        f"    clerkflow approve {command}",
+        f"    clerkflow reject {command}",
+        "",
+        *(f"- {rule}" for rule in request.rules),
+    ]
+    create_markdown_artifact("\n".join(lines), key=_key(run, "approval"), description=f"{run.process.name}: {release.state}")
+
+
+def show_standings(found: Sequence[Standing], process: str) -> None:
+    """Every request and how it stands."""
+    rows = [
+        {
+            "request": each.id,
+            "state": each.state,
+            "expires": each.request.expires[:16] if each.request else "",
+            "decided by": f"{each.decision.name} ({each.decision.role})" if each.decision else "",
+        }
+        for each in found
+    ]
+    create_table_artifact(table=rows, key=f"{process.replace('_', '-')}-approvals", description=f"{process}: requests for approval")
+
+
+def show_backfill(filled: Sequence[Filled], failed: Mapping[str, Exception], run: Run) -> None:
+    """What became of each day; of a day that failed only the kind of error, for its text may quote a record."""
+    rows = [each.model_dump(mode="json") for each in filled]
+    rows += [{"day": day, "why": f"failed: {type(error).__name__}"} for day, error in failed.items()]
+    create_table_artifact(table=rows, key=_key(run, "backfill"), description=f"{len(filled)} days done, {len(failed)} failed")
 
 
 def show_batches(batches: list[Artifact], run: Run) -> None:
@@ -68,12 +116,25 @@ def show_drift(drift: Artifact, run: Run) -> None:
     _link(drift.prefix + "evidently.html", run, "evidently")
 
 
-def told_as_state(verdict: Verdict) -> Verdict:
-    """The verdict as a flow's return: a refusal ends as Completed, named Refused, so the UI shows it; callers get the verdict."""
-    if verdict.passed:
-        return verdict
-    broken = "; ".join(result.rule for result in verdict.results if not result.passed)
-    return cast(Verdict, Completed(name="Refused", message=f"does not hold: {broken}", data=verdict))  # Prefect unwraps it
+def show_arrivals(counts: dict[str, Any], process: str) -> None:
+    """What became of every version of every object of the inbox, and which flows were started for what waits."""
+    rows = [{"state": name, "objects": value} for name, value in counts.items() if isinstance(value, int)]
+    started = ", ".join(counts["started"]) or "nothing"
+    create_table_artifact(table=rows, key=f"{process.replace('_', '-')}-arrivals", description=f"started: {started}")
+
+
+def told_as_state(outcome: Outcome, run: Run) -> Outcome:
+    """The outcome as a flow's return: what is not published ends as Completed, named Refused, AwaitingApproval or Rejected, so the UI
+    shows it; callers get the outcome."""
+    if outcome.became in ("published", "tried"):
+        return outcome
+    broken = "; ".join(result.rule for result in outcome.results if not result.passed)
+    name, message = {
+        "refused": ("Refused", f"does not hold: {broken}"),
+        "waiting": ("AwaitingApproval", f"clerkflow approve {run.process.name} {outcome.request} --as NAME --reason …"),
+        "rejected": ("Rejected", f"request {outcome.request} was rejected; the champion stays"),
+    }[outcome.became]
+    return cast(Outcome, Completed(name=name, message=message, data=outcome))  # Prefect unwraps it
 
 
 def _link(key: str, run: Run, subject: str) -> None:

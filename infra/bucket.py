@@ -69,6 +69,7 @@ class MinioStore:
         self.client, self.pool, self.bucket = client, pool, bucket
         self.prefix = f"{check_key(prefix.strip('/'))}/" if prefix.strip("/") else ""
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
+        self.whole = True
 
     def _name(self, key: str) -> str:
         return self.prefix + check_key(key)

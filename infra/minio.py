@@ -68,7 +68,12 @@ def _go_path(go: str | None) -> str:
 
 @contextmanager
 def running(
-    data: Path | None = None, port: int | None = None, build: bool = False, tls: bool = False, kms: bool = False
+    data: Path | None = None,
+    port: int | None = None,
+    build: bool = False,
+    tls: bool = False,
+    kms: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Settings]:
     """Settings of a server that answers: the one the environment names with its credentials, else one started here.
 
@@ -78,6 +83,7 @@ def running(
         build: whether minio may be built when there is none.
         tls: whether a server started here speaks TLS, with a CA of its own that the settings name.
         kms: whether a server started here holds a key, without which it refuses to encrypt.
+        environment: more of the server's variables, such as where it tells what arrives (infra.events.webhook_environment).
 
     Raises:
         FileNotFoundError: there is no minio program.
@@ -92,7 +98,7 @@ def running(
         keys = credentials(data / "credentials" if data else None)
         ca = make_certificates(Path(scratch) / "certs") if tls else None
         secret = _environment(keys, named.s3_abort_uploads_days) | (_kms(data / "kms" if data else None) if kms else {})
-        server, address = _start(program, Path(scratch), data or Path(scratch), port, secret, ca)
+        server, address = _start(program, Path(scratch), data or Path(scratch), port, dict(environment or {}) | secret, ca)
         try:
             access, key = SecretStr(keys[0]), SecretStr(keys[1])
             yield Settings(
@@ -225,6 +231,15 @@ def environment_lines(variables: Mapping[str, str]) -> str:
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
+def _told_of_arrivals() -> dict[str, str]:
+    """The variables that make the server tell a watcher what arrives; none without a token that it can show there."""
+    from infra.events import webhook_environment
+
+    named = settings()
+    token = named.arrivals_token.get_secret_value()
+    return webhook_environment(named.arrivals_address, token) if token else {}
+
+
 def main() -> None:
     """Run a server until Ctrl-C; its credentials go to a file that only its owner may read."""
     parser = argparse.ArgumentParser(prog="python -m infra.minio", description="A MinIO server on loopback with a bucket for clerkflow.")
@@ -235,7 +250,7 @@ def main() -> None:
     parser.add_argument("--kms", action="store_true", help="hold a key, so that CLERKFLOW_S3_ENCRYPTION works")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    asked_of = running(asked.data, asked.port, asked.build, asked.tls, asked.kms)
+    asked_of = running(asked.data, asked.port, asked.build, asked.tls, asked.kms, _told_of_arrivals())
     with tempfile.TemporaryDirectory(prefix="clerkflow-") as scratch, asked_of as server:
         make_bucket(server, "clerkflow")
         file = (asked.data or Path(scratch)).absolute() / "minio.env"

@@ -33,9 +33,12 @@ class Settings(BaseSettings):
     signing_key: SecretStr = SecretStr("")  # Ed25519; whoever publishes signs with it
     public_keys: str = ""  # those whose signatures count; when there are any, unsigned versions are refused
     database_url: SecretStr = SecretStr("")  # of the Prefect server that `make up` starts; SQLite when empty
+    approvers: Path | None = None  # a file: name -> roles; without it nobody can approve a model
+    arrivals_address: str = "127.0.0.1:9190"  # where `clerkflow watch` is told by MinIO what arrives
+    arrivals_token: SecretStr = SecretStr("")  # that MinIO shows there
     threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
 
-    @field_validator("processes", "cache", "s3_ca_file", "s3_credentials_file")
+    @field_validator("processes", "cache", "s3_ca_file", "s3_credentials_file", "approvers")
     @classmethod
     def _from_home(cls, path: Path | None) -> Path | None:
         """A ~ in a variable that no shell has expanded."""
@@ -54,6 +57,14 @@ class Settings(BaseSettings):
         if encryption and not re.fullmatch(r"SSE-S3|SSE-KMS:[\w:/.-]+", encryption):
             raise ValueError("expected SSE-S3 or SSE-KMS:<key>")
         return encryption
+
+    @field_validator("arrivals_address")
+    @classmethod
+    def _with_a_port(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if not host or "/" in address or not port.isdecimal() or int(port) > 65_535:
+            raise ValueError("expected host:port, such as 127.0.0.1:9190")
+        return address
 
 
 def settings() -> Settings:

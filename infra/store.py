@@ -55,6 +55,7 @@ class Store(Protocol):
     """What every store can do; every call with something that is no key raises ValueError."""
 
     uri: str
+    whole: bool  # whether objects appear whole however they come; in a folder people also copy files in by hand
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Size, etag and time of an object; None when there is none."""
@@ -119,6 +120,7 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
         self.uri = str(self.root)
+        self.whole = False
         self._swept = False
 
     def _path(self, key: str) -> Path:

@@ -26,6 +26,7 @@ from infra.settings import ROOT, settings
 
 FOLDER = ROOT / "data" / "system"
 POOL = "clerkflow"
+ARRIVALS_OFFSET = 190  # of the watcher's port from MinIO's
 HEALTHY_SECONDS = 180.0  # a first start migrates a database
 SETTLING_SECONDS = 3.0  # a process without an address that runs so long has started
 STOPPING_SECONDS = 30.0
@@ -71,14 +72,14 @@ class System:
         python = [sys.executable, "-m"]
         store = [*python, "infra.minio", "--data", str(self.folder / "minio"), "--port", str(self.minio_port)]
         variables = self.folder / "minio" / "minio.env"
-        self.start("minio", store, f"http://127.0.0.1:{self.minio_port}/minio/health/live", os.environ, writes=variables)
+        address = f"http://127.0.0.1:{self.minio_port}/minio/health/live"
+        self.start("minio", store, address, os.environ | self._arrivals(), writes=variables)
         environment = self.environment()
         write_private(self.folder / "env", "".join(f"{name}={shlex.quote(value)}\n" for name, value in environment.items()))
         everything = os.environ | environment
         server = [*python, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.prefect_port)]
         self.start("prefect", server, f"{self.api}/health", everything)
-        self.once("pool", [*python, "prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite"], everything)
-        self.once("deployments", [*python, "flows", "deploy"], everything)
+        self.once("deployments", [*python, "flows", "deploy", "--pool", POOL], everything)
         self.start("worker", [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process"], "", everything)
         self.start("watcher", [*python, "flows", "watch"], "", everything)
         return self.started()
@@ -104,12 +105,21 @@ class System:
         }
         if database := settings().database_url.get_secret_value():
             prefect["PREFECT_API_DATABASE_CONNECTION_URL"] = database
-        return objects | prefect
+        return objects | prefect | self._arrivals()
+
+    def _arrivals(self) -> dict[str, str]:
+        """Where the watcher is told by MinIO what arrives, and what MinIO shows there."""
+        address = f"127.0.0.1:{self.minio_port + ARRIVALS_OFFSET}"
+        return {"CLERKFLOW_ARRIVALS_ADDRESS": address, "CLERKFLOW_ARRIVALS_TOKEN": self._secret("arrivals-token")}
 
     def _password(self) -> str:
-        file = self.folder / "password"
+        return f"clerkflow:{self._secret('password')}"
+
+    def _secret(self, name: str) -> str:
+        """A random word that stays the same, in a file for its owner's eyes only."""
+        file = self.folder / name
         if not file.exists():
-            write_private(file, f"clerkflow:{secrets.token_urlsafe(24)}")
+            write_private(file, secrets.token_hex(24))
         return file.read_text(encoding="utf-8").strip()
 
     def start(self, name: str, words: list[str], health: str, environment: Mapping[str, str], writes: Path | None = None) -> None:
@@ -208,7 +218,7 @@ def show(system: System) -> int:
         table.add_row(each.name, state, each.address, os.path.relpath(system.folder / f"{each.name}.log"))
     console.print(table if system.started() else "nothing runs")
     if system.started():
-        console.print(f"user and password of the page: {system.folder / 'password'}", soft_wrap=True)
+        console.print(f"user of the page: clerkflow, password: in {system.folder / 'password'}", soft_wrap=True)
         console.print(f"next, in this shell: set -a; . {system.folder / 'env'}; set +a", soft_wrap=True)
     return 0 if all(each.process for each in system.started()) else 1
 
@@ -228,9 +238,11 @@ def main() -> int:
     if asked.command == "up":
         try:
             system.up()
-        except BaseException:
+        except BaseException as error:
             system.down()
-            raise
+            if not isinstance(error, RuntimeError):
+                raise
+            sys.exit(f"not started, and what ran was stopped again: {error}")
     return show(system)
 
 

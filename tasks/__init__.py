@@ -9,6 +9,7 @@ fine-tuning  | samples/                       | model/                          
 evaluation   | model/, samples/, the champion | evaluation/                         | evaluation.py
 gate         | evaluation/                    | gate/                               | gate.py
 publishing   | model/, evaluation/, verdict   | models/                             | publishing.py
+arrivals     | inbox/, the ledger             | arrivals/                           | arrivals.py
 scoring      | the champion, new records      | batches/                            | scoring.py
 drift        | reference, recent batches      | drift/                              | drift.py
 """

@@ -10,6 +10,7 @@ between loses nothing, and a reader sees all of it.
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -119,11 +120,15 @@ def challenge(store: Store, process: str, version: str, run: str | None = None) 
     store.write(alias_key(process, "challenger"), Challenger(version=version, since=since, run=run).as_bytes())
 
 
-def move_alias(store: Store, process: str, version: str, reason: str, run: str | None = None, *, instead_of: str | None) -> Alias:
+def move_alias(
+    store: Store, process: str, version: str, reason: str, run: str | None = None, *, instead_of: str | None, after: int | None = None
+) -> Alias:
     """Make a whole, published version the champion in one atomic write; nothing is written when it is champion already.
 
     Args:
         instead_of: the champion that the version was judged against; None when there was none.
+        after: number of the move that this one must follow, 0 when it must be the first: a champion that went and came back is
+            another one then. Any move of `instead_of` when absent.
 
     Raises:
         Conflict: another version is champion now; the message says which, and since when.
@@ -132,16 +137,16 @@ def move_alias(store: Store, process: str, version: str, reason: str, run: str |
     manifest = read_manifest(store, process, version)
     with reserved(store, process, [manifest_key(process, version), *(piece.key for _, piece, _ in manifest.pieces())]):
         check_whole(store, read_manifest(store, process, version))
-        alias = _move(store, process, version, reason, run, instead_of)
+        alias = _move(store, process, version, reason, run, instead_of, after)
     complete_log(store, process, alias)
     return alias
 
 
-def _move(store: Store, process: str, version: str, reason: str, run: str | None, instead_of: str | None) -> Alias:
+def _move(store: Store, process: str, version: str, reason: str, run: str | None, instead_of: str | None, after: int | None) -> Alias:
     before, etag = _read(store, alias_key(process), Alias)
     if before and before.version == version:
         return before
-    if (before.version if before else None) != instead_of:
+    if (before.version if before else None) != instead_of or after not in (None, before.number if before else 0):
         raise Conflict(_overtaken(process, version, before, instead_of))
     alias = _next(before, version, reason, run)
     try:
@@ -216,6 +221,15 @@ def complete_log(store: Store, process: str, alias: Alias) -> None:
             store.write(log_key(process, move.number), move.as_bytes(), if_absent=True)
         except Conflict:
             return
+
+
+def champion_at(moves: Sequence[Move], when: datetime) -> str | None:
+    """The version that was champion at a time; None when there was none yet.
+
+    Args:
+        moves: the champion's log, the oldest first.
+    """
+    return next((move.version for move in reversed(moves) if datetime.fromisoformat(move.since) <= when), None)
 
 
 def log_of(store: Store, process: str) -> list[Move]:

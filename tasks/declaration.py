@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from tasks.process import Process
+from tasks.terms import long_gate
 
 
 class DeclarationError(ValueError):
@@ -57,15 +58,31 @@ def load_process(name: str, processes: Path, overrides: Mapping[str, Any] | None
         raise DeclarationError(f"{file}: brackets or blocks within one another, too deep to be read") from None
     if not isinstance(declared, dict):
         raise DeclarationError(f"{file}: expected a mapping such as 'name: …', got {type(declared).__name__}")
-    process = parse_process(merge(declared, overrides or {}), str(file))
+    declared = _long_form(declared)
+    merged = merge(declared, _long_form(overrides or {}))
+    _approval_stays(declared, merged, str(file))
+    process = parse_process(merged, str(file))
     if "/" not in name and process.name != name:
         raise DeclarationError(f"{file}: name is {process.name!r}, the folder is {name!r}; make them equal")
     process._folder = folder.resolve()
     return process
 
 
+def _long_form(declared: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The declaration with its gate as a mapping, so that an override of the rules leaves the approval where it is."""
+    return {**declared, "gate": long_gate(declared["gate"])} if "gate" in declared else declared
+
+
+def _approval_stays(declared: Mapping[str, Any], merged: Mapping[str, Any], where: str) -> None:
+    """Raise DeclarationError when overrides changed who must agree: whoever starts a run may not decide that."""
+    before, now = (gate.get("approval") if isinstance(gate, Mapping) else None for gate in (declared.get("gate"), merged.get("gate")))
+    if before and before != now:
+        raise DeclarationError(f"{where}: gate.approval cannot be changed for one run; edit the declaration")
+
+
 def parse_process(declared: Mapping[str, Any], where: str) -> Process:
     """Plain data -> Process; every mistake in one DeclarationError."""
+    declared = _long_form(declared)
     try:
         return _parse(declared, where)
     except RecursionError:

@@ -32,7 +32,7 @@ from tasks.artifacts import Artifact, fetch_file, scratch, store_folder, write_j
 from tasks.features import Reservoir, Row
 from tasks.process import Drift, Process
 from tasks.registry import fetch_version
-from tasks.runs import Run, told
+from tasks.runs import Run, once, told
 from tasks.scoring import read_batch, store_was_away
 
 logger = logging.getLogger(__name__)
@@ -336,15 +336,41 @@ def measure_drift(run: Run) -> Artifact:
     champion = champion_of(store, process.name)
     if champion is None:
         raise ValueError(f"{process.name} has no champion to compare with; train one: clerkflow train {process.name}")
-    version = fetch_version(store, process.name, champion.version, settings().cache)
-    reference = sample_rows(version / "reference.jsonl", process.drift.max_records)
     current, batches = recent_rows(store, process.name, champion, process.drift.max_records)
+    told_of = {"model_version": champion.version, "champion_since": champion.since, "batches": batches}
+    artifact = report_drift(store, process, current, told_of, f"{process.name}/drift/{run.id}")
+    logger.info("drift: %s", told(artifact, time.perf_counter() - started, False))
+    return artifact
+
+
+def measure_day(day: str, version: str, batches: Sequence[Artifact], run: Run) -> Artifact:
+    """What a version was tested on and the batches of one day -> drift/<day>-<digest>/; measured once.
+
+    Args:
+        day: in words, such as 2026-11-01.
+
+    Raises:
+        ValueError: nothing can be compared.
+    """
+    process = run.process
+
+    def work(store: Store, _: str, fingerprint: str) -> Artifact:
+        rows: list[Row] = []
+        for batch in batches:
+            rows += _monitoring(store, batch, max(0, process.drift.max_records - len(rows)))
+        told_of = {"model_version": version, "day": day, "batches": [batch.facts["batch"] for batch in batches]}
+        return report_drift(store, process, rows, told_of, f"{process.name}/drift/{day}-{fingerprint[:12]}")
+
+    return once(run, f"drift-{day}", "drift", batches, process.part("drift", "output") | {"version": version}, work)
+
+
+def report_drift(store: Store, process: Process, current: Sequence[Row], told_of: dict[str, Any], prefix: str) -> Artifact:
+    """Judge rows against the reference of the version `told_of` names, and store the report with what it tells of below `prefix`."""
+    version = fetch_version(store, process.name, told_of["model_version"], settings().cache)
+    reference = sample_rows(version / "reference.jsonl", process.drift.max_records)
     with scratch() as folder:
-        report = judge(process, reference, current, folder)
-        report |= {"model_version": champion.version, "champion_since": champion.since, "batches": batches}
+        report = judge(process, reference, current, folder) | told_of
         write_json(folder / "drift.json", report)
         facts = {name: report[name] for name in ("drifted", "share", "why", "reference_rows", "current_rows")}
         drifted = [name for name, found in report["columns"].items() if found["drifted"]]
-        artifact = store_folder(store, folder, f"{process.name}/drift/{run.id}", len(current), **facts, columns_drifted=drifted)
-    logger.info("drift: %s", told(artifact, time.perf_counter() - started, False))
-    return artifact
+        return store_folder(store, folder, prefix, len(current), **facts, columns_drifted=drifted)

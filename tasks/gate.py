@@ -178,7 +178,7 @@ def _names(values: Mapping[str, Any]) -> str:
 def pass_gate(evaluation: Artifact, run: Run) -> Verdict:
     """evaluation/ -> gate/verdict.json and the verdict."""
     store = open_store()
-    verdict = judge(run.process.gate, read_json(store, evaluation, "metrics.json"))
+    verdict = judge(run.process.gate.rules, read_json(store, evaluation, "metrics.json"))
     told = json.dumps(verdict.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     store.write(f"{run.prefix}/gate/verdict.json", told.encode())
     broken = "; ".join(result.rule for result in verdict.results if not result.passed)

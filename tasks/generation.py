@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from tasks.prompts import parse, prompt_of
 from tasks.vocabulary import as_written
 
 TOKENS_PER_BATCH = 8192  # with padding and with what is still to be written; more is no faster on a CPU
+LOADING = threading.Lock()  # transformers makes a model through torch's global state: a process loads one at a time
 DECIMALS = 6  # of a confidence: what is left of rounding when a prompt stands in another batch
 
 
@@ -79,7 +81,8 @@ class Predictor:
         use_threads()
         found = {name: _read(folder, name) for name in ("contract.json", "declaration.json")}
         process = parse_process(found["declaration.json"], str(folder / "declaration.json"))
-        return cls(process, load_model(folder), load_tokenizer(folder), found["contract.json"])
+        with LOADING:
+            return cls(process, load_model(folder), load_tokenizer(folder), found["contract.json"])
 
     def prompt_of(self, values: Mapping[str, Any]) -> str:
         """The prompt of a record's values, as in training."""

@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.store import MissingObject, Store, copy_to, open_store
 from tasks.artifacts import Artifact, copy_name, file_digest, read_json, scratch, shown, store_folder, write_json
+from tasks.ledger import settled_inbox
 from tasks.process import Process
 from tasks.readers import Reader, is_labelled
 from tasks.records import Record, to_line
@@ -53,8 +54,9 @@ def declared_sources(process: Process) -> list[Source]:
 
 def copy_inbox(process: Process, store: Store, folder: Path) -> tuple[list[Source], list[LeftOut]]:
     """The inbox's files, copied into a folder, by key; and those that cannot be copied, such as one whose name is no key."""
-    copied, left = [], []
-    for place, info in enumerate(store.list(f"{process.name}/inbox/")):
+    whole, written = settled_inbox(store, process)
+    copied, left = [], [left_out(info.key, "it is still written to") for info in written]
+    for place, info in enumerate(whole):
         path = folder / str(place) / copy_name(info.key)
         try:
             copy_to(store, info.key, path)

@@ -148,23 +148,38 @@ def manifest_of(contents: Contents) -> Manifest:
 
 def signed(manifest: Manifest) -> Manifest:
     """The manifest with this machine's signature; as it is when the machine has no signing key."""
-    if (key := signing.signing_key()) is None:
-        return manifest
-    value = signing.sign(key, manifest.message())
-    return manifest.model_copy(update={"signature": Signature(public_key=signing.public_key_of(key), value=value)})
+    signature = signature_of(manifest.message())
+    return manifest.model_copy(update={"signature": signature}) if signature else manifest
 
 
 def check_signature(manifest: Manifest) -> None:
     """Raise ValueError when signatures are asked for and none of a trusted key is there."""
+    name = f"{manifest.process} {manifest.version}"
+    check_signed(name, manifest.signature, manifest.message(), f"sign it: clerkflow sign {manifest.process}")
+
+
+def check_signed(name: str, found: Signature | None, message: bytes, remedy: str) -> None:
+    """Raise ValueError when signatures are asked for and a trusted key has not signed this message.
+
+    Args:
+        name: of what should be signed, for the error.
+        remedy: what to do when it is not signed at all.
+    """
     if not (trusted := signing.trusted_keys()):
         return
-    name, found = f"{manifest.process} {manifest.version}", manifest.signature
     if found is None:
-        raise ValueError(f"{name} is not signed, and CLERKFLOW_PUBLIC_KEYS asks for it; sign it: clerkflow sign {manifest.process}")
+        raise ValueError(f"{name} is not signed, and CLERKFLOW_PUBLIC_KEYS asks for it; {remedy}")
     if found.public_key not in trusted:
         raise ValueError(f"{name} is signed by {found.public_key}, which is not among CLERKFLOW_PUBLIC_KEYS; do not use it")
-    if not signing.is_signed(found.public_key, found.value, manifest.message()):
-        raise ValueError(f"{name}: the signature does not fit its manifest; do not use it, restore the manifest")
+    if not signing.is_signed(found.public_key, found.value, message):
+        raise ValueError(f"{name}: the signature does not fit what it says; do not use it, restore the object")
+
+
+def signature_of(message: bytes) -> Signature | None:
+    """This machine's signature; None when it has no signing key."""
+    if (key := signing.signing_key()) is None:
+        return None
+    return Signature(public_key=signing.public_key_of(key), value=signing.sign(key, message))
 
 
 def merkle_root(leaves: Mapping[str, str]) -> str:

@@ -20,9 +20,9 @@ def mistakes_of(process: Process) -> Iterator[str]:
     """Everything that no single section can see, each with the place to mend."""
     yield from _in_sample(process)
     yield from _in_output(process)
-    for place, rule in enumerate(process.gate):
+    for place, rule in enumerate(process.gate.rules):
         for mistake in (*_in_metric(process, rule), *_in_slice(process, rule)):
-            yield f"gate.{place}: {mistake}"
+            yield f"gate.rules.{place}: {mistake}"
     yield from _in_drift(process)
     for path in sorted(computed_names(process.columns).intersection((process.records.key, *process.columns))):
         yield f"{path!r} is what validation calls a column of its own; give it another name"

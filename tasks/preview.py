@@ -1,5 +1,6 @@
 """Preview: a declaration and its first records -> what `clerkflow check` shows. Nothing heavy is imported, nothing is stored."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -192,6 +193,7 @@ def show(preview: Preview, console: "Console") -> None:
     rejected = sum(preview.unreadable.values())
     told = f"{preview.source}: of the first {preview.readable + rejected} records {preview.readable} are readable"
     console.print(told + (f", {preview.unlabelled} of them without an output" if preview.unlabelled else ""), markup=False)
+    _show_release(process, console)
     for reason, count in preview.unreadable.items():
         console.print(Text(f"  {count} unreadable: {reason}", "yellow"))
     if preview.prompt:
@@ -206,6 +208,20 @@ def show(preview: Preview, console: "Console") -> None:
         console.print(Text(doubt, "yellow"))
     for mistake in preview.mistakes:
         console.print(Text(mistake, "bold red"))
+
+
+def _show_release(process: Process, console: "Console") -> None:
+    """Who must agree to a model that holds every rule, and who is told of what; which addresses this machine does not have."""
+    from rich.text import Text
+
+    rules, approval = len(process.gate.rules), process.gate.approval
+    then = f"then {' or '.join(approval.by)} approves it within {approval.expires_hours:g} hours" if approval else "then it is champion"
+    console.print(f"a model is released when {rules} rule{'s' * (rules > 1)} hold{'s' * (rules == 1)}, {then}", markup=False)
+    for event, names in process.notify:
+        missing = [name for name in names if not os.environ.get(name)]
+        told = f"on {event}, a message to {', '.join(names)}" + (f"; not set here: {', '.join(missing)}" if missing else "")
+        if names:
+            console.print(Text(told, "yellow" if missing else ""))
 
 
 def _show_sample(preview: Preview, console: "Console") -> None:

@@ -8,20 +8,17 @@ from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from tasks.terms import Declared, Gate, Notify
+from tasks.terms import Rule as Rule
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 LONGEST_NAME = 255  # bytes between two slashes of a path
 SEEDS = 2**32  # NumPy takes no larger one
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-
-
-class Declared(BaseModel):
-    """What a person writes in YAML: nothing unknown, nothing changed afterwards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Column(Declared):
@@ -67,7 +64,7 @@ class Records(Declared):
     validation: str | None = None  # a fixed validation set
     test: str | None = None  # a fixed test set; without it, test_share of the source
     key: str = "id"
-    columns: dict[str, Column] = {}
+    columns: dict[str, Column] = Field({})
     timestamp: str | None = None
     group: str | None = None  # records of one group never stand on both sides of the split
     slices: tuple[str, ...] = ()
@@ -156,7 +153,7 @@ class Expectation(Declared):
     """One Great Expectations expectation, in its own words."""
 
     type: str
-    kwargs: dict[str, Any] = {}
+    kwargs: dict[str, Any] = Field({})
 
     @field_validator("kwargs", mode="before")
     @classmethod
@@ -236,40 +233,6 @@ class Finetuning(Declared):
         return self
 
 
-class Rule(Declared):
-    """One rule of the gate: a metric, a bound, and what the bound is measured from."""
-
-    metric: str
-    slice: str | None = None  # "column=value"
-    at_least: float | None = None
-    at_most: float | None = None
-    above_champion_at_least: float | None = None
-    below_champion_at_most: float | None = None
-    above_baseline_at_least: float | None = None
-    below_baseline_at_most: float | None = None
-
-    BOUNDS: ClassVar = (
-        "at_least",
-        "at_most",
-        "above_champion_at_least",
-        "below_champion_at_most",
-        "above_baseline_at_least",
-        "below_baseline_at_most",
-    )
-
-    @model_validator(mode="after")
-    def _one_bound(self) -> Self:
-        given = [name for name in self.BOUNDS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one bound of {', '.join(self.BOUNDS)}; got {', '.join(given) or 'none'}")
-        return self
-
-    @property
-    def bound(self) -> tuple[str, float]:
-        """The bound's name and its value."""
-        return next((name, getattr(self, name)) for name in self.BOUNDS if getattr(self, name) is not None)
-
-
 class Publishing(Declared):
     """How a model is cut into pieces."""
 
@@ -292,14 +255,23 @@ class Drift(Declared):
         return self
 
 
+class Arrivals(Declared):
+    """When new files of the inbox start a run by themselves."""
+
+    min_new_records: int = Field(200, ge=1)  # labelled ones since the last training; then the next one starts
+    settle_seconds: float = Field(5.0, ge=0, le=3600)  # a file of a folder that was changed within these waits: it may still be copied
+    max_attempts: int = Field(5, ge=1, le=100)  # runs that take a file and do not finish it; then it is a dead letter
+
+
 class Schedules(Declared):
     """Cron strings; a flow without one runs on demand."""
 
     train: str | None = None
     score: str | None = None
     monitor: str | None = None
+    reconcile: str | None = "*/10 * * * *"  # within this time, whatever was missed is started
 
-    @field_validator("train", "score", "monitor")
+    @field_validator("train", "score", "monitor", "reconcile")
     @classmethod
     def _cron(cls, schedule: str | None) -> str | None:
         if schedule is not None:
@@ -327,10 +299,12 @@ class Process(Declared):
     sample: Sample
     output: Output
     finetuning: Finetuning = Finetuning()
-    gate: tuple[Rule, ...] = Field(min_length=1)
+    gate: Gate
     publishing: Publishing = Publishing()
     drift: Drift = Drift()
+    arrivals: Arrivals = Arrivals()
     schedules: Schedules = Schedules()
+    notify: Notify = Notify()
 
     _folder: Path | None = None
 

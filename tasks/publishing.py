@@ -5,7 +5,7 @@ import logging
 import math
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -16,7 +16,9 @@ from infra.spans import Spans, digest_of
 from infra.store import MissingObject, Store, open_store
 from tasks import runs
 from tasks.aliases import Alias, challenge, champion_of, move_alias
+from tasks.approvals import Standing, ask, request_for
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, json_bytes, read_json, scratch
+from tasks.decisions import complete_decided
 from tasks.gate import Verdict
 from tasks.manifests import Evidence, read_manifest
 from tasks.registry import check_whole, publish_version, versions_of
@@ -33,8 +35,10 @@ UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")  # loading t
 def champion_to_meet(model: Artifact, run: Run) -> str | None:
     """The version that a model has to be judged against: the champion, or, when the model is champion already, the one before it.
 
+    What was approved and not released yet, because somebody was killed in between, is released first.
     So a run that was killed after the alias moved, or is started again without a change, ends as it did the first time.
     """
+    complete_decided(open_store(), run.process.name)
     alias = champion_of(open_store(), run.process.name)
     if alias and _is_champion(model, alias, run):
         return alias.previous
@@ -90,6 +94,26 @@ def begun(run: Run) -> str:
     return f"{day[:4]}-{day[4:6]}-{day[6:]}T{time[:2]}:{time[2:4]}:{time[4:]}Z"
 
 
+class Outcome(Verdict):
+    """A verdict, and what became of the model."""
+
+    became: Literal["published", "refused", "waiting", "rejected", "tried"]
+    request: str | None = None  # what has to be approved, or was rejected
+
+
+def outcome_of(verdict: Verdict, release: Alias | Standing | None, dry_run: bool = False) -> Outcome:
+    """What became of a judged model.
+
+    Args:
+        release: what publishing it gave; None when it was refused, or only tried.
+    """
+    if release is None:
+        return Outcome(**dict(verdict), became="tried" if dry_run and verdict.passed else "refused")
+    if isinstance(release, Alias):
+        return Outcome(**dict(verdict), became="published")
+    return Outcome(**dict(verdict), became="rejected" if release.state == "rejected" else "waiting", request=release.id)
+
+
 def _may_help(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Trying again helps when the store did not answer; a refusal or a lost race stays what it is."""
     return isinstance(state.result(raise_on_failure=False), OSError)
@@ -102,8 +126,8 @@ def _may_help(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> boo
     retry_delay_seconds=[1, 10],
     retry_condition_fn=_may_help,
 )
-def publish(model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -> Alias:
-    """model/ and evaluation/ -> models/; the same model again changes nothing.
+def publish(model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -> Alias | Standing:
+    """model/ and evaluation/ -> models/; the same model again changes nothing. With gate.approval, a request and no new champion.
 
     Raises:
         RuntimeError: the gate refused the model.
@@ -120,14 +144,28 @@ def publish(model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -
         logger.info("publishing: version %s is champion already", version)
         return before
     challenge(store, name, version, run.id)
+    if run.process.gate.approval and (known := _asked_already(store, name, version)):
+        return known
     asked = _rehearse(store, evaluation, name, version)
     instead_of = (
         before.version if before and _is_champion(model, before, run) else read_json(store, evaluation, "metrics.json")["champion_version"]
     )
+    if run.process.gate.approval:
+        manifest = read_manifest(store, name, version)
+        return ask(store, manifest, verdict, run.id, run.process.gate.approval, instead_of)
     reason = f"passed its gate; downloaded again, it gave the same {asked} answers"
     alias = move_alias(store, name, version, reason, run.id, instead_of=instead_of)
     logger.info("publishing: version %s is champion now", alias.version)
     return alias
+
+
+def _asked_already(store: Store, name: str, version: str) -> Alias | Standing | None:
+    """The request for a version that still counts; the champion, when it was approved and not released yet."""
+    known = request_for(store, name, version)
+    if known and known.state == "approved":
+        complete_decided(store, name)
+        return champion_of(store, name)
+    return known
 
 
 def version_of_model(store: Store, model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -> str:

@@ -131,6 +131,15 @@ def collecting(store: Store, process: str) -> Iterator[Lease]:
         lease.release()
 
 
+def store_time(store: Store, process: str) -> datetime:
+    """What the store's own clock says: all machines that use the store agree on it. From an object written now, and removed."""
+    probe = f"{process}/models/reservations/{secrets.token_hex(8)}.json"
+    try:
+        return _clock(store, probe, b"[]")
+    finally:
+        store.delete(probe)
+
+
 def _take(store: Store, process: str) -> str:
     key, mine = collection_key(process), secrets.token_hex(8).encode()
     try:
@@ -139,11 +148,7 @@ def _take(store: Store, process: str) -> str:
         held = store.stat(key)
     if held is None:
         return store.write(key, mine, if_absent=True)
-    probe = f"{process}/models/reservations/{secrets.token_hex(8)}.json"
-    try:
-        age = (_clock(store, probe, b"[]") - held.modified).total_seconds()
-    finally:
-        store.delete(probe)
+    age = (store_time(store, process) - held.modified).total_seconds()
     if age <= LEASE_SECONDS:
         raise Conflict(f"{process}: another collection runs, or was killed {age:.0f} s ago; try again in {LEASE_SECONDS - age:.0f} s")
     return store.write(key, mine, if_match=held.etag)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from infra.store import ObjectInfo, Store
 from tasks.aliases import aliases_of
+from tasks.approvals import awaited_versions
 from tasks.manifests import Manifest, manifest_key
 from tasks.registry import versions_of
 from tasks.reservations import Lease, collecting, reserved_keys
@@ -31,7 +32,7 @@ def collect(store: Store, process: str, keep: int, grace_hours: float = 24.0, dr
     """Remove old versions and the objects that only they needed; safe while others publish, roll back and load.
 
     Args:
-        keep: so many of the newest versions stay, beside those that an alias names.
+        keep: so many of the newest versions stay, beside those that an alias names or that wait for approval.
         grace_hours: what is younger stays, whoever refers to it.
         dry_run: only say what would go.
 
@@ -49,7 +50,8 @@ def collect(store: Store, process: str, keep: int, grace_hours: float = 24.0, dr
 
 def plan(store: Store, process: str, keep: int, grace_hours: float, now: datetime) -> Collection:
     """What may go, by the store's time `now`; a running publish is known by its reservation."""
-    reserved = reserved_keys(store, process, now)
+    reserved = reserved_keys(store, process, now)  # before the requests: who asks holds a reservation until the request is written
+    awaited = awaited_versions(store, process)
 
     def is_young(info: ObjectInfo) -> bool:
         age = max(0.0, (now - info.modified).total_seconds())  # a listing knows milliseconds, the store's clock whole seconds
@@ -58,7 +60,7 @@ def plan(store: Store, process: str, keep: int, grace_hours: float, now: datetim
     manifests = {info.key: info for info in store.list(f"{process}/models/versions/")}
     young = {key for key, info in manifests.items() if is_young(info)}
     versions = versions_of(store, process)
-    named = set(aliases_of(store, process).values()) | {manifest.version for manifest in versions[:keep]}
+    named = awaited | set(aliases_of(store, process).values()) | {manifest.version for manifest in versions[:keep]}
     kept = [each for each in versions if each.version in named or manifest_key(process, each.version) in reserved | young]
     live = reserved | {piece.key for manifest in kept for _, piece, _ in manifest.pieces()}
     dropped = [each for each in versions if each not in kept]

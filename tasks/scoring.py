@@ -4,7 +4,6 @@ A batch is named after what decides its bytes: the source, the model's version, 
 was killed starts anew and ends the same. Whoever reads batches goes by their manifests, so that half a batch is never seen.
 """
 
-import json
 import logging
 import os
 import time
@@ -23,16 +22,16 @@ from prefect.client.schemas.objects import State, TaskRun
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from infra.settings import settings
-from infra.store import MissingObject, ObjectInfo, Store, copy_to, open_store
+from infra.store import MissingObject, Store, copy_to, open_store
 from tasks.aliases import champion_of
-from tasks.artifacts import Artifact, copy_name, file_digest, is_whole, scratch, shown, store_folder, write_json
+from tasks.artifacts import Artifact, copy_name, file_digest, is_whole, scratch, store_folder, write_json
 from tasks.cleaning import fold
 from tasks.encodings import byte_lines, encoding_of, text_codec
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.process import Process, digest_of
 from tasks.prompts import clean
-from tasks.readers import Reader, check_readable, columns_told, is_labelled, parse_object
+from tasks.readers import Reader, columns_told, parse_object
 from tasks.records import Record, Rejected
 from tasks.registry import fetch_version
 from tasks.repairs import repair
@@ -319,62 +318,15 @@ def recall(store: Store, prefix: str) -> Artifact | None:
     return artifact if is_whole(store, artifact) else None
 
 
-def pending(store: Store, process: Process) -> list[str]:
-    """Keys of unlabelled inbox files that no finished batch has scored, with whatever version.
-
-    A file that cannot be read to its end, or has none of the prompt's columns, stays where it is, with a warning: it must not stop
-    the rest.
-    """
-    waiting = []
-    for info in store.list(f"{process.name}/inbox/"):
-        try:
-            seen = _look_at(store, process, info)
-        except (PermissionError, ValueError) as error:
-            logger.warning("scoring: %s is left in the inbox: %s", shown(info.key), error)
-            continue
-        if not seen["labelled"] and not _is_scored(store, f"{process.name}/batches/{source_id(seen['sha256'], info.key, process)}-"):
-            waiting.append(info.key)
-    return waiting
-
-
-def _is_scored(store: Store, prefix: str) -> bool:
-    """Whether a batch whose name begins so has a manifest that can be read."""
-    for info in store.list(prefix):
+def finished_batch(store: Store, process: Process, sha256: str, name: str) -> str | None:
+    """The batch that has scored a source already, with whatever version; None when there is none whose manifest can be read."""
+    prefix = f"{process.name}/batches/"
+    for info in store.list(f"{prefix}{source_id(sha256, name, process)}-"):
         if info.key.endswith("/manifest.json"):
             with suppress(MissingObject, ValueError):
                 read_batch(store, info.key)
-                return True
-    return False
-
-
-def _look_at(store: Store, process: Process, info: ObjectInfo) -> dict[str, Any]:
-    """An inbox file's digest and whether it is labelled; remembered, so that it is read once as long as it stays the same."""
-    look = digest_of([LOOK, info.key, info.etag, process.part("records", "output", "sample")])[:32]
-    memory = f"{process.name}/stages/scoring/{look}.json"
-    known = _remembered(store, memory)
-    if known is None:
-        with opened(store, info.key) as source:
-            known = {"key": info.key, "sha256": source.sha256, "labelled": is_labelled(source.path, source.name, process)}
-            if not known["labelled"]:
-                check_columns(source.path, source.name, process)
-                check_readable(source.path, source.name, process)
-        store.write(memory, as_json(known).encode())
-    return known
-
-
-def _remembered(store: Store, memory: str) -> dict[str, Any] | None:
-    """What is remembered of an inbox file; None when that is nothing, or damaged."""
-    try:
-        known = json.loads(store.read(memory)[0])
-    except (MissingObject, ValueError):
-        return None
-    whole = isinstance(known, dict) and isinstance(known.get("sha256"), str) and isinstance(known.get("labelled"), bool)
-    return known if whole else None
-
-
-def find_batches(run: Run) -> list[str]:
-    """Keys of the inbox files that wait to be scored."""
-    return pending(open_store(), run.process)
+                return info.key.removeprefix(prefix).partition("/")[0]
+    return None
 
 
 def store_was_away(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -389,8 +341,11 @@ def store_was_away(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -
     retry_delay_seconds=[1, 10],
     retry_condition_fn=store_was_away,
 )
-def score_batch(source: str, run: Run, output_format: str = "jsonl") -> Artifact:
+def score_batch(source: str, run: Run, output_format: str = "jsonl", version: str | None = None) -> Artifact:
     """The champion and a file or a key -> batches/<batch>/.
+
+    Args:
+        version: another published version than the champion.
 
     Raises:
         ValueError: no champion, no such source or format, or a source that cannot be read or has none of the prompt's columns.
@@ -398,18 +353,23 @@ def score_batch(source: str, run: Run, output_format: str = "jsonl") -> Artifact
     if output_format not in WRITERS:
         raise ValueError(f"output format {output_format!r} is not known; there are: {', '.join(WRITERS)}")
     store, name = open_store(), run.process.name
-    champion = champion_of(store, name)
-    if champion is None:
-        raise ValueError(f"{name} has no champion to score with; train one: clerkflow train {name}")
+    version = version or _champion(store, name)
     with opened(store, source) as found:
-        batch = batch_id(found.sha256, found.name, run.process, champion.version, output_format)
+        batch = batch_id(found.sha256, found.name, run.process, version, output_format)
         prefix = f"{name}/batches/{batch}"
         if known := recall(store, prefix):
             logger.info("scoring: %s", told(known, 0.0, True))
             return known
-        artifact = _make_batch(store, prefix, found, run, champion.version, output_format)
+        artifact = _make_batch(store, prefix, found, run, version, output_format)
     logger.info("scoring: %s", told(artifact, artifact.facts["seconds"], False))
     return artifact
+
+
+def _champion(store: Store, name: str) -> str:
+    champion = champion_of(store, name)
+    if champion is None:
+        raise ValueError(f"{name} has no champion to score with; train one: clerkflow train {name}")
+    return champion.version
 
 
 def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: str, output_format: str) -> Artifact:

@@ -25,6 +25,7 @@ atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 os.environ |= {
     "PREFECT_HOME": HOME,
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a first start migrates a database
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # plain functions of stages log, too
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

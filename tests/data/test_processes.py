@@ -46,7 +46,7 @@ def test_the_five_processes_are_declared():
 def test_a_declaration_loads_and_has_a_gate_schedules_and_slices(name):
     process = load_process(name, PROCESSES)
     assert process.output.kind == KINDS[name]
-    assert len(process.gate) >= 4
+    assert len(process.gate.rules) >= 4
     assert "language" in process.records.slices
     assert None not in (process.schedules.train, process.schedules.score, process.schedules.monitor)
 

@@ -106,6 +106,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         },
         "gate": [{"metric": "accuracy", "at_least": 0.8}, {"metric": "accuracy", "below_champion_at_most": 0.05}],
         "drift": {"min_records": 50},
+        "arrivals": {"settle_seconds": 0.5, "min_new_records": 100},
         "schedules": {"score": "* * * * *"},
     }
     (folder / "process.yaml").write_text(yaml.safe_dump(declaration, sort_keys=False), encoding="utf-8")

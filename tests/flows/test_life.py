@@ -98,7 +98,7 @@ def test_the_same_life_goes_on_in_a_bucket(toy: Path, server: str, bucket: Minio
     assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (2, 1, 1)
     assert score("toy") == []
     keys = {info.key.split("/")[1] for info in bucket.list("toy/")}
-    assert keys == {"batches", "inbox", "models", "runs", "stages"}
+    assert keys == {"arrivals", "batches", "inbox", "models", "runs", "stages"}
 
 
 def test_a_refused_model_is_never_published_and_the_command_says_why(toy: Path, server: str) -> None:

@@ -60,3 +60,10 @@ def test_a_bucket_keeps_its_history_for_a_while_unless_told_otherwise(monkeypatc
     monkeypatch.setenv("CLERKFLOW_S3_NONCURRENT_DAYS", "0")
     with pytest.raises(ValueError, match="CLERKFLOW_S3_NONCURRENT_DAYS"):
         settings()
+
+
+@pytest.mark.parametrize("address", ["9190", "http://127.0.0.1:9190/arrivals", "127.0.0.1:port", "127.0.0.1:99999"])
+def test_the_receivers_address_is_a_host_and_a_port(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLERKFLOW_ARRIVALS_ADDRESS", address)
+    with pytest.raises(ValueError, match="CLERKFLOW_ARRIVALS_ADDRESS: expected host:port"):
+        settings()

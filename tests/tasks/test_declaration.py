@@ -54,7 +54,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     wrong = GOOD.replace("seed: 3", "sead: 3, test_share: 2").replace("at_least: 0.85", "atleast: 0.85").replace("owner: support\n", "")
     with pytest.raises(DeclarationError) as told:
         load_process("routing", declare(tmp_path, wrong))
-    for mistake in ("4 mistakes", "owner: Field required", "sample.sead: unknown key", "sample.test_share", "gate.0.atleast"):
+    for mistake in ("4 mistakes", "owner: Field required", "sample.sead: unknown key", "sample.test_share", "gate.rules.0.atleast"):
         assert mistake in str(told.value)
 
 

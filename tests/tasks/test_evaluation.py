@@ -121,7 +121,7 @@ def test_the_same_model_as_champion_measures_the_same(life: tuple[Run, Artifact,
     first = evaluate.fn(model, samples, None, run)
     assert {"accuracy", "macro_f1", "ece", "answered", "perplexity"} == set(first.facts)
     metrics = read_json(open_store(), first, "metrics.json")
-    alias = publish.fn(model, first, judge(run.process.gate, metrics), run)
+    alias = publish.fn(model, first, judge(run.process.gate.rules, metrics), run)
     again = read_json(open_store(), evaluate.fn(model, samples, alias.version, run), "metrics.json")
     assert again["champion"] == pytest.approx(again["model"])
     assert again["champion_slices"] == again["slices"]

@@ -55,7 +55,7 @@ def test_placeholders_are_told_once_each_in_order() -> None:
     [
         ({"colour": 1}, "colour: unknown key"),
         ({"name": "../up"}, "lower-case"),
-        ({"gate": []}, "gate: Tuple should have at least 1 item"),
+        ({"gate": []}, "gate.rules: Tuple should have at least 1 item"),
         ({"gate": [{"metric": "a", "at_least": 1, "at_most": 2}]}, "exactly one bound"),
         ({"output": {"label": "queue"}}, "exactly one of label, fields, text; got label, fields"),
         ({"output": {"fields": None, "within": None}}, "got none"),
@@ -81,16 +81,16 @@ def test_placeholders_are_told_once_each_in_order() -> None:
         ({"records": {"source": "a\0b"}}, "is no file's name"),
         ({"finetuning": {"learning_rate": math.inf}}, "finetuning.learning_rate: Input should be a finite number"),
         ({"finetuning": {"lora": {"lora_alpha": math.inf}, "base": "gpt2"}}, "lora_alpha: Input should be a finite number"),
-        ({"gate": [{"metric": "field_f1", "at_least": math.nan}]}, "gate.0.at_least: Input should be a finite number"),
+        ({"gate": [{"metric": "field_f1", "at_least": math.nan}]}, "gate.rules.0.at_least: Input should be a finite number"),
         ({"finetuning": {"lora": {"r": 8}}}, "lora needs a base model to adapt; with base: scratch leave it out"),
         ({"finetuning": {"seed": 2**70}}, "finetuning.seed"),
         ({"drift": {"min_records": 200, "max_records": 10}}, "max_records (10) is below min_records (200)"),
         (
             {"gate": [{"metric": "field_f", "at_least": 1}]},
-            "gate.0: metric 'field_f' is none of fields; did you mean field_f1? there are: field_f1",
+            "gate.rules.0: metric 'field_f' is none of fields; did you mean field_f1? there are: field_f1",
         ),
-        ({"gate": [{"metric": "accuracy", "at_least": 1}]}, "gate.0: metric 'accuracy' is none of fields"),
-        ({"gate": [{"metric": "field_f1.size", "at_least": 1}]}, "gate.0: metric 'field_f1.size' is none of fields"),
+        ({"gate": [{"metric": "accuracy", "at_least": 1}]}, "gate.rules.0: metric 'accuracy' is none of fields"),
+        ({"gate": [{"metric": "field_f1.size", "at_least": 1}]}, "gate.rules.0: metric 'field_f1.size' is none of fields"),
         ({"gate": [{"metric": "ece", "below_baseline_at_most": 1}]}, "no baseline has ece"),
         ({"gate": [{"metric": "field_f1", "slice": "date=1", "at_least": 1}]}, "records.slices is empty"),
         ({"drift": {"columns": []}}, "drift.columns"),
@@ -128,7 +128,7 @@ def test_drift_watches_only_columns_that_a_row_can_have(name: str) -> None:
 @pytest.mark.parametrize("metric", ["f1.c", "f1", "bleu", "facts_stated", "accuracyy"])
 def test_a_gate_names_a_measure_that_evaluation_can_give(metric: str) -> None:
     assert label_gate("f1.a", labels=["a", "b"]).gate
-    with pytest.raises(DeclarationError, match=rf"gate\.0: metric '{metric}' is none of label"):
+    with pytest.raises(DeclarationError, match=rf"gate\.rules\.0: metric '{metric}' is none of label"):
         label_gate(metric, labels=["a", "b"])
 
 
@@ -140,7 +140,7 @@ def test_the_f1_of_any_label_may_be_asked_for_when_the_records_tell_the_labels()
 def test_a_gate_names_a_slice_that_some_record_can_be_in(slice: str) -> None:
     for good in ("language=zh", "language=(none)", "paid=yes", "shop=any", "shop=a=b"):
         assert label_gate("accuracy", good).gate
-    with pytest.raises(DeclarationError, match=rf"gate\.0: slice '{slice}'"):
+    with pytest.raises(DeclarationError, match=rf"gate\.rules\.0: slice '{slice}'"):
         label_gate("accuracy", slice)
 
 

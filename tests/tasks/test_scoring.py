@@ -1,23 +1,19 @@
 """Batches scored by a real, published, tiny model."""
 
 import csv
-import io
 import json
-import os
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import openpyxl
 import pytest
 
 from benchmarks.memory import LABELS, publish_tiny, tiny_process
 from infra.store import MissingObject, Store, open_store
-from tasks.artifacts import Artifact, fetch_folder
+from tasks.artifacts import Artifact, fetch_folder, file_digest
 from tasks.process import Process
 from tasks.runs import Run
-from tasks.scoring import batch_id, chunks, find_batches, recall, score_batch
+from tasks.scoring import batch_id, chunks, finished_batch, recall, score_batch
 
 
 @pytest.fixture
@@ -122,21 +118,10 @@ def test_a_damaged_manifest_counts_as_none_and_the_file_waits_again(run: Run, tm
     batch = score("memory/inbox/new.jsonl", run)
     store.write(batch.prefix + "manifest.json", damage)
     assert recall(store, batch.prefix.rstrip("/")) is None
-    assert find_batches(run) == ["memory/inbox/new.jsonl"]
+    digest = file_digest(tmp_path / "new.jsonl")
+    assert finished_batch(store, run.process, digest, "memory/inbox/new.jsonl") is None
     assert score("memory/inbox/new.jsonl", run).sha256 == batch.sha256
-    assert find_batches(run) == []
-
-
-@pytest.mark.parametrize("damage", [b"{", b"{}", b"null", b'{"sha256": 5, "labelled": "no"}'])
-def test_a_damaged_memory_of_an_inbox_file_is_made_again(run: Run, tmp_path: Path, damage: bytes) -> None:
-    store = open_store()
-    store.upload(lines(tmp_path / "new.jsonl", {"id": "a", "text": "card"}), "memory/inbox/new.jsonl")
-    assert find_batches(run) == ["memory/inbox/new.jsonl"]
-    (memory,) = (info.key for info in store.list("memory/stages/scoring/"))
-    whole = store.read(memory)[0]
-    store.write(memory, damage)
-    assert find_batches(run) == ["memory/inbox/new.jsonl"]
-    assert store.read(memory)[0] == whole
+    assert finished_batch(store, run.process, digest, "memory/inbox/new.jsonl") == batch.facts["batch"]
 
 
 def test_a_batch_that_lost_a_file_is_made_again(run: Run, tmp_path: Path) -> None:
@@ -192,9 +177,7 @@ def test_a_file_with_none_of_the_columns_is_refused_and_only_declared_names_are_
     with pytest.raises(ValueError, match=f"columns? text.*; {told}") as error:
         score(tmp_path / name, run)
     assert not any(True for _ in open_store().list("memory/batches/"))
-    open_store().upload(tmp_path / name, f"memory/inbox/{name}")
-    assert find_batches(run) == []
-    assert name in caplog.text and "7171" not in caplog.text + str(error.value)
+    assert "7171" not in caplog.text + str(error.value)
 
 
 def test_what_cannot_be_scored_is_told_with_the_remedy(run: Run, tmp_path: Path) -> None:
@@ -215,49 +198,6 @@ def test_what_cannot_be_scored_is_told_with_the_remedy(run: Run, tmp_path: Path)
 def test_without_a_champion_the_next_command_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="clerkflow train memory"):
         score("new.jsonl", Run(id="now", process=tiny_process(), flow="score"))
-
-
-def test_the_inbox_gives_unlabelled_files_until_they_are_scored(run: Run, tmp_path: Path) -> None:
-    store = open_store()
-    store.upload(lines(tmp_path / "a", {"id": "a", "text": "card"}), "memory/inbox/new.jsonl")
-    store.upload(lines(tmp_path / "b", {"id": "b", "text": "card", "queue": "refund"}), "memory/inbox/labelled.jsonl")
-    store.upload(lines(tmp_path / "c", {"id": "c", "body": "card"}), "memory/inbox/odd.jsonl")
-    store.upload(lines(tmp_path / "d"), "memory/inbox/.keep")
-    assert find_batches(run) == ["memory/inbox/new.jsonl"]
-    score("memory/inbox/new.jsonl", run)
-    assert find_batches(run) == []
-    store.upload(lines(tmp_path / "e", {"id": "e", "text": "late"}), "memory/inbox/new.jsonl")
-    assert find_batches(run) == ["memory/inbox/new.jsonl"]
-
-
-def sheet_that_breaks_off() -> bytes:
-    """An XLSX file whose sheet ends in the middle of its row 180."""
-    book, broken = openpyxl.Workbook(), io.BytesIO()
-    for row in [["id", "text"], *([n, "card"] for n in range(200))]:
-        book.worksheets[0].append(row)
-    book.save(whole := io.BytesIO())
-    with zipfile.ZipFile(whole) as came, zipfile.ZipFile(broken, "w") as made:
-        for name in came.namelist():
-            made.writestr(name, came.read(name).partition(b'r="180"')[0])
-    return broken.getvalue()
-
-
-@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:openpyxl")
-def test_a_bad_file_in_the_inbox_never_stops_the_others(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    inbox, long = tmp_path / "store" / "memory" / "inbox", "订" * 80 + ".jsonl"
-    good = lines(tmp_path / "good", {"id": "a", "text": "card"}).read_bytes()
-    inbox.mkdir(parents=True)
-    for name in (b"1\\2.jsonl", b"3\n4.jsonl", b"5\xff.jsonl", long.encode(), b"9.jsonl"):
-        Path(os.fsdecode(os.fsencode(inbox) + b"/" + name)).write_bytes(
-            good + name.hex().encode()
-        )  # one more line, so that no two are equal
-    (inbox / "6.jsonl").symlink_to(tmp_path / "good")
-    (inbox / "7.xlsx").write_bytes(sheet_that_breaks_off())
-    (inbox / "8.parquet").write_bytes(b"PAR1")
-    assert find_batches(run) == ["memory/inbox/9.jsonl", f"memory/inbox/{long}"]
-    for name in ("1\\\\2", "3\\n4", "5\\udcff", "6.jsonl", "7.xlsx is left in the inbox", "8.parquet is left in the inbox"):
-        assert name in caplog.text
-    assert score(f"memory/inbox/{long}", run).rows == 2
 
 
 def test_chunks_end_at_a_number_of_records_or_of_characters() -> None:
@@ -282,11 +222,9 @@ def test_a_key_is_scored_on_every_kind_of_store(store: Store, tmp_path: Path) ->
     version = publish_tiny(tiny_process(), tmp_path / "version")
     store.upload(lines(tmp_path / "new.jsonl", {"id": "a", "text": "退款"}, {"id": "b"}), "memory/inbox/new.jsonl")
     run = Run(id="now", process=tiny_process(), flow="score")
-    assert find_batches(run) == ["memory/inbox/new.jsonl"]
     batch = score("memory/inbox/new.jsonl", run)
     assert (batch.facts["done"], batch.facts["dead"], batch.facts["version"]) == (1, 1, version)
     assert score("memory/inbox/new.jsonl", run) == batch
-    assert find_batches(run) == []
 
 
 def test_a_missing_manifest_means_no_batch() -> None:

@@ -1,0 +1,113 @@
+"""Terms: the parts of a declaration that say when a model is released, who must agree, and who is told."""
+
+import re
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,127}")
+Event = Literal["success", "refusal", "failure", "drift", "approval", "alarm"]
+
+
+class Declared(BaseModel):
+    """What a person writes in YAML: nothing unknown, nothing changed afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Rule(Declared):
+    """One rule of the gate: a metric, a bound, and what the bound is measured from."""
+
+    metric: str
+    slice: str | None = None  # "column=value"
+    at_least: float | None = None
+    at_most: float | None = None
+    above_champion_at_least: float | None = None
+    below_champion_at_most: float | None = None
+    above_baseline_at_least: float | None = None
+    below_baseline_at_most: float | None = None
+
+    BOUNDS: ClassVar = (
+        "at_least",
+        "at_most",
+        "above_champion_at_least",
+        "below_champion_at_most",
+        "above_baseline_at_least",
+        "below_baseline_at_most",
+    )
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        given = [name for name in self.BOUNDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one bound of {', '.join(self.BOUNDS)}; got {', '.join(given) or 'none'}")
+        return self
+
+    @property
+    def bound(self) -> tuple[str, float]:
+        """The bound's name and its value."""
+        return next((name, getattr(self, name)) for name in self.BOUNDS if getattr(self, name) is not None)
+
+
+class Approval(Declared):
+    """Who must agree before a model that holds every rule becomes champion."""
+
+    by: tuple[str, ...] = Field(min_length=1)  # roles; one person of any of them decides
+    expires_hours: float = Field(48, gt=0, le=24 * 366)
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _short_form(cls, by: Any) -> Any:
+        return [by] if isinstance(by, str) else by
+
+    @field_validator("by")
+    @classmethod
+    def _has_names(cls, by: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not role.strip() for role in by):
+            raise ValueError("a role has no name")
+        return by
+
+
+class Gate(Declared):
+    """What must hold before a model is released: every rule, and then perhaps a person's word. A list is the rules alone."""
+
+    rules: tuple[Rule, ...] = Field(min_length=1)
+    approval: Approval | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, gate: Any) -> Any:
+        return long_gate(gate)
+
+
+def long_gate(gate: Any) -> Any:
+    """A gate as a mapping: a list is its rules."""
+    return {"rules": list(gate)} if isinstance(gate, list | tuple) else gate
+
+
+class Notify(Declared):
+    """Who is told of what. A target is the NAME of an environment variable that holds an Apprise address: addresses are secrets."""
+
+    success: tuple[str, ...] = ()
+    refusal: tuple[str, ...] = ()
+    failure: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
+    approval: tuple[str, ...] = ()
+    alarm: tuple[str, ...] = ()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _short_form(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
+
+    @field_validator("*")
+    @classmethod
+    def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(VARIABLE.fullmatch(name) for name in names):  # what was written is not repeated: it may be an address with a password
+            raise ValueError("expected names of environment variables, such as OPS_WEBHOOK; an address belongs into the environment")
+        return names
+
+    def targets(self, event: Event) -> tuple[str, ...]:
+        """Names of the variables that hold the addresses for an event, each once."""
+        names: tuple[str, ...] = getattr(self, event)
+        return tuple(dict.fromkeys(names))

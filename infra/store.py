@@ -321,7 +321,7 @@ def copy_to(store: Store, key: str, path: Path, sha256: str | None = None) -> st
         ValueError: the bytes are not those of `sha256`; nothing is left at `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    incoming = path.with_name(f"{path.name[:200]}.{secrets.token_hex(8)}{INCOMING}")
+    incoming = path.with_name(f"{path.name[:50]}.{secrets.token_hex(8)}{INCOMING}")
     digest = hashlib.sha256()
     try:
         with store.open(key) as stream, incoming.open("wb") as target:

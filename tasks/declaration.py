@@ -17,12 +17,22 @@ class DeclarationError(ValueError):
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides laid over the declaration, section by section; lists are replaced whole."""
+    """Overrides laid over the declaration, section by section; a list is replaced whole, or in the places that {"2": …} names."""
     merged = dict(base)
     for key, value in overrides.items():
-        inner = merged.get(key)
-        merged[key] = merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = _laid_over(merged.get(key), value)
     return merged
+
+
+def _laid_over(inner: Any, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(inner, Mapping):
+        return merge(inner, value)
+    if isinstance(inner, list) and value and all(str(place).isdecimal() and int(place) < len(inner) for place in value):
+        laid = {int(place): _laid_over(inner[int(place)], part) for place, part in value.items()}
+        return [laid.get(place, part) for place, part in enumerate(inner)]
+    return value
 
 
 class _OneMeaning(yaml.SafeLoader):

@@ -14,7 +14,13 @@ import yaml
 from infra.minio import SOURCE
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
-PASSWORDS = {"MINIO_ROOT_USER": "u", "MINIO_ROOT_PASSWORD": "p" * 8, "PREFECT_AUTH": "a:b", "POSTGRES_PASSWORD": "q", "ARRIVALS_TOKEN": "t" * 48}
+PASSWORDS = {
+    "MINIO_ROOT_USER": "u",
+    "MINIO_ROOT_PASSWORD": "p" * 8,
+    "PREFECT_AUTH": "a:b",
+    "POSTGRES_PASSWORD": "q",
+    "ARRIVALS_TOKEN": "t" * 48,
+}
 
 
 def compose(*words: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":

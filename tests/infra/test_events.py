@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from infra import events
-from infra.bucket import MinioStore, connect
+from infra.bucket import MinioStore
+from infra.connection import connect
 from infra.minio import environment_of, make_bucket, running
 from infra.settings import settings
 from infra.store import LocalStore

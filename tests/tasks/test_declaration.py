@@ -139,3 +139,10 @@ def test_name_and_folder_must_agree_unless_a_path_is_given(tmp_path: Path) -> No
     with pytest.raises(DeclarationError, match="make them equal"):
         load_process("elsewhere", tmp_path)
     assert load_process(str(tmp_path / "elsewhere"), Path("unused")).name == "routing"
+
+
+def test_one_place_of_a_list_can_be_changed_for_a_run() -> None:
+    gate = [{"metric": "accuracy", "at_least": 0.8}, {"metric": "macro_f1", "at_least": 0.7}]
+    assert merge({"gate": gate}, {"gate": {"1": {"at_least": 0.5}}}) == {"gate": [gate[0], {"metric": "macro_f1", "at_least": 0.5}]}
+    assert merge({"gate": gate}, {"gate": {"7": {"at_least": 0.5}}})["gate"] == {"7": {"at_least": 0.5}}
+    assert merge({"gate": gate}, {"gate": gate[:1]}) == {"gate": gate[:1]}

@@ -25,7 +25,8 @@ class Overrides(BaseModel):
     min_valid_share: float | None = Field(None, gt=0, le=1, description="The run stops when fewer of the records are valid.")
     finetuning: FinetuningOverrides | None = Field(None, description="How the model is tuned.")
     gate: list[dict[str, Any]] | dict[str, Any] | None = Field(
-        None, description='Replaces all rules: [{"metric": "accuracy", "at_least": 0.8}]; or one of them: {"2": {"at_least": 0.8}}.'
+        None,
+        description='Replaces all rules: [{"metric": "accuracy", "at_least": 0.8}]; or changes one: {"rules": {"2": {"at_least": 0.8}}}.',
     )
 
     def plain(self) -> dict[str, Any]:

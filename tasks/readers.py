@@ -8,21 +8,25 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import sys
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import file_digest
-from tasks.encodings import MAX_ROW_BYTES, Encoding, byte_lines, encoding_of, text_codec
+from tasks.encodings import KEPT_BYTES, MAX_ROW_BYTES, Encoding, byte_lines, encoding_of, text_codec
 from tasks.process import Process
 from tasks.records import Record, Rejected, lookup
 from tasks.sheets import read_parquet, read_xlsx
 
 MAX_DEPTH = 64  # of objects within objects
 TOO_DEEP = f"objects within objects, more than {MAX_DEPTH} deep"
-LOOK_AHEAD = 1_000  # lines that one quoted cell may run over
+LOOK_AHEAD = 1_000_000  # lines that one quoted cell may run over
+MANY_LINES = 1_000  # from which a cell is doubted when most of its lines are rows by themselves
 READABLE = "the row can be read"  # what a rejected row failed, in the place of an expectation
 DELIMITERS = ",;\t|"
 TOO_COARSE = 2.0**53  # from which two whole numbers may be one float
@@ -342,7 +346,8 @@ class _Lines:
 
     def __init__(self, lines: Iterator[tuple[bytes, int]], codec: str) -> None:
         self.lines, self.codec, self.number = lines, codec, 0
-        self.ahead: list[tuple[bytes, int]] = []
+        self.ahead: deque[tuple[bytes, int]] = deque()
+        self.doubtful = 0  # the line up to which a quote was followed in vain: none there is followed again, or time would be squared
 
     def __iter__(self) -> Iterator[tuple[int, bytes, int]]:
         while (line := self.peek(0)) is not None:
@@ -359,10 +364,30 @@ class _Lines:
 
     def take(self, count: int) -> None:
         self.number += count
-        del self.ahead[:count]
+        for _ in range(count):
+            self.ahead.popleft()
 
     def text(self, raw: bytes) -> str:
         return raw.decode(self.codec, errors="surrogateescape")
+
+
+class _Growing:
+    """The lines of one row: its first, and those after it for as long as the parser asks, because a quote is open."""
+
+    def __init__(self, lines: _Lines, first: bytes) -> None:
+        self.lines, self.parts, self.ended = lines, [first], False
+
+    def __iter__(self) -> Iterator[str]:
+        size = len(self.parts[0])
+        yield self.lines.text(self.parts[0])
+        while len(self.parts) <= LOOK_AHEAD and size < MAX_ROW_BYTES and self.lines.number > self.lines.doubtful:
+            more = self.lines.peek(len(self.parts) - 1)
+            if more is None or more[1] > MAX_ROW_BYTES:
+                break
+            self.parts.append(more[0])
+            size += len(more[0])
+            yield self.lines.text(more[0])
+        self.ended = True
 
 
 def _header(reader: Reader, lines: _Lines, raw: bytes) -> list[str]:
@@ -377,26 +402,15 @@ def _header(reader: Reader, lines: _Lines, raw: bytes) -> list[str]:
 
 
 def _cells(lines: _Lines, raw: bytes, size: int, header: list[str], mark: str) -> tuple[Row, bytes]:
-    """A row's cells by name, or why it is none.
-
-    A quoted cell may run over line ends. Where its quote is never closed, or closes only within a later row, this line alone is
-    rejected, so that the rows after it are not lost.
-    """
+    """A row's cells by name, or why it is none; a quoted cell may run over line ends."""
     if size > MAX_ROW_BYTES:
         return f"a row of {size} bytes, at most {MAX_ROW_BYTES} are read; its beginning is kept", raw
-    whole, taken, quotes = raw, 0, raw.count(b'"')
-    row = _parsed(lines, whole, mark)
-    while row == "open":
-        more = lines.peek(taken) if taken < LOOK_AHEAD and len(whole) < MAX_ROW_BYTES else None
-        if more is None:
-            break
-        whole, taken, quotes = whole + more[0], taken + 1, quotes + more[0].count(b'"')
-        if b'"' in more[0] and quotes % 2 == 0:
-            row = _parsed(lines, whole, mark)
-    content = raw.rstrip(b"\r\n")
-    if isinstance(row, str) or (taken and len(row) != len(header)):
-        return "a quote that is not closed in its row", content
-    lines.take(taken)
+    grown = _Growing(lines, raw)
+    row = _parsed(grown, mark)
+    if row is None or (len(grown.parts) > 1 and not _is_one_row(grown, row, header, mark)):
+        return _without_end(grown, row, header, mark)
+    lines.take(len(grown.parts) - 1)
+    whole = b"".join(grown.parts)
     content = whole.rstrip(b"\r\n")
     if not any(cell.strip() for cell in row):
         return None, content
@@ -407,6 +421,65 @@ def _cells(lines: _Lines, raw: bytes, size: int, header: list[str], mark: str) -
     return {name: cell for name, cell in zip(header, row, strict=True) if cell}, content
 
 
+def _is_one_row(grown: _Growing, row: list[str], header: list[str], mark: str) -> bool:
+    """Whether lines that were read as one row are one: not where a stray quote has swallowed very many that are rows by themselves."""
+    if len(row) != len(header):
+        return False
+    if len(grown.parts) <= MANY_LINES:
+        return True
+    return 2 * sum(_is_row_alone(grown.lines, part, header, mark) for part in grown.parts[1:]) <= len(grown.parts)
+
+
+def _without_end(grown: _Growing, row: list[str] | None, header: list[str], mark: str) -> tuple[str, bytes]:
+    """Why a row is none whose quote is never closed, or closes only within a later row, and its content.
+
+    The lines after it up to the next that is a row by itself belong to it: one quote costs one row, and no row is lost.
+    """
+    lines = grown.lines
+    end = lines.number + len(grown.parts) - 1
+    if row is None and not grown.ended:
+        end -= 1  # the quote was found wrong in this line, in which another row may begin
+    lines.doubtful = max(lines.doubtful, end if row is None else end - 1)
+    rest = _rest(grown, max(end, lines.doubtful if grown.ended else 0), header, mark)
+    content = b"".join([grown.parts[0], *rest]).rstrip(b"\r\n")
+    if row is not None and len(row) != len(header) and lines.number >= end:
+        return f"{len(row)} cells, the header has {len(header)}", content
+    return f"a quote that is not closed in its row{', with the lines after it that are no rows' if rest else ''}", content
+
+
+def _rest(grown: _Growing, end: int, header: list[str], mark: str) -> list[bytes]:
+    """Take the lines up to `end` that are no rows by themselves, and return the first MiB of them.
+
+    Where the quote was still open when the limits of a row were reached, it may be open in the lines after `end`, too.
+    """
+    lines, kept, size = grown.lines, list[bytes](), len(grown.parts[0])
+    while (line := lines.peek(0)) is not None:
+        raw, bytes_there = line
+        if lines.number >= end and (not grown.ended or b'"' in raw or bytes_there > MAX_ROW_BYTES):
+            break
+        if _is_row_alone(lines, raw, header, mark):
+            break
+        lines.take(1)
+        size += len(raw)
+        if size <= KEPT_BYTES:
+            kept.append(raw)
+    return kept
+
+
+def _is_row_alone(lines: _Lines, raw: bytes, header: list[str], mark: str) -> bool:
+    """Whether a line is a row by itself, with quotes around whole cells only."""
+    if b'"' in raw and not _quotes_around_cells(mark).fullmatch(lines.text(raw)):
+        return False
+    row = _parsed([lines.text(raw)], mark)
+    return row is not None and len(row) == len(header)
+
+
+@cache
+def _quotes_around_cells(mark: str) -> re.Pattern[str]:
+    cell = rf'(?:"[^"]*+(?:""[^"]*+)*+"|[^"{re.escape(mark)}\r\n]*+)'
+    return re.compile(rf"{cell}(?:{re.escape(mark)}{cell})*[\r\n]*")
+
+
 def _decodes(raw: bytes, codec: str) -> bool:
     try:
         raw.decode(codec)
@@ -415,13 +488,12 @@ def _decodes(raw: bytes, codec: str) -> bool:
     return True
 
 
-def _parsed(lines: _Lines, raw: bytes, mark: str) -> list[str] | str:
-    """The cells, or "open" when a quote is, or "broken"."""
+def _parsed(texts: Iterable[str], mark: str) -> list[str] | None:
+    """The cells of the first row; None when a quote stands within a cell, or is open when the texts end."""
     try:
-        rows = list(csv.reader([lines.text(raw)], delimiter=mark, strict=True))
-    except csv.Error as error:
-        return "open" if "unexpected end of data" in str(error) else "broken"
-    return rows[0] if len(rows) == 1 else "broken"
+        return next(csv.reader(texts, delimiter=mark, strict=True), None)
+    except csv.Error:
+        return None
 
 
 READERS: dict[str, Callable[[Reader], Rows]] = {"jsonl": _jsonl, "csv": _csv, "parquet": read_parquet, "xlsx": read_xlsx}

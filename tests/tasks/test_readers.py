@@ -181,7 +181,7 @@ def test_the_lines_of_a_cell_that_never_ends_are_one_rejected_row(tmp_path: Path
 def test_a_cell_beyond_the_limits_is_one_rejected_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for limit, value in (("LOOK_AHEAD", 50), ("MAX_ROW_BYTES", 500)):
         with monkeypatch.context() as patch:
-            patch.setattr(f"tasks.readers.{limit}", value)
+            patch.setattr(f"tasks.delimited.{limit}", value)
             good, bad, _ = read(file_of(tmp_path, "a.csv", HEAD + b'1,"' + b"some words\n" * 900 + b'",x\n2,b,x\n'))
         assert [record.id for record in good] == ["2"]
         assert [row.line for row in bad] == [2, 902]  # its end looks like the beginning of another

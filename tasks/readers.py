@@ -3,7 +3,6 @@
 Memory is flat but for one row. Rows in = records + rejected; blank lines are counted and are no rows.
 """
 
-import csv
 import hashlib
 import itertools
 import json
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import file_digest
+from tasks.delimited import read_csv
 from tasks.encodings import MAX_ROW_BYTES, Encoding, byte_lines, encoding_of, text_codec
 from tasks.process import Process
 from tasks.records import Record, Rejected, lookup
@@ -22,9 +22,7 @@ from tasks.sheets import read_parquet, read_xlsx
 
 MAX_DEPTH = 64  # of objects within objects
 TOO_DEEP = f"objects within objects, more than {MAX_DEPTH} deep"
-LOOK_AHEAD = 1_000  # lines that one quoted cell may run over
 READABLE = "the row can be read"  # what a rejected row failed, in the place of an expectation
-DELIMITERS = ",;\t|"
 TOO_COARSE = 2.0**53  # from which two whole numbers may be one float
 LABELLED_WITHIN = 100  # records that are looked at to see whether a file carries outputs
 
@@ -317,111 +315,4 @@ def _whole(text: str) -> int:
     return value
 
 
-# --- CSV
-
-
-def _csv(reader: Reader) -> Rows:
-    """Rows of a table of text; values stay text."""
-    encoding = encoding_of(reader.path, reader.process.records.encoding)
-    reader.facts |= {"encoding": encoding.name, "encoding_known": encoding.known}
-    csv.field_size_limit(2 * MAX_ROW_BYTES)  # of the whole interpreter; 131,072 otherwise
-    lines = _Lines(byte_lines(reader.path, encoding), text_codec(encoding))
-    header: list[str] = []
-    for number, raw, size in lines:
-        if not raw.strip():
-            yield number, None, raw
-            continue
-        if not header:
-            header = _header(reader, lines, raw)
-            continue
-        yield number, *_cells(lines, raw, size, header, reader.facts["delimiter"])
-
-
-class _Lines:
-    """Physical lines that can be looked at ahead and given back."""
-
-    def __init__(self, lines: Iterator[tuple[bytes, int]], codec: str) -> None:
-        self.lines, self.codec, self.number = lines, codec, 0
-        self.ahead: list[tuple[bytes, int]] = []
-
-    def __iter__(self) -> Iterator[tuple[int, bytes, int]]:
-        while (line := self.peek(0)) is not None:
-            self.take(1)
-            yield self.number, *line
-
-    def peek(self, place: int) -> tuple[bytes, int] | None:
-        while len(self.ahead) <= place:
-            line = next(self.lines, None)
-            if line is None:
-                return None
-            self.ahead.append(line)
-        return self.ahead[place]
-
-    def take(self, count: int) -> None:
-        self.number += count
-        del self.ahead[:count]
-
-    def text(self, raw: bytes) -> str:
-        return raw.decode(self.codec, errors="surrogateescape")
-
-
-def _header(reader: Reader, lines: _Lines, raw: bytes) -> list[str]:
-    """The column names; the delimiter is the one under which most declared columns are found."""
-    text, declared = lines.text(raw), {reader.process.records.key, *reader.process.columns}
-    tables = {mark: next(csv.reader([text], delimiter=mark), []) for mark in DELIMITERS}
-    mark = max(DELIMITERS, key=lambda mark: len(declared.intersection(name.strip() for name in tables[mark])))
-    reader.facts["delimiter"] = mark
-    header = [name.strip() for name in tables[mark]]
-    reader.check_header(header)
-    return header
-
-
-def _cells(lines: _Lines, raw: bytes, size: int, header: list[str], mark: str) -> tuple[Row, bytes]:
-    """A row's cells by name, or why it is none.
-
-    A quoted cell may run over line ends. Where its quote is never closed, or closes only within a later row, this line alone is
-    rejected, so that the rows after it are not lost.
-    """
-    if size > MAX_ROW_BYTES:
-        return f"a row of {size} bytes, at most {MAX_ROW_BYTES} are read; its beginning is kept", raw
-    whole, taken, quotes = raw, 0, raw.count(b'"')
-    row = _parsed(lines, whole, mark)
-    while row == "open":
-        more = lines.peek(taken) if taken < LOOK_AHEAD and len(whole) < MAX_ROW_BYTES else None
-        if more is None:
-            break
-        whole, taken, quotes = whole + more[0], taken + 1, quotes + more[0].count(b'"')
-        if b'"' in more[0] and quotes % 2 == 0:
-            row = _parsed(lines, whole, mark)
-    content = raw.rstrip(b"\r\n")
-    if isinstance(row, str) or (taken and len(row) != len(header)):
-        return "a quote that is not closed in its row", content
-    lines.take(taken)
-    content = whole.rstrip(b"\r\n")
-    if not any(cell.strip() for cell in row):
-        return None, content
-    if len(row) != len(header):
-        return f"{len(row)} cells, the header has {len(header)}", content
-    if not _decodes(whole, lines.codec):
-        return f"bytes that are not {lines.codec}", content
-    return {name: cell for name, cell in zip(header, row, strict=True) if cell}, content
-
-
-def _decodes(raw: bytes, codec: str) -> bool:
-    try:
-        raw.decode(codec)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _parsed(lines: _Lines, raw: bytes, mark: str) -> list[str] | str:
-    """The cells, or "open" when a quote is, or "broken"."""
-    try:
-        rows = list(csv.reader([lines.text(raw)], delimiter=mark, strict=True))
-    except csv.Error as error:
-        return "open" if "unexpected end of data" in str(error) else "broken"
-    return rows[0] if len(rows) == 1 else "broken"
-
-
-READERS: dict[str, Callable[[Reader], Rows]] = {"jsonl": _jsonl, "csv": _csv, "parquet": read_parquet, "xlsx": read_xlsx}
+READERS: dict[str, Callable[[Reader], Rows]] = {"jsonl": _jsonl, "csv": read_csv, "parquet": read_parquet, "xlsx": read_xlsx}

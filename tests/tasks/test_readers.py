@@ -1,5 +1,6 @@
 import io
 import json
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,54 @@ def test_rows_after_an_unbalanced_quote_are_not_lost(tmp_path: Path, broken: byt
     assert [record.id for record in good] == ["1", "3", "4"]
     assert [row.line for row in bad] == [3, 6]
     assert bad[0].content.encode() == broken.rstrip(b"\n") and "quote" in bad[0].reason
+
+
+def test_a_row_of_several_lines_and_a_wrong_length_is_one_rejected_row(tmp_path: Path) -> None:
+    good, bad, _ = read(file_of(tmp_path, "a.csv", HEAD + b'1,"a\nb",x,more\n2,"c\nd",x\n3,"e\nf"\n4,h,x\n'))
+    assert [record.id for record in good] == ["2", "4"]
+    assert [(row.line, row.reason) for row in bad] == [(2, "4 cells, the header has 3"), (6, "2 cells, the header has 3")]
+    assert bad[0].content == '1,"a\nb",x,more'
+
+
+def test_a_quoted_cell_of_many_lines_is_one_row(tmp_path: Path) -> None:
+    cell = b'say ""hi"", then\n\n' * 20_000
+    good, bad, _ = read(file_of(tmp_path, "a.csv", HEAD + b'1,"' + cell + b'",x\n2,b,x\n'))
+    assert [(record.id, record.line) for record in good] == [("1", 2), ("2", 40_003)] and not bad
+    assert good[0].values["text"].count("\n") == 40_000
+
+
+@pytest.mark.parametrize("prose", [b"a,\n", b"no mark\n\n", b'a ""quoted"" word, and more\n', b"one, two, three, four\n"])
+def test_the_lines_of_a_cell_that_never_ends_are_one_rejected_row(tmp_path: Path, prose: bytes) -> None:
+    for end in (b"", b"5,c,x\n6,d,x\n", b'"odd, 5,c,x\n6,d,x\n'):
+        good, bad, _ = read(file_of(tmp_path, "a.csv", HEAD + b'1,"' + prose * 20_000 + end))
+        assert [record.id for record in good] == (["6"] if b"odd" in end else ["5", "6"] if end else [])
+        assert [row.line for row in bad][:1] == [2] and len(bad) == (2 if b"odd" in end else 1)
+        assert "with the lines after it that are no rows" in bad[0].reason and bad[0].content.encode().startswith(b'1,"' + prose)
+        assert len(bad[0].content) <= 2**20
+
+
+def test_a_cell_beyond_the_limits_is_one_rejected_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, value in (("LOOK_AHEAD", 50), ("MAX_ROW_BYTES", 500)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"tasks.delimited.{limit}", value)
+            good, bad, _ = read(file_of(tmp_path, "a.csv", HEAD + b'1,"' + b"some words\n" * 900 + b'",x\n2,b,x\n'))
+        assert [record.id for record in good] == ["2"]
+        assert [row.line for row in bad] == [2, 902]  # its end looks like the beginning of another
+
+
+def test_two_stray_quotes_far_apart_do_not_make_one_row_of_those_between(tmp_path: Path) -> None:
+    rows = b"".join(b"%d,text,x\n" % n for n in range(3_000))
+    good, bad, _ = read(file_of(tmp_path, "a.csv", HEAD + b'a,"open,x\n' + rows + b'b,c",x\n'))
+    assert len(good) == 3_001 and good[-1].values["text"] == 'c"'
+    assert [row.line for row in bad] == [2] and bad[0].content == 'a,"open,x'
+
+
+@pytest.mark.parametrize("lines", [b'a","b\n', b'a","b\n1,2,3\n', b'1,"a\n', b'1,a"b,"c\n2,d,x\n', b'1,"a\n2,""b"",x\n'])
+def test_reading_takes_time_in_proportion_whatever_the_quotes(tmp_path: Path, lines: bytes) -> None:
+    started = time.process_time()
+    good, bad, _ = read(file_of(tmp_path, "a.csv", HEAD + lines * 20_000))
+    assert time.process_time() - started < 15  # looking ahead anew at every quote takes minutes
+    assert len(good) + len(bad) <= 20_000 * lines.count(b"\n")
 
 
 def test_rows_of_a_wrong_length_are_rejected_and_rows_of_nothing_are_blank(tmp_path: Path) -> None:

@@ -204,13 +204,13 @@ Version = Annotated[str, typer.Argument(help="A version, or champion, challenger
 def verify(process: Name, version: Version = "champion") -> None:
     """Read every byte of a version again, its data and its evaluation too, and say where they differ from what was published."""
     from infra.store import open_store
-    from tasks.aliases import version_named
+    from tasks.aliases import aliases_of, version_named
     from tasks.verification import verify_version
 
     name, store = load_process(process, settings().processes).name, open_store()
     with _told(1):
         manifest, findings = verify_version(store, name, version_named(store, name, version))
-        console.show_findings(manifest, findings)
+        console.show_findings(manifest, findings, aliases_of(store, name).get("champion") == manifest.version)
     if any(finding.fault for finding in findings):
         raise typer.Exit(1)
 
@@ -257,7 +257,8 @@ def gc(
     with _told(1):
         console.show_collection(collect(open_store(), name, keep, grace_hours, dry_run=not delete), name, delete)
     if not delete:
-        console.next_command(f"clerkflow gc {process} --keep {keep} --delete")
+        grace = "" if grace_hours == 24 else f" --grace-hours {grace_hours:g}"
+        console.next_command(f"clerkflow gc {process} --keep {keep}{grace} --delete")
 
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[PROCESS]...", help="All declared processes when absent.")]

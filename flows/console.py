@@ -222,7 +222,7 @@ def show_filled(filled: Sequence["Filled"], process: str) -> None:
     out.print(table) if filled else out.print(f"{process}: no file of the inbox belongs to these days")
 
 
-def show_findings(manifest: "Manifest", findings: Sequence["Finding"]) -> None:
+def show_findings(manifest: "Manifest", findings: Sequence["Finding"], champion: bool) -> None:
     """What verification found: each part that is not what it was, then the sum of it."""
     wrong = [finding for finding in findings if finding.fault]
     if wrong:
@@ -236,7 +236,7 @@ def show_findings(manifest: "Manifest", findings: Sequence["Finding"]) -> None:
     out.print(f"{manifest.process} {manifest.version}: {len(findings)} parts, {size} read, {len(wrong)} wrong")
     out.print(f"  root {manifest.root}, commit {manifest.commit or 'unknown'}")
     show_signature(manifest)
-    if wrong:
+    if wrong and champion:
         next_command(f"clerkflow rollback {manifest.process}")
 
 

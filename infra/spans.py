@@ -92,6 +92,8 @@ class _Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while self._left and not _size(self._left[-1]):  # an empty part is not the end
+            self._left.pop()
         if not self._left:
             return 0
         part = self._left.pop()
@@ -99,10 +101,10 @@ class _Stream(io.RawIOBase):
         if isinstance(part, bytes):
             buffer[:count] = part[:count]
         else:
-            count = self._read(part, buffer[:count])
+            count = self._read(part, memoryview(buffer)[:count])  # io gives a bytearray too, whose slice would be a copy
         if count < _size(part):
             self._left.append(_within(part, count, _size(part)))
-        return count if count else self.readinto(buffer)  # an empty part is not the end
+        return count
 
     def _read(self, part: Extent, buffer: memoryview) -> int:
         if self._file is None or self._file.name != str(part.path):

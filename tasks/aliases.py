@@ -216,11 +216,14 @@ def rollback(store: Store, process: str, version: str | None = None, reason: str
 
 def complete_log(store: Store, process: str, alias: Alias) -> None:
     """Write the moves that the champion's object remembers and the log lacks."""
+    missing: list[Move] = []
     for move in reversed(alias.history):
-        try:
+        if store.stat(log_key(process, move.number)):
+            break
+        missing.append(move)
+    for move in reversed(missing):  # the oldest first, so that a writer that is killed leaves no gap behind it
+        with suppress(Conflict):
             store.write(log_key(process, move.number), move.as_bytes(), if_absent=True)
-        except Conflict:
-            return
 
 
 def champion_at(moves: Sequence[Move], when: datetime) -> str | None:

@@ -81,7 +81,7 @@ class Signature(Kept):
 class Contents(Kept):
     """What a version consists of, and where it came from."""
 
-    layout: Literal[2] = 2  # of manifest.json
+    layout: Literal[2]  # of manifest.json
     process: str
     version: str
     files: dict[str, File]

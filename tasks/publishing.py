@@ -180,7 +180,7 @@ def known_version(store: Store, model: Artifact, run: Run) -> str | None:
         made_from = manifest.data.get("finetuning")
         if made_from and made_from.sha256 == model.sha256 and manifest.files["declaration.json"].digest == declaration:
             with suppress(ValueError):
-                check_whole(store, read_manifest(store, manifest.process, manifest.version))
+                check_whole(store, read_manifest(store, manifest.process, manifest.version), every_byte=True)
                 return manifest.version
     return None
 

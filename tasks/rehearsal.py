@@ -4,6 +4,7 @@ What is released is then what was tested: not the files that training left behin
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -53,9 +54,12 @@ def rehearse(process: str, version: str, proof: Path) -> int:
     Raises:
         RehearsalError: it cannot be downloaded or loaded, or answers differently.
     """
-    words = [sys.executable, "-m", "tasks.rehearsal", process, version, str(proof)]
+    if not proof.read_bytes().strip():
+        raise RehearsalError(f"{process} {version} has no answers to be compared with: its evaluation asked nothing; it is not released")
+    words = [sys.executable, "-P", "-m", "tasks.rehearsal", process, version, str(proof)]
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     try:
-        child = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+        child = subprocess.run(words, env=here, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise RehearsalError(f"{process} {version} did not answer within {SECONDS} s of its download; it is not released") from None
     if child.returncode:

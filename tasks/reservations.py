@@ -74,12 +74,13 @@ def collection_key(process: str) -> str:
     return f"{process}/models/collection.json"
 
 
-def reserved_keys(store: Store, process: str, now: datetime) -> set[str]:
-    """Keys that somebody counts on; reservations that are too old are removed."""
+def reserved_keys(store: Store, process: str, now: datetime, tidy: bool = True) -> set[str]:
+    """Keys that somebody counts on; reservations that are too old do not count, and are removed when `tidy`."""
     found: set[str] = set()
     for info in list(store.list(f"{process}/models/reservations/")):
         if (now - info.modified).total_seconds() > RESERVED_SECONDS:
-            store.delete(info.key)
+            if tidy:
+                store.delete(info.key)
             continue
         with suppress(MissingObject):  # its holder is done
             found |= set(json.loads(store.read(info.key)[0]))
@@ -103,6 +104,8 @@ class Lease:
         Raises:
             Conflict: the lease is lost; nothing more may be deleted.
         """
+        if time.monotonic() - self.renewed > LEASE_SECONDS - DELETING_SECONDS:  # publishers may have taken it for a dead one's
+            raise Conflict(f"{self.store.address(self.key)} was not renewed in time; nothing more is deleted, start again")
         if time.monotonic() - self.renewed > RENEW_SECONDS:
             asked = time.monotonic()
             self.etag = self.store.write(self.key, secrets.token_hex(8).encode(), if_match=self.etag)

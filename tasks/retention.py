@@ -41,16 +41,16 @@ def collect(store: Store, process: str, keep: int, grace_hours: float = 24.0, dr
         ValueError: a manifest is damaged, so that nobody knows what it needs.
     """
     if dry_run:
-        return plan(store, process, keep, grace_hours, datetime.now(UTC))
+        return plan(store, process, keep, grace_hours, datetime.now(UTC), tidy=False)
     with collecting(store, process) as lease:
         found = plan(store, process, keep, grace_hours, lease.started)
         _remove(store, found, lease)
     return found
 
 
-def plan(store: Store, process: str, keep: int, grace_hours: float, now: datetime) -> Collection:
+def plan(store: Store, process: str, keep: int, grace_hours: float, now: datetime, tidy: bool = True) -> Collection:
     """What may go, by the store's time `now`; a running publish is known by its reservation."""
-    reserved = reserved_keys(store, process, now)  # before the requests: who asks holds a reservation until the request is written
+    reserved = reserved_keys(store, process, now, tidy)  # before the requests: who asks holds a reservation until the request is written
     awaited = awaited_versions(store, process)
 
     def is_young(info: ObjectInfo) -> bool:

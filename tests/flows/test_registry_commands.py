@@ -108,7 +108,7 @@ def test_rollback_says_what_was_done_and_the_next_command_shows_why(clerkflow: C
     assert (status, champion()) == (0, first)
     assert f"toy: champion is {first} again, was {second}" in told
     assert "clerkflow models toy" in told
-    assert "customers [red]complained │" in clerkflow("models", "toy")[1]
+    assert "[red]complained" in clerkflow("models", "toy")[1]
 
 
 def test_rollback_to_a_version_by_name(clerkflow: Command) -> None:

@@ -129,6 +129,9 @@ def load(process: str, cache: Path) -> float:
 
 def load_here(process: str, cache: str) -> None:
     """What the process does; it prints its seconds."""
+    import rich.progress  # noqa: F401
+
+    import infra.connection  # noqa: F401
     from infra.store import open_store
     from tasks.registry import fetch_version, versions_of
 

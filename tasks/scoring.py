@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 CHUNK_RECORDS = 1024
 CHUNK_CHARACTERS = 4_000_000  # of prompts; so that long records do not pile up
 LOOK_AT = 100  # records that show which columns a file has
-LOOK = 2  # raised when an inbox file is looked at in another way: what was seen before does not count
 MONITORING_ROWS = 5_000  # the most that drift ever looks at
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.console import Console
 
 from flows import __main__ as line
+from flows import console
 from infra.signing import public_key_of
 from infra.spans import Spans
 from infra.store import LocalStore, open_store
@@ -22,7 +24,8 @@ Command = Callable[..., tuple[int, str]]
 @pytest.fixture
 def clerkflow(toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """The command line in this process: status, and what stood on both streams with its line breaks as blanks."""
-    monkeypatch.setenv("COLUMNS", "300")
+    wide = Console(highlight=False, width=300, height=100)  # COLUMNS does not count where there is no terminal
+    monkeypatch.setattr(console, "out", wide)
 
     def run(*words: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["clerkflow", *words])
@@ -108,7 +111,7 @@ def test_rollback_says_what_was_done_and_the_next_command_shows_why(clerkflow: C
     assert (status, champion()) == (0, first)
     assert f"toy: champion is {first} again, was {second}" in told
     assert "clerkflow models toy" in told
-    assert "[red]complained" in clerkflow("models", "toy")[1]
+    assert "customers [red]complained │" in clerkflow("models", "toy")[1]
 
 
 def test_rollback_to_a_version_by_name(clerkflow: Command) -> None:

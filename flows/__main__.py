@@ -175,7 +175,7 @@ def models(process: Name) -> None:
 
     name = load_process(process, settings().processes).name
     store = open_store()
-    console.show_models(versions_of(store, name), aliases_of(store, name), log_of(store, name), name)
+    console.show_models(versions_of(store, name, skip_damaged=True), aliases_of(store, name), log_of(store, name), name)
 
 
 @app.command()
@@ -208,8 +208,9 @@ def verify(process: Name, version: Version = "champion") -> None:
     from tasks.verification import verify_version
 
     name, store = load_process(process, settings().processes).name, open_store()
+    found = version_named(store, name, version)
     with _told(1):
-        manifest, findings = verify_version(store, name, version_named(store, name, version))
+        manifest, findings = verify_version(store, name, found)
         console.show_findings(manifest, findings, aliases_of(store, name).get("champion") == manifest.version)
     if any(finding.fault for finding in findings):
         raise typer.Exit(1)
@@ -237,8 +238,9 @@ def sign(process: Name, version: Version = "champion") -> None:
     from tasks.verification import sign_verified
 
     name, store = load_process(process, settings().processes).name, open_store()
+    found = version_named(store, name, version)
     with _told(1):
-        manifest = sign_verified(store, name, version_named(store, name, version))
+        manifest = sign_verified(store, name, found)
     console.show_signature(manifest)
 
 
@@ -271,6 +273,9 @@ def deploy(
 ) -> None:
     """Make or update a deployment for each flow and process, and remove those that are declared no longer."""
     processes = _declared(process)
+    from infra.dispatch import server_answers
+
+    server_answers()  # said at once, before all that flows import
     from flows.serve import deploy as apply
 
     console.show_deployments(apply(processes, pool, everything=not process), pool)
@@ -280,6 +285,9 @@ def deploy(
 def serve(process: Names = None) -> None:
     """Do the same without workers: run in this process what the Prefect server asks for."""
     processes = _declared(process)
+    from infra.dispatch import server_answers
+
+    server_answers()
     from flows.serve import serve_all
 
     serve_all(processes, everything=not process)

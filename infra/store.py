@@ -4,6 +4,7 @@ Promises, kept by both: a reader sees a whole object or none; `write(if_absent=T
 atomic, so of two writers one wins and the other gets `Conflict`; keys are plain paths below the store, never above it.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -223,6 +224,10 @@ class LocalStore:
         os.close(handle)
         try:
             yield Path(name)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(error.errno, f"{self.root} is full; make room there and do it again, what has arrived stays") from None
+            raise
         finally:
             Path(name).unlink(missing_ok=True)
 

@@ -105,13 +105,13 @@ def version_named(store: Store, process: str, name: str) -> str:
     """The version that an alias stands for now; what is no alias is a version itself.
 
     Raises:
-        ValueError: the alias stands for none.
+        ValueError: the alias stands for none, or no such version is published.
     """
-    if name not in ALIASES:
-        return name
-    if found := aliases_of(store, process).get(name):
+    found = aliases_of(store, process).get(name) if name in ALIASES else name
+    if found and store.stat(manifest_key(process, found)):
         return found
-    raise ValueError(f"{process} has no {name} yet; published are: {', '.join(version_names(store, process)) or 'none'}")
+    missing = f"{name} yet" if name in ALIASES and not found else f"version {found!r}"
+    raise ValueError(f"{process} has no {missing}; published are: {', '.join(version_names(store, process)) or 'none'}")
 
 
 def challenge(store: Store, process: str, version: str, run: str | None = None) -> None:

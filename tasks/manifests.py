@@ -96,7 +96,8 @@ class Contents(Kept):
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         for name, piece, _ in self.pieces():
-            check_key(name)
+            if "/" in check_key(name):
+                raise ValueError(f"{name!r}: a version is one flat folder of files")
             if check_key(piece.key) != key_of(self.process, name, piece.sha256, len(self.files[name].pieces) == 1):
                 raise ValueError(f"{name} is kept at {piece.key!r}, which is not the key of its digest")
         if self.version != version_of(self.files):

@@ -176,7 +176,7 @@ def version_of_model(store: Store, model: Artifact, evaluation: Artifact, verdic
 def known_version(store: Store, model: Artifact, run: Run) -> str | None:
     """The version that was made from this very model under this very declaration and is still whole; None when there is none."""
     declaration = digest_of(_declaration(run)).sha256
-    for manifest in versions_of(store, run.process.name):
+    for manifest in versions_of(store, run.process.name, skip_damaged=True):
         made_from = manifest.data.get("finetuning")
         if made_from and made_from.sha256 == model.sha256 and manifest.files["declaration.json"].digest == declaration:
             with suppress(ValueError):

@@ -142,14 +142,24 @@ def sign_version(store: Store, manifest: Manifest) -> Manifest:
     return mine
 
 
-def versions_of(store: Store, process: str) -> list[Manifest]:
-    """Published versions, the newest first, whoever signed them."""
+def versions_of(store: Store, process: str, skip_damaged: bool = False) -> list[Manifest]:
+    """Published versions, the newest first, whoever signed them.
+
+    Args:
+        skip_damaged: warn of a manifest that cannot be read and leave it out, so that one bad version does not stop the others.
+
+    Raises:
+        ValueError: a manifest is damaged and must not be left out.
+    """
 
     def read(version: str) -> Manifest | None:
         try:
             return read_unsigned(store, process, version)
-        except ValueError:
+        except ValueError as error:
             if store.stat(manifest_key(process, version)) is None:  # collected meanwhile
+                return None
+            if skip_damaged:
+                logger.warning("%s %s is left out: %s", process, version, error)
                 return None
             raise
 

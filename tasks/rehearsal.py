@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tasks.generation import Predictor
 
 SECONDS = 1800  # for a download, a load and a few answers
+AWAY = 75  # exit status of a rehearsal that the store did not let begin: EX_TEMPFAIL of sysexits.h
 CLOSE = 1e-5  # of a confidence: the last digits depend on the machine
 
 
@@ -53,6 +54,7 @@ def rehearse(process: str, version: str, proof: Path) -> int:
 
     Raises:
         RehearsalError: it cannot be downloaded or loaded, or answers differently.
+        ConnectionError: the store did not give it; trying again may help.
     """
     if not proof.read_bytes().strip():
         raise RehearsalError(f"{process} {version} has no answers to be compared with: its evaluation asked nothing; it is not released")
@@ -64,6 +66,8 @@ def rehearse(process: str, version: str, proof: Path) -> int:
         raise RehearsalError(f"{process} {version} did not answer within {SECONDS} s of its download; it is not released") from None
     if child.returncode:
         reason = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
+        if child.returncode == AWAY:
+            raise ConnectionError(f"{process} {version} could not be downloaded to be tried: {reason}")
         raise RehearsalError(f"{process} {version}, downloaded again, cannot be used: {reason}; it is not released")
     found = json.loads(child.stdout.splitlines()[-1])
     if found["different"]:
@@ -80,14 +84,23 @@ def main() -> None:
     from infra.threads import calm_openmp
 
     calm_openmp()
-    from tasks.generation import Predictor
-
     process, version, file = sys.argv[1:]
     proof = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
     with scratch() as folder:
-        predictor = Predictor.load(fetch_version(open_store(), process, version, folder))
-        now = answered(predictor, [line["prompt"] for line in proof])
+        model = _downloaded(process, version, folder)
+        from tasks.generation import Predictor  # takes seconds: not worth them where the store is away
+
+        now = answered(Predictor.load(model), [line["prompt"] for line in proof])
     print(json.dumps({"asked": len(proof), "different": different(proof, now)}))
+
+
+def _downloaded(process: str, version: str, folder: Path) -> Path:
+    """The version's folder; the process ends with status AWAY when the store does not answer."""
+    try:
+        return fetch_version(open_store(), process, version, folder)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        sys.exit(AWAY)
 
 
 if __name__ == "__main__":

@@ -368,3 +368,19 @@ def test_these_commands_start_without_the_heavy_libraries(toy: Path) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], cwd=Path(line.__file__).parents[1], capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("command", ["verify", "sign"])
+def test_a_version_that_is_not_there_is_a_mistake_of_the_command_and_those_there_are_named(command: str, clerkflow: Command) -> None:
+    (first,) = crowned(1)
+    status, told = clerkflow(command, "toy", "nowhere")
+    assert status == 2
+    assert f"toy has no version 'nowhere'; published are: {first}" in told
+
+
+def test_models_lists_the_others_when_one_version_is_damaged(clerkflow: Command) -> None:
+    first, second = crowned(1, 2)
+    open_store().write(manifest_key("toy", first), b"{")
+    status, told = clerkflow("models", "toy")
+    assert status == 0
+    assert second in told

@@ -125,7 +125,8 @@ def test_a_body_that_breaks_off_goes_on_where_it_broke(proxy: Proxy) -> None:
         assert stream.read() == data
 
 
-def test_a_body_that_always_breaks_off_is_an_error_and_never_a_short_object(proxy: Proxy) -> None:
+def test_a_body_that_always_breaks_off_is_an_error_and_never_a_short_object(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.bucket.REST_SECONDS", 0.01)
     store = open_store()
     store.write("p/a", b"x" * 100_000)
     proxy.always = "broken"
@@ -171,8 +172,9 @@ def test_a_server_that_takes_if_match_for_a_missing_object_is_refused(proxy: Pro
 
 
 def test_at_the_end_of_its_patience_the_error_is_clear_and_nothing_tells_the_credentials(
-    proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("infra.bucket.REST_SECONDS", 0.01)
     store = open_store()
     caplog.set_level(logging.INFO)
     (tmp_path / "file").write_bytes(b"x")

@@ -154,7 +154,7 @@ def test_a_full_disk_under_the_server_is_told_nothing_half_is_seen_and_the_same_
 
 def test_a_full_disk_under_a_folder_is_told_and_the_same_publish_goes_on_later(tiny: Path) -> None:
     store = LocalStore(tiny)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="is full; make room there and do it again"):
         publish_version(store, "p", files(5, count=50), **FACTS)
     assert_nothing_half(store)
     assert [path.name for path in (tiny / ".incoming").iterdir()] == ["lock"]

@@ -33,6 +33,7 @@ def process_of(folder: Path, output: dict[str, Any] | None = None, **records: An
         "sample": {"prompt": "{text}"},
         "output": output or {"label": "queue"},
         "gate": [{"metric": "answered", "at_least": 0.5}],
+        "arrivals": {"settle_seconds": 0},
     }
     (folder / "process.yaml").write_text(json.dumps(declared), encoding="utf-8")
     return load_process(str(folder), folder)

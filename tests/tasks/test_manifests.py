@@ -116,6 +116,20 @@ def test_a_manifest_that_is_not_of_this_form_is_refused(local: LocalStore, tampe
         read_manifest(local, "p", manifest.version)
 
 
+def test_a_version_is_a_flat_folder(local: LocalStore) -> None:
+    with pytest.raises(ValidationError, match="one flat folder"):
+        publish_version(local, "p", {"sub/config.json": Spans((b"{}",))}, **FACTS)
+
+
+def test_a_damaged_manifest_is_named_or_left_out_with_a_warning(local: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
+    good, bad = publish(local), publish(local, "others")
+    local.write(manifest_key("p", bad.version), b"{")
+    with pytest.raises(ValueError, match="is damaged"):
+        versions_of(local, "p")
+    assert versions_of(local, "p", skip_damaged=True) == [good]
+    assert f"p {bad.version} is left out" in caplog.text
+
+
 def test_a_file_larger_than_a_shard_is_kept_in_pieces_and_comes_back_whole(local: LocalStore, tmp_path: Path) -> None:
     data = bytes(range(256)) * 40
     manifest = publish_version(local, "p", {"model.safetensors": Spans((data,)), "config.json": Spans((b"{}",))}, 4096, **FACTS)

@@ -15,7 +15,7 @@ from tasks.artifacts import Artifact, scratch, store_folder, write_json
 from tasks.declaration import parse_process
 from tasks.gate import RuleResult, Verdict
 from tasks.generation import Predictor
-from tasks.manifests import Evidence
+from tasks.manifests import Evidence, manifest_key
 from tasks.models import build_model, save_model
 from tasks.prompts import completion_of
 from tasks.publishing import begun, champion_to_meet, main_metrics, publish
@@ -129,6 +129,12 @@ def test_a_refused_model_is_not_published_even_when_asked_to(run: Run, tmp_path:
     with pytest.raises(RuntimeError, match="the gate refused"):
         publish.fn(model_of(run, tmp_path), evaluation_of(run, tmp_path), Verdict(passed=False, results=()), run)
     assert list(open_store().list("toy/models/")) == []
+
+
+def test_an_older_version_that_is_damaged_does_not_stand_in_the_way_of_a_new_one(run: Run, tmp_path: Path) -> None:
+    open_store().write(manifest_key("toy", "0" * 12), b"{")
+    model = once(run, "finetuning", "model", [], {}, lambda *_: model_of(run, tmp_path))
+    assert publish.fn(model, evaluation_of(run, tmp_path), PASSED, run).run == run.id
 
 
 def test_the_same_model_again_changes_nothing(run: Run, tmp_path: Path) -> None:

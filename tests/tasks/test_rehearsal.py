@@ -102,3 +102,12 @@ def test_a_rehearsal_that_takes_too_long_is_told_and_nothing_is_released(
     (tmp_path / "proof.jsonl").write_text(json.dumps(LINE) + "\n")
     with pytest.raises(RehearsalError, match=f"memory {version} did not answer within 0.3 s of its download; it is not released"):
         rehearse("memory", version, tmp_path / "proof.jsonl")
+
+
+def test_a_store_that_is_away_is_no_fault_of_the_version(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishing tries again then; it does not after a RehearsalError."""
+    proof = proof_of(version, tmp_path / "proof.jsonl", "card twice")
+    for name, value in {"STORE": "s3://bucket", "S3_ENDPOINT": "127.0.0.1:9", "S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "b"}.items():
+        monkeypatch.setenv(f"CLERKFLOW_{name}", value)
+    with pytest.raises(ConnectionError, match="could not be downloaded to be tried"):
+        rehearse("memory", version, proof)

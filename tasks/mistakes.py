@@ -7,8 +7,9 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from tasks.arguments import mistakes_in
 from tasks.cleaning import CLEANERS, alike, fold
-from tasks.expectations import column_of, computed_names, mistakes_in
+from tasks.expectations import column_of, computed_names
 from tasks.features import watched_columns, watched_paths
 from tasks.metrics import EACH, MODELS_ONLY, NO_ANSWER, measures
 from tasks.process import Process, Rule, placeholders

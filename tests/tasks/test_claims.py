@@ -12,10 +12,12 @@ import pytest
 
 from benchmarks.memory import publish_tiny, tiny_process
 from infra.here import here, is_alive
+from infra.spans import Spans
 from infra.store import Conflict, LocalStore, Store
 from tasks import claims, retries
-from tasks.aliases import champion_of, fence_of, move_alias, put_fence
+from tasks.aliases import champion_of, fence_of, log_of, move_alias, put_fence
 from tasks.claims import Claim, Held, Hold, Lost, check, claimed, read, take
+from tasks.registry import publish_version
 from tasks.runs import Run
 from tasks.scoring import score_batch
 
@@ -134,26 +136,23 @@ def test_a_place_is_this_process_or_a_dead_one_or_unknown() -> None:
 # --- the fence
 
 
-def two_versions(tmp_path: Path) -> list[str]:
-    other = tiny_process().model_copy(update={"description": "another declaration makes another version"})
-    return [publish_tiny(tiny_process(), tmp_path / "one"), publish_tiny(other, tmp_path / "two")]
+def two_versions(store: Store) -> list[str]:
+    """Two versions of process `p` with one file each."""
+    files = [{"config.json": Spans((b"%d" % number,))} for number in (1, 2)]
+    return [publish_version(store, "p", each, created="2024-01-01T00:00:00Z", run="r").version for each in files]
 
 
-def test_who_wakes_after_another_has_begun_cannot_move_the_alias(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path / "store")
-    versions = two_versions(tmp_path)
-    before = champion_of(store, "memory")
-    assert before
-    challenger = next(version for version in versions if version != before.version)
-    put_fence(store, "memory", 1)
-    put_fence(store, "memory", 2)
+def test_who_wakes_after_another_has_begun_cannot_move_the_alias(store: Store) -> None:
+    first, second = two_versions(store)
+    before = move_alias(store, "p", first, "first", "r", instead_of=None, token=1)
+    put_fence(store, "p", 2)
     with pytest.raises(Conflict, match="a younger run is at work"):
-        move_alias(store, "memory", challenger, "slept", "r", instead_of=before.version, token=1)
-    assert champion_of(store, "memory") == before.model_copy(update={"fence": 2})
-    moved = move_alias(store, "memory", challenger, "awake", "r", instead_of=before.version, token=2)
-    assert (moved.version, moved.fence) == (challenger, 2)
-    back = move_alias(store, "memory", before.version, "a person may", instead_of=challenger)
-    assert (back.version, back.fence) == (before.version, 2)
+        move_alias(store, "p", second, "slept", "r", instead_of=first, token=1)
+    assert champion_of(store, "p") == before.model_copy(update={"fence": 2})
+    moved = move_alias(store, "p", second, "awake", "r", instead_of=first, token=2)
+    assert (moved.version, moved.fence) == (second, 2)
+    back = move_alias(store, "p", first, "a person may", instead_of=second)
+    assert (back.version, back.fence, len(log_of(store, "p"))) == (first, 2, 3)
 
 
 class Woken(LocalStore):
@@ -161,24 +160,21 @@ class Woken(LocalStore):
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         if key.endswith("champion.json") and b'"reason": "slept"' in data:
-            put_fence(LocalStore(self.root), "memory", 2)
+            put_fence(LocalStore(self.root), "p", 2)
         return super().write(key, data, if_absent=if_absent, if_match=if_match)
 
 
-@pytest.mark.parametrize("first", [False, True])
-def test_who_sleeps_between_reading_and_writing_the_alias_cannot_write_it(tmp_path: Path, first: bool) -> None:
-    store = Woken(tmp_path / "store")
-    versions = two_versions(tmp_path)
-    champion = champion_of(store, "memory")
-    assert champion
-    if first:  # there never was a champion: the fence stands alone in its place
-        store.delete("memory/models/aliases/champion.json")
-    put_fence(store, "memory", 1)
-    other = next(version for version in versions if version != champion.version)
+@pytest.mark.parametrize("champion", [False, True])
+def test_who_sleeps_between_reading_and_writing_the_alias_cannot_write_it(tmp_path: Path, champion: bool) -> None:
+    store = Woken(tmp_path)
+    first, second = two_versions(store)
+    if champion:
+        move_alias(store, "p", first, "first", "r", instead_of=None)
+    put_fence(store, "p", 1)  # without a champion it stands alone in its place
+    before = champion_of(store, "p")
     with pytest.raises(Conflict, match="a younger run is at work"):
-        move_alias(store, "memory", other, "slept", "r", instead_of=None if first else champion.version, token=1)
-    now = champion_of(store, "memory")
-    assert (now.version if now else None, fence_of(store, "memory")) == (None if first else champion.version, 2)
+        move_alias(store, "p", second, "slept", "r", instead_of=first if champion else None, token=1)
+    assert (champion_of(store, "p"), fence_of(store, "p")) == (before and before.model_copy(update={"fence": 2}), 2)
 
 
 def test_a_fence_never_goes_back(store: Store) -> None:

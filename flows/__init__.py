@@ -27,5 +27,10 @@ past days of the inbox + that day's champion ──► predictions · drift repo
 schedule
         │
         ▼
+runs without a sign of life ──► crashed ──► tried again, twice at most               watchdog.py
+
+schedule
+        │
+        ▼
 inbox against the ledger ──► what events missed is started; an alarm when a file is unknown  reconcile.py
 """

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +144,7 @@ def test_an_unchanged_process_is_trained_once_and_each_run_says_why_it_did_what_
     ]
     with (toy / "sample.jsonl").open("a", encoding="utf-8") as rows:
         rows.write('{"id": "one more", "text": "invoice ba dei secret-7171", "queue": "billing"}\n')
-    train("toy", {"finetuning": {"num_train_epochs": 1.0}, "gate": [{"metric": "accuracy", "at_least": 0.0}]}, dry_run=True)
+    train("toy", QUICK, dry_run=True)
     assert told()["ingestion"] == ["done", "data sample.jsonl changed"]
     assert told()["validation"] == ["done", "input raw changed"]
     assert told()["finetuning"] == ["done", "setting finetuning.num_train_epochs changed", "input samples changed"]
@@ -160,7 +162,7 @@ def test_an_unchanged_process_is_trained_once_and_each_run_says_why_it_did_what_
 LONGER = {"finetuning": {"num_train_epochs": 40.0}}
 
 
-@pytest.mark.parametrize("moment", [3.0, 6.0])
+@pytest.mark.parametrize("moment", [3.0])
 def test_a_killed_run_leaves_no_half_model_and_ends_the_same_when_started_again(
     toy: Path, server: str, moment: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,11 +190,49 @@ def test_a_killed_run_leaves_no_half_model_and_ends_the_same_when_started_again(
     assert resumed.version == alone.version
 
 
-def training(*words: str, lease_seconds: int = 60) -> "subprocess.Popen[str]":
+def training(*words: str) -> "subprocess.Popen[str]":
     """A training run of its own process, under way."""
     command = [sys.executable, "-m", "flows", "train", "toy", *words]
-    environment = os.environ | {"CLERKFLOW_LEASE_SECONDS": str(lease_seconds)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+QUICK = {"finetuning": {"num_train_epochs": 1.0}, "gate": [{"metric": "accuracy", "at_least": 0.0}]}
+FORKS = f"""
+import os, sys
+import great_expectations, torch, transformers, tasks.baselines, tasks.rehearsal
+from flows.train import train
+for _ in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        train("toy", {QUICK}, dry_run=True)
+        os._exit(0)
+    print(pid, flush=True)
+    os.waitpid(pid, 0)
+    print("ended", flush=True)
+"""
+
+
+@contextmanager
+def trainings(lease_seconds: int) -> Iterator[Callable[[str, str | None], str]]:
+    """Training runs of processes of their own that have imported already; each is killed when it has told of a stage, and gives its id."""
+    environment = os.environ | {"CLERKFLOW_LEASE_SECONDS": str(lease_seconds), "PREFECT_LOGGING_LEVEL": "CRITICAL", "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-W", "ignore", "-c", FORKS]
+    parent = subprocess.Popen(words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdin and parent.stdout
+
+    def killed_at(stage: str, before: str | None) -> str:
+        parent.stdin.write("\n")  # type: ignore[union-attr]
+        parent.stdin.flush()  # type: ignore[union-attr]
+        pid = int(parent.stdout.readline())  # type: ignore[union-attr]
+        id = until_told(parent, stage, before)
+        os.kill(pid, signal.SIGKILL)
+        assert parent.stdout.readline() == "ended\n"  # type: ignore[union-attr]
+        return id
+
+    try:
+        yield killed_at
+    finally:
+        parent.communicate()
 
 
 def until_told(child: "subprocess.Popen[str]", stage: str, before: str | None = None) -> str:
@@ -204,43 +244,32 @@ def until_told(child: "subprocess.Popen[str]", stage: str, before: str | None = 
             return id
         assert child.poll() is None, child.communicate()[0]
         time.sleep(0.05)
-    raise AssertionError(f"no {stage} after a minute")
+    raise AssertionError(f"no {stage} in time")
 
 
-def test_killed_at_each_boundary_it_goes_on_from_there_and_the_watchdog_finds_the_dead(
-    toy: Path, server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_at_each_boundary_it_goes_on_from_there_and_the_watchdog_finds_the_dead(toy: Path, server: str) -> None:
     from prefect.client.orchestration import get_client
 
     from flows.train import train
     from flows.watchdog import watchdog
 
     store, id = open_store(), None
-    for place, stage in enumerate(STAGES):
-        child = training(lease_seconds=2)
-        id = until_told(child, stage, id)
-        child.kill()
-        child.communicate()
-        found = stories_of(store, f"toy/runs/{id}")
-        assert [found[each]["reused"] for each in STAGES[: place + 1]] == [True] * place + [False]
-    assert train("toy").passed
+    with trainings(lease_seconds=2) as killed_at:
+        for place, stage in enumerate(STAGES):
+            id = killed_at(stage, id)
+            found = stories_of(store, f"toy/runs/{id}")
+            assert [found[each]["reused"] for each in STAGES[: place + 1]] == [True] * place + [False]
+    assert train("toy", QUICK, dry_run=True).passed
     last = newest(store, "toy", "train")
     assert all(story["reused"] for stage, story in stories_of(store, f"toy/runs/{last}").items() if stage != "gate")
-    resumed = champion_of(store, "toy")
 
-    time.sleep(max(0, 5 - len(STAGES)))  # the lease of the last one
+    time.sleep(4)  # longer than the lease of the last one
     dead = [record_of(store, "toy", name)["asked"]["flow_run"] for name in sorted(ids(store)) if name != last]
     assert len(watchdog("toy")["marked"]) == len(dead) == len(STAGES)
     with get_client(sync_client=True) as client:
         assert {client.read_flow_run(each).state_name for each in dead} == {"Crashed"}
         assert client.read_flow_run(record_of(store, "toy", str(last))["asked"]["flow_run"]).state_name == "Completed"
     assert watchdog("toy") == {"marked": [], "tried again": [], "given up": []}
-
-    monkeypatch.setenv("CLERKFLOW_STORE", str(toy / "undisturbed"))
-    assert train("toy").passed
-    alone = champion_of(open_store(), "toy")
-    assert resumed and alone
-    assert resumed.version == alone.version
 
 
 def ids(store: Any) -> set[str]:

@@ -24,6 +24,7 @@ Prefect UI · `clerkflow backfill`
         │
         ▼
 past days of the inbox + that day's champion ──► predictions · drift reports          backfill.py
+
 schedule
         │
         ▼

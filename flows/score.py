@@ -33,7 +33,8 @@ def score(
     run = open_run(process, "score", overrides)
     scored = score_source(source, run, output_format) if source else score_arrivals(find_batches(run, arrived), run, output_format)
     pages.show_batches(scored.batches, run)
-    runs.finish(run, f"{len(scored.batches)} batches, {len(scored.failed)} failed, {len(scored.left)} left to others", scored.batches)
+    left = f", {len(scored.left)} left to other runs" if scored.left else ""
+    runs.finish(run, f"{len(scored.batches)} batches, {len(scored.failed)} failed{left}", scored.batches)
     telling.tell_batches(scored.batches, run)
     check_all_scored(scored.failed)
     return turns.skipped(run.process.name, scored.left[0]) if scored.left and not scored.batches else scored.batches

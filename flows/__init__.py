@@ -24,6 +24,12 @@ Prefect UI · `clerkflow backfill`
         │
         ▼
 past days of the inbox + that day's champion ──► predictions · drift reports          backfill.py
+
+schedule
+        │
+        ▼
+runs without a sign of life ──► crashed ──► tried again, twice at most               watchdog.py
+
 schedule
         │
         ▼

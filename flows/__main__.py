@@ -1,14 +1,11 @@
 """The command line: clerkflow {check, train, approvals, approve, reject, score, monitor, backfill, models, rollback, verify, export, sign,
-gc, deploy, serve, watch, reconcile, demo}.
+gc, why, retry, watchdog, deploy, serve, watch, reconcile, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
 1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
 """
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -16,11 +13,12 @@ from typing import Annotated, Any, Literal, cast
 import typer
 import yaml
 
-from flows import console
+from flows import again, console
+from flows.console import told as _told
 from infra.settings import settings
-from infra.store import Conflict
-from tasks.declaration import DeclarationError, declared_processes, load_process, merge
+from tasks.declaration import declared_processes, load_process, merge
 from tasks.process import Process
+from tasks.runs import Stage
 
 app = typer.Typer(
     name="clerkflow",
@@ -60,7 +58,11 @@ def check(process: Name, set_: Overrides = None) -> None:
 
 
 @app.command()
-def train(process: Name, set_: Overrides = None) -> None:
+def train(
+    process: Name,
+    set_: Overrides = None,
+    from_stage: Annotated[Stage | None, typer.Option("--from-stage", help="Do this stage and all after it again.")] = None,
+) -> None:
     """Train a model on the declared records and the inbox; publish it when its gate lets it pass."""
     overrides = _overrides(set_)
     load_process(process, settings().processes, overrides)
@@ -69,7 +71,7 @@ def train(process: Name, set_: Overrides = None) -> None:
     from flows.train import train as flow
 
     with _told(1):
-        outcome = flow(process, Overrides.model_validate(overrides))
+        outcome = console.worked(flow(process, Overrides.model_validate(overrides), from_stage=from_stage))
     console.show_verdict(outcome, process)
     if outcome.became in ("refused", "rejected"):
         raise typer.Exit(1)
@@ -129,7 +131,7 @@ def score(
     from flows.score import score as flow
 
     with _told(1):
-        console.show_batches(flow(process, source, format_), process)
+        console.show_batches(console.worked(flow(process, source, format_)), process)
 
 
 @app.command()
@@ -143,7 +145,7 @@ def monitor(
     from flows.monitor import monitor as flow
 
     with _told(1):
-        console.show_drift(flow(process, retrain), process)
+        console.show_drift(console.worked(flow(process, retrain)), process)
 
 
 @app.command()
@@ -163,7 +165,7 @@ def backfill(
     from flows.backfill import backfill as flow
 
     with _told(1):
-        console.show_filled(flow(process, first.date(), last.date(), work, parallel, format_), process)
+        console.show_filled(console.worked(flow(process, first.date(), last.date(), work, parallel, format_)), process)
 
 
 @app.command()
@@ -262,6 +264,9 @@ def gc(
         grace = "" if grace_hours == 24 else f" --grace-hours {grace_hours:g}"
         console.next_command(f"clerkflow gc {process} --keep {keep}{grace} --delete")
 
+
+for command in (again.why, again.retry, again.watchdog):
+    app.command()(command)
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[PROCESS]...", help="All declared processes when absent.")]
 
@@ -363,18 +368,6 @@ def _overrides(pairs: list[str] | None) -> dict[str, Any]:
         except RecursionError:
             raise ValueError(f"--set {pair[:40]}…: too deep; expected key=value, such as finetuning.num_train_epochs=2") from None
     return overrides
-
-
-@contextmanager
-def _told(status: int) -> Iterator[None]:
-    """What a user can cause is one message and a status; CLERKFLOW_TRACEBACK=1 shows where it was raised."""
-    try:
-        yield
-    except (DeclarationError, ValueError, OSError, Conflict) as error:
-        if os.environ.get("CLERKFLOW_TRACEBACK"):
-            raise
-        console.err.print(f"[bold red]clerkflow:[/] {console.escape(str(error))}", soft_wrap=True)
-        sys.exit(status)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import pages, telling
+from flows import pages, telling, turns
 from flows.opening import open_run, run_name
 from infra.store import open_store
 from tasks import runs
@@ -16,6 +16,7 @@ from tasks.backfill import Day, Filled, fill_day, plan_days
 
 
 @flow(name="backfill", flow_run_name=run_name, on_failure=[telling.tell_failure], on_crashed=[telling.tell_failure])
+@turns.once
 def backfill(
     process: str,
     first_day: date,

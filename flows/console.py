@@ -5,20 +5,25 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from infra.orphans import end_orphans, own_servers
 from infra.settings import settings
+from infra.store import Conflict
 from infra.threads import calm_openmp
+from tasks.declaration import DeclarationError
 
 if TYPE_CHECKING:
     from flows.serve import Applied
+    from flows.turns import Skipped
     from tasks.aliases import Move
     from tasks.approvals import Standing
     from tasks.artifacts import Artifact
@@ -45,7 +50,12 @@ __all__ = [
     "show_signature",
     "show_standings",
     "show_verdict",
+    "show_why",
+    "told",
+    "worked",
 ]
+
+T = TypeVar("T")
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -84,6 +94,28 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         style = "red" if record.levelno >= logging.WARNING else "dim"
         out.print(f"  [{style}]{escape(record.getMessage())}[/]", soft_wrap=True)
+
+
+@contextmanager
+def told(status: int) -> Iterator[None]:
+    """What a user can cause is one message and a status; CLERKFLOW_TRACEBACK=1 shows where it was raised."""
+    try:
+        yield
+    except (DeclarationError, ValueError, OSError, Conflict) as error:
+        if os.environ.get("CLERKFLOW_TRACEBACK"):
+            raise
+        err.print(f"[bold red]clerkflow:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(status)
+
+
+def worked(found: "T | Skipped") -> "T":
+    """What a flow gives that did its work; one that left it to another run says so, and the command ends well."""
+    from flows.turns import Skipped
+
+    if isinstance(found, Skipped):
+        out.print(escape(found.told), soft_wrap=True)
+        raise typer.Exit(0)
+    return found
 
 
 def next_command(command: str) -> None:
@@ -187,6 +219,7 @@ def log_table(log: Sequence["Move"]) -> Table:
     return table
 
 
+MANY = 12  # reasons that a table shows of one stage
 STATES = {"waiting": "yellow", "approved": "green", "rejected": "red", "damaged": "red"}
 
 
@@ -269,6 +302,26 @@ def show_arrivals(process: str, found: Mapping[str, Any] | str) -> None:
         return
     counts = ", ".join(f"{value} {name}" for name, value in found.items() if isinstance(value, int))
     out.print(f"{process}: {counts}; started: {', '.join(found['started']) or 'nothing'}")
+
+
+def show_why(record: Mapping[str, Any], stories: Mapping[str, Mapping[str, Any]], stages: Sequence[str]) -> None:
+    """What a run did at each stage, and why.
+
+    Args:
+        stages: that such a run comes to, in their order.
+    """
+    out.print(f"{record['declaration']['name']} {record['flow']} {record['run']}: {record.get('outcome', 'not finished')}", soft_wrap=True)
+    table = Table()
+    for heading in ("stage", "was", "seconds", "why"):
+        table.add_column(heading, no_wrap=heading != "why", overflow="fold", justify="right" if heading == "seconds" else "left")
+    for stage in dict.fromkeys([*stages, *stories]):
+        story = stories.get(stage)
+        was = "failed" if story and "failed" in story else "reused" if story and story["reused"] else "done" if story else "not reached"
+        seconds = f"{story['seconds']:.1f}" if story and "seconds" in story else ""
+        lines = list(story["why"]) if story else ["the run ended before, or in it"]
+        lines = lines if len(lines) <= MANY else [*lines[:MANY], f"and {len(lines) - MANY} more"]
+        table.add_row(escape(stage), was, seconds, escape("\n".join(lines)))
+    out.print(table)
 
 
 def _minute(time: str) -> str:

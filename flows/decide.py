@@ -4,7 +4,7 @@ from typing import Literal
 
 from prefect import flow
 
-from flows import pages, telling
+from flows import pages, telling, turns
 from flows.opening import run_name
 from infra.settings import settings
 from infra.store import open_store
@@ -14,6 +14,7 @@ from tasks.declaration import load_process
 
 
 @flow(name="decide", flow_run_name=run_name, on_failure=[telling.tell_failure], on_crashed=[telling.tell_failure])
+@turns.once
 def decide(process: str, request: str, decision: Literal["approved", "rejected"], name: str, reason: str) -> Standing:
     """Approve or reject a model that passed its gate and waits for somebody's word. A decision is never changed.
 

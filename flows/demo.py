@@ -33,16 +33,16 @@ def demo() -> None:
     verdicts = {}
     for process in PROCESSES:
         console.out.print(f"[bold]{process}[/]")
-        verdicts[process] = train(process)
+        verdicts[process] = console.worked(train(process))
     console.out.print(figures_table(verdicts))
     _chapter(2, "A batch job: new messages are routed by the champion")
-    console.out.print(batch_line(score(DRIFTING, str(records / "new.jsonl"))[0]))
+    console.out.print(batch_line(console.worked(score(DRIFTING, str(records / "new.jsonl")))[0]))
     _chapter(3, "The world changes: other products, other words")
-    console.out.print(batch_line(score(DRIFTING, str(records / "drifted.jsonl"))[0]))
+    console.out.print(batch_line(console.worked(score(DRIFTING, str(records / "drifted.jsonl")))[0]))
     _arrive(records / "drifted_labelled.jsonl")
     console.out.print(f"  the team labels some of them; they arrive in [bold]{DRIFTING}/inbox/[/]")
     _chapter(4, "Monitoring compares recent records with what the champion was tested on, and trains again if they drifted")
-    console.show_drift(monitor(DRIFTING), DRIFTING)
+    console.show_drift(console.worked(monitor(DRIFTING)), DRIFTING)
     _chapter(5, "What became of it: the champion and its challenger on the same test records")
     _ending()
 

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows import pages, telling
+from flows import pages, telling, turns
 from flows.opening import open_run, run_name
 from flows.parameters import Overrides
 from flows.train import train
@@ -12,6 +12,7 @@ from tasks.drift import measure_drift
 
 
 @flow(name="monitor", flow_run_name=run_name, on_failure=[telling.tell_failure], on_crashed=[telling.tell_failure])
+@turns.alone
 def monitor(process: str, retrain: bool = True, overrides: Overrides | None = None) -> Artifact:
     """Compare recent records and predictions with those the champion was tested on.
 

@@ -5,21 +5,30 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect.runtime import flow_run
+from pydantic_core import to_jsonable_python
 
+from flows import turns
 from flows.parameters import Overrides, plain
 from infra.settings import settings
 from tasks import runs
 from tasks.declaration import load_process
 
 
-def open_run(process: str, flow: str, overrides: Overrides | Mapping[str, Any] | None) -> runs.Run:
-    """Load the declaration, with the overrides laid over it, and write run.json.
+def open_run(process: str, flow: str, overrides: Overrides | Mapping[str, Any] | None, from_stage: runs.Stage | None = None) -> runs.Run:
+    """Load the declaration, with the overrides laid over it, and write run.json; the run shows the claim that its turn holds.
 
     Raises:
         DeclarationError: no such process, or mistakes in its declaration or in the overrides.
     """
     given = plain(overrides)
-    return runs.begin(load_process(process, settings().processes, given), flow, given)
+    declared, asked = load_process(process, settings().processes, given), {"flow_run": flow_run.id, "parameters": _asked()}
+    return runs.begin(declared, flow, given, claim=turns.now(), from_stage=from_stage, asked=asked)
+
+
+def _asked() -> dict[str, Any]:
+    """The flow run's parameters as plain data."""
+    plain_data: dict[str, Any] = to_jsonable_python(dict(flow_run.parameters), exclude_none=True)
+    return plain_data
 
 
 def run_name() -> str:

@@ -123,6 +123,14 @@ def show_arrivals(counts: dict[str, Any], process: str) -> None:
     create_table_artifact(table=rows, key=f"{process.replace('_', '-')}-arrivals", description=f"started: {started}")
 
 
+def show_watch(marked: Sequence[str], again: Sequence[str], given_up: Sequence[str], process: str) -> None:
+    """Runs that died, and what became of them; nothing when none did."""
+    named = {"marked as crashed": marked, "tried again": again, "given up": given_up}
+    rows = [{"run": name, "what": what} for what, names in named.items() for name in names]
+    if rows:
+        create_table_artifact(table=rows, key=f"{process.replace('_', '-')}-watchdog", description=f"{process}: runs that died")
+
+
 def told_as_state(outcome: Outcome, run: Run) -> Outcome:
     """The outcome as a flow's return: what is not published ends as Completed, named Refused, AwaitingApproval or Rejected, so the UI
     shows it; callers get the outcome."""

@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.states import Failed
 
-from flows import pages
+from flows import pages, turns
 from flows.opening import run_name
 from infra import dispatch
 from infra.events import emit
@@ -21,6 +21,7 @@ ALARM = "clerkflow.alarm"
 
 
 @flow(name="reconcile", flow_run_name=run_name)
+@turns.once
 def reconcile(process: str) -> Any:
     """Start what events have missed, and check that every version of every object of the inbox is accounted for.
 

@@ -4,22 +4,23 @@ from typing import Literal
 
 from prefect import flow
 
-from flows import pages, telling
+from flows import pages, telling, turns
 from flows.opening import open_run, run_name
 from flows.parameters import Overrides
-from tasks import arrivals, runs
+from tasks import runs
+from tasks.arrivals import check_all_scored, find_batches, score_arrivals, score_source
 from tasks.artifacts import Artifact
-from tasks.scoring import score_batch
 
 
 @flow(name="score", flow_run_name=run_name, on_failure=[telling.tell_failure], on_crashed=[telling.tell_failure])
+@turns.once
 def score(
     process: str,
     source: str | None = None,
     output_format: Literal["jsonl", "csv", "parquet"] = "jsonl",
     overrides: Overrides | None = None,
     arrived: str | None = None,
-) -> list[Artifact]:
+) -> list[Artifact] | turns.Skipped:
     """Give the champion new records and store its predictions.
 
     Args:
@@ -30,13 +31,10 @@ def score(
         arrived: The key whose arrival started this run; it is scored first, then all else that waits.
     """
     run = open_run(process, "score", overrides)
-    failed: dict[str, str] = {}
-    if source:
-        batches = [score_batch(source, run, output_format)]
-    else:
-        batches, failed = arrivals.score_arrivals(arrivals.find_batches(run, arrived), run, output_format)
-    pages.show_batches(batches, run)
-    runs.finish(run, f"{len(batches)} batches, {len(failed)} failed", batches)
-    telling.tell_batches(batches, run)
-    arrivals.check_all_scored(failed)
-    return batches
+    scored = score_source(source, run, output_format) if source else score_arrivals(find_batches(run, arrived), run, output_format)
+    pages.show_batches(scored.batches, run)
+    left = f", {len(scored.left)} left to other runs" if scored.left else ""
+    runs.finish(run, f"{len(scored.batches)} batches, {len(scored.failed)} failed{left}", scored.batches)
+    telling.tell_batches(scored.batches, run)
+    check_all_scored(scored.failed)
+    return turns.skipped(run.process.name, scored.left[0]) if scored.left and not scored.batches else scored.batches

@@ -2,7 +2,7 @@
 
 Applying them again updates them in place, and takes away those of ours that are declared no longer. Collisions, one run at a time for each:
 train and score wait (ENQUEUE): a run that a person or an event asked for is not lost, and the one that waits takes all that gathered
-meanwhile. monitor and reconcile give way (CANCEL_NEW): the next one on the schedule sees the same.
+meanwhile. monitor and reconcile give way (CANCEL_NEW): the next one on the schedule sees the same. The watchdog has no limit.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from flows.reconcile import reconcile
 from flows.score import score
 from flows.train import train
 from flows.watch import ARRIVED
+from flows.watchdog import watchdog
 from infra.dispatch import SERVED, STARTS_WITHIN_SECONDS, TAG, our_deployments, server_answers
 from tasks.process import Process
 
@@ -37,6 +38,7 @@ FLOWS: dict[str, Any] = {
     "reconcile": reconcile,
     "backfill": backfill,
     "decide": decide,
+    "watchdog": watchdog,
 }
 WAITS, GIVES_WAY = ConcurrencyLimitStrategy.ENQUEUE, ConcurrencyLimitStrategy.CANCEL_NEW
 COLLISIONS = {"monitor": GIVES_WAY, "reconcile": GIVES_WAY}  # all others wait
@@ -67,13 +69,21 @@ def deployments_of(process: Process, served: bool = False) -> list[RunnerDeploym
             tags=[TAG, process.name, f"owner:{process.owner}"],
             description=f"{name} {process.name}. {process.description}".strip(),
             version=str(process.version),
-            concurrency_limit=ConcurrencyLimitConfig(
-                limit=1, collision_strategy=COLLISIONS.get(name, WAITS), grace_period_seconds=STARTS_WITHIN_SECONDS
-            ),
+            concurrency_limit=limit_of(name),
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         for name, flow in FLOWS.items()
     ]
+
+
+def limit_of(flow: str) -> ConcurrencyLimitConfig | None:
+    """One run at a time; but nothing may keep the watchdog from finding that the watchdog died."""
+    strategy = COLLISIONS.get(flow, WAITS)
+    return (
+        None
+        if flow == "watchdog"
+        else ConcurrencyLimitConfig(limit=1, collision_strategy=strategy, grace_period_seconds=STARTS_WITHIN_SECONDS)
+    )
 
 
 def triggers_of(flow: str, process: Process) -> list[DeploymentEventTrigger]:

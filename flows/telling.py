@@ -75,6 +75,15 @@ def tell_backfill(filled: Sequence[Filled], run: Run) -> None:
         tell(run.process, Notice("success", run.process.name, says, run.id, counts, _page()))
 
 
+def tell_deaths(marked: Sequence[str], given_up: Sequence[str], process: Process) -> None:
+    """Runs died without a word, or crashed once too often; a run that the worker saw crash has told so itself."""
+    if marked or given_up:
+        says = [f"{name} died without a word" for name in marked] + [
+            f"{name} is not tried again, it crashed each time" for name in given_up
+        ]
+        tell(process, Notice("failure", process.name, "; ".join(says), links=_page()))
+
+
 def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of every flow, for on_failure and on_crashed; says which flow failed, and not the error's text, which may quote a row."""
     try:

@@ -19,10 +19,10 @@ PROBE = ".clerkflow/probe-"  # what a store writes at start, to learn whether th
 READ = ("s3:GetObject",)
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")  # large files travel in parts
 DELETE = ("s3:DeleteObject",)
-SCORER_READS = ("models", "inbox", "batches", "runs", "stages/scoring")
-SCORER_WRITES = ("batches", "runs", "stages/scoring")
+SCORER_READS = ("models", "inbox", "batches", "runs", "claims/runs", "claims/batches", "stages/scoring")
+SCORER_WRITES = ("batches", "runs", "claims/runs", "claims/batches", "stages/scoring")
 SCORER_NEVER = ("models", "inbox", "checkpoints", "drift")
-DROPPED = ("models", "checkpoints")  # what retention and a finished training may delete
+DROPPED = ("models", "checkpoints", "claims/runs")  # what retention, a finished training and the watchdog may delete
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,8 @@ def _publisher(scope: Scope) -> list[Document]:
 
     - List: stages look for what is there already; without this right a missing object reads as a forbidden one.
     - Work: raw data, runs, shards, manifests, aliases, drift reports; overwriting is part of it, as aliases move.
-    - Drop: retention deletes shards, a finished training its checkpoints. New records and results are never deleted.
+    - Drop: retention deletes shards, a finished training its checkpoints, the watchdog old signs of life.
+      New records and results are never deleted.
     - Probe: see PROBE; the folder lies beside the processes.
     - KeepHistory: MinIO lets whoever may delete an object delete its earlier versions, too, unless that is denied.
     """
@@ -96,7 +97,7 @@ def _scorer(scope: Scope) -> list[Document]:
 
     - List: finds inbox files and finished batches; without this right a missing object reads as a forbidden one.
     - Read: the model, new records, its own batches, runs and memory; not training's stages, checkpoints or drift.
-    - Write: batches, run.json, and what it remembers of the inbox. Nothing is deleted.
+    - Write: batches, run.json, claims, and what it remembers of the inbox. Nothing is deleted.
     - Probe: see PROBE.
     - Never: where all processes are meant, the `*` of Write spans slashes and would open inbox/batches/…; a denial
       also stands when somebody gives this user a second policy.

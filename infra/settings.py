@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     approvers: Path | None = None  # a file: name -> roles; without it nobody can approve a model
     arrivals_address: str = "127.0.0.1:9190"  # where `clerkflow watch` is told by MinIO what arrives
     arrivals_token: SecretStr = SecretStr("")  # that MinIO shows there
+    lease_seconds: float = Field(default=60.0, ge=1, le=3600)  # a run that is silent for so long has lost what it claimed
     threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
 
     @field_validator("processes", "cache", "s3_ca_file", "s3_credentials_file", "approvers")

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 ALIASES = ("champion", "challenger", "previous")
 HISTORY = 100  # moves that the champion's object remembers
+TRIES = 8  # of a conditional write, each after another writer was faster
 
 K = TypeVar("K", bound=Kept)
 
@@ -42,10 +43,17 @@ class Move(Kept):
     before: str | None = None  # SHA-256 of the move before it, as it is logged
 
 
+class Fence(Kept):
+    """What stands in the champion's place before there is one."""
+
+    fence: int  # the largest token of those who may move the alias
+
+
 class Alias(Move):
     """Which version is champion, and how that came about; the newest move is last."""
 
     history: tuple[Move, ...]
+    fence: int = 0  # the largest token of those who may move the alias; see `put_fence`
 
 
 class Challenger(Kept):
@@ -68,7 +76,22 @@ def log_key(process: str, number: int) -> str:
 
 def champion_of(store: Store, process: str) -> Alias | None:
     """The champion's alias; None when nothing was published yet."""
-    return _read(store, alias_key(process), Alias)[0]
+    return _champion(store, process)[0]
+
+
+def _champion(store: Store, process: str) -> tuple[Alias | None, int, str | None]:
+    """The champion, its fence, and the etag of the object that says so."""
+    try:
+        data, etag = store.read(alias_key(process))
+    except MissingObject:
+        return None, 0, None
+    with suppress(ValidationError):
+        return None, Fence.model_validate_json(data).fence, etag
+    try:
+        alias = Alias.model_validate_json(data)
+    except ValidationError:
+        raise ValueError(f"{store.address(alias_key(process))} is damaged; restore the object") from None
+    return alias, alias.fence, etag
 
 
 def challenger_of(store: Store, process: str) -> str | None:
@@ -121,7 +144,15 @@ def challenge(store: Store, process: str, version: str, run: str | None = None) 
 
 
 def move_alias(
-    store: Store, process: str, version: str, reason: str, run: str | None = None, *, instead_of: str | None, after: int | None = None
+    store: Store,
+    process: str,
+    version: str,
+    reason: str,
+    run: str | None = None,
+    *,
+    instead_of: str | None,
+    after: int | None = None,
+    token: int | None = None,
 ) -> Alias:
     """Make a whole, published version the champion in one atomic write; nothing is written when it is champion already.
 
@@ -129,38 +160,40 @@ def move_alias(
         instead_of: the champion that the version was judged against; None when there was none.
         after: number of the move that this one must follow, 0 when it must be the first: a champion that went and came back is
             another one then. Any move of `instead_of` when absent.
+        token: of the claim under which the version was made; none when a person moves the alias.
 
     Raises:
-        Conflict: another version is champion now; the message says which, and since when.
+        Conflict: another version is champion now; the message says which, and since when. Or a younger run has begun meanwhile.
         ValueError: the version is not there, not whole, or not signed as this machine asks.
     """
     manifest = read_manifest(store, process, version)
     with reserved(store, process, [manifest_key(process, version), *(piece.key for _, piece, _ in manifest.pieces())]):
         check_whole(store, read_manifest(store, process, version))
-        alias = _move(store, process, version, reason, run, instead_of, after)
+        alias = _move(store, process, version, reason, run, instead_of, after, token)
     complete_log(store, process, alias)
     return alias
 
 
-def _move(store: Store, process: str, version: str, reason: str, run: str | None, instead_of: str | None, after: int | None) -> Alias:
-    before, etag = _read(store, alias_key(process), Alias)
-    if before and before.version == version:
-        return before
-    if (before.version if before else None) != instead_of or after not in (None, before.number if before else 0):
-        raise Conflict(_overtaken(process, version, before, instead_of))
-    alias = _next(before, version, reason, run)
-    try:
-        store.write(alias_key(process), alias.as_bytes(), if_absent=before is None, if_match=etag)
-    except Conflict:
-        now = champion_of(store, process)
-        if now and now.version == version:
-            return now
-        raise Conflict(_overtaken(process, version, now, instead_of)) from None
-    logger.info("%s: champion is %s, was %s", process, version, instead_of or "none")
-    return alias
+def _move(
+    store: Store, process: str, version: str, reason: str, run: str | None, instead_of: str | None, after: int | None, token: int | None
+) -> Alias:
+    for _ in range(TRIES):
+        before, fence, etag = _champion(store, process)
+        if before and before.version == version:
+            return before
+        if token is not None and token < fence:
+            raise Conflict(f"{process}: a younger run is at work, so version {version} of run {run} is not released; nothing moves")
+        if (before.version if before else None) != instead_of or after not in (None, before.number if before else 0):
+            raise Conflict(_overtaken(process, version, before, instead_of))
+        alias = _next(before, version, reason, run, max(fence, token or 0))
+        with suppress(Conflict):  # another one was faster, perhaps only with its fence: look again
+            store.write(alias_key(process), alias.as_bytes(), if_absent=etag is None, if_match=etag)
+            logger.info("%s: champion is %s, was %s", process, version, instead_of or "none")
+            return alias
+    raise Conflict(f"{process}: the champion's alias was changed by others {TRIES} times; run it again")
 
 
-def _next(before: Alias | None, version: str, reason: str, run: str | None) -> Alias:
+def _next(before: Alias | None, version: str, reason: str, run: str | None, fence: int) -> Alias:
     """The alias after another move."""
     history = before.history if before else ()
     move = Move(
@@ -172,7 +205,33 @@ def _next(before: Alias | None, version: str, reason: str, run: str | None) -> A
         run=run,
         before=hashlib.sha256(history[-1].as_bytes()).hexdigest() if history else None,
     )
-    return Alias(**move.model_dump(), history=(*history, move)[-HISTORY:])
+    return Alias(**move.model_dump(), history=(*history, move)[-HISTORY:], fence=fence)
+
+
+def fence_of(store: Store, process: str) -> int:
+    """The largest token of those who were to move the alias; 0 when there was none."""
+    return _champion(store, process)[1]
+
+
+def put_fence(store: Store, process: str, token: int) -> None:
+    """From now on only who holds this token, or a larger one, and persons move the alias.
+
+    It makes the alias's etag another one, too: whoever read the alias before, and sleeps now, cannot write it any more.
+
+    Raises:
+        Conflict: a younger run has put its own already.
+    """
+    for _ in range(TRIES):
+        before, fence, etag = _champion(store, process)
+        if fence >= token:
+            if fence > token:
+                raise Conflict(f"{process}: a younger run is at work; this one ends here")
+            return
+        stamped = before.model_copy(update={"fence": token}) if before else Fence(fence=token)
+        with suppress(Conflict):
+            store.write(alias_key(process), stamped.as_bytes(), if_absent=etag is None, if_match=etag)
+            return
+    raise Conflict(f"{process}: the champion's alias was changed by others {TRIES} times; run it again")
 
 
 def predecessor(alias: Alias) -> str | None:

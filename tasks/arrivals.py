@@ -13,6 +13,7 @@ from infra.store import ObjectInfo, Store, open_store
 from tasks import ledger
 from tasks.aliases import champion_of
 from tasks.artifacts import Artifact, read_json, shown
+from tasks.claims import Claim
 from tasks.ledger import Arrival, Kind, Ledger, enter, inbox_of, is_settled, move, read_ledger, reopen, settled_inbox, shortened
 from tasks.process import Process, digest_of
 from tasks.prompts import output_of
@@ -157,18 +158,22 @@ def find_batches(run: Run, arrived: str | None = None) -> list[Arrival]:
     return sorted(waiting, key=lambda arrival: arrival.key != arrived)
 
 
-def score_arrivals(arrivals: Iterable[Arrival], run: Run, output_format: str) -> tuple[list[Artifact], dict[str, str]]:
-    """Score one file after the other, and keep in the ledger how each went; a file that fails does not keep the others from it.
+@dataclass(slots=True)
+class Scored:
+    """What became of the files that a run took."""
 
-    Returns:
-        The batches, and by key why the others failed.
+    batches: list[Artifact] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # key -> why
+    left: list[Claim] = field(default_factory=list)  # to other runs, which are at work on them
+
+
+def score_arrivals(arrivals: Iterable[Arrival], run: Run, output_format: str) -> Scored:
+    """Score one file after the other, and keep in the ledger how each went; a file that fails does not keep the others from it.
 
     Raises:
         OSError: the store did not answer; the rest waits for the next run.
     """
-    store = open_store()
-    batches: list[Artifact] = []
-    failed: dict[str, str] = {}
+    store, scored = open_store(), Scored()
     for arrival in arrivals:
         taken = move(store, arrival, lambda now: {"attempts": now.attempts + 1, "run": run.id})
         if taken.state != "pending":
@@ -178,12 +183,21 @@ def score_arrivals(arrivals: Iterable[Arrival], run: Run, output_format: str) ->
         if isinstance(result, OSError):
             raise result
         if isinstance(result, Artifact):
-            batches.append(result)
+            scored.batches.append(result)
             _settle(store, run.process, taken, str(result.facts["batch"]))
+        elif isinstance(result, Claim):
+            scored.left.append(result)
+            move(store, taken, lambda now: {"attempts": max(0, now.attempts - 1)})  # it did not try
         else:
-            failed[arrival.key] = reason = shortened(result)
+            scored.failed[arrival.key] = reason = shortened(result)
             move(store, taken, lambda _, reason=reason: {"reason": reason})  # type: ignore[misc]
-    return batches, failed
+    return scored
+
+
+def score_source(source: str, run: Run, output_format: str) -> Scored:
+    """Score one file or key that somebody named."""
+    found = score_batch(source, run, output_format)
+    return Scored(left=[found]) if isinstance(found, Claim) else Scored([found])
 
 
 def settle_scored(store: Store, process: Process, found: Survey) -> None:

@@ -145,7 +145,8 @@ def fill_day(day: Day, run: Run, flow: Literal["score", "monitor"], output_forma
     Raises:
         ValueError: a file cannot be scored, or nothing can be compared.
     """
-    batches = [score_batch(key, run, output_format, day.version) for key in day.keys]
+    found = [score_batch(key, run, output_format, day.version, wait=True) for key in day.keys]
+    batches = [batch for batch in found if isinstance(batch, Artifact)]  # all, for it waits
     drift = measure_day(str(day.date), day.version, batches, run) if flow == "monitor" else None
     counts = {name: sum(int(batch.facts[name]) for batch in batches) for name in ("rows", "done", "dead")}
     filled = Filled(

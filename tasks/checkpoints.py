@@ -15,6 +15,7 @@ from torch import Tensor
 
 from infra.store import MissingObject, Store, copy_to
 from tasks.artifacts import file_digest, scratch, write_json
+from tasks.claims import Hold, check
 
 COMPLETE, WEIGHTS, OPTIMIZER, STATE = "complete.json", "weights.safetensors", "optimizer.safetensors", "state.json"
 
@@ -30,13 +31,18 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one tuning; nobody else writes below this prefix."""
+    """The checkpoints of one tuning; nobody else writes below this prefix, for whoever has lost its claim stops at the next one."""
 
-    def __init__(self, store: Store, prefix: str) -> None:
-        self.store, self.prefix = store, prefix
+    def __init__(self, store: Store, prefix: str, hold: Hold | None = None) -> None:
+        self.store, self.prefix, self.hold = store, prefix, hold
 
     def save(self, checkpoint: Checkpoint, keep: Collection[int] = ()) -> None:
-        """Store a checkpoint, then remove all others but those of the steps in `keep`."""
+        """Store a checkpoint, then remove all others but those of the steps in `keep`.
+
+        Raises:
+            Lost: another run works on this tuning now.
+        """
+        check(self.store, self.hold)
         tensors = {WEIGHTS: checkpoint.weights, OPTIMIZER: checkpoint.optimizer}
         with scratch() as folder:
             for name, content in tensors.items():

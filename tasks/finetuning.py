@@ -145,7 +145,8 @@ def finetune(samples: Artifact, run: Run) -> Artifact:
     """samples/ -> model/."""
     process = run.process
     settings = process.part(*SECTIONS) | {"base": base_digest(process.finetuning.base)}
-    checkpoints = Checkpoints(open_store(), f"{process.name}/checkpoints/{fingerprint_of(STAGE, [samples], settings)}")
+    prefix = f"{process.name}/checkpoints/{fingerprint_of(STAGE, [samples], settings)}"
+    checkpoints = Checkpoints(open_store(), prefix, run.claim)
 
     def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
         with scratch() as folder:

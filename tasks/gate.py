@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from infra.store import open_store
+from tasks import stories
 from tasks.artifacts import Artifact, read_json
 from tasks.metrics import LOWER_IS_BETTER
 from tasks.process import Rule
@@ -181,6 +182,7 @@ def pass_gate(evaluation: Artifact, run: Run) -> Verdict:
     verdict = judge(run.process.gate.rules, read_json(store, evaluation, "metrics.json"))
     told = json.dumps(verdict.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     store.write(f"{run.prefix}/gate/verdict.json", told.encode())
+    stories.tell(store, run.prefix, "gate", {"reused": False, "why": ["every run is judged"]})
     broken = "; ".join(result.rule for result in verdict.results if not result.passed)
     logger.info("gate: %s", f"refused, does not hold: {broken}" if broken else f"passed, {len(verdict.results)} rules hold")
     return verdict

@@ -158,6 +158,9 @@ def ingest(run: Run) -> Artifact:
     return raw
 
 
-def digests(sources: Sequence[Source]) -> list[list[str]]:
-    """Name, split and SHA-256 of every file: a changed file is read again."""
-    return [[source.name, source.split, file_digest(source.path)] for source in sources]
+def digests(sources: Sequence[Source]) -> dict[str, list[list[str]]]:
+    """Name -> split and SHA-256 of every file of that name: a changed file is read again."""
+    found: dict[str, list[list[str]]] = {}
+    for source in sources:
+        found.setdefault(source.name, []).append([source.split, file_digest(source.path)])
+    return found

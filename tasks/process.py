@@ -270,8 +270,9 @@ class Schedules(Declared):
     score: str | None = None
     monitor: str | None = None
     reconcile: str | None = "*/10 * * * *"  # within this time, whatever was missed is started
+    watchdog: str | None = "*/5 * * * *"  # within this time, runs that died are found, and tried again
 
-    @field_validator("train", "score", "monitor", "reconcile")
+    @field_validator("train", "score", "monitor", "reconcile", "watchdog")
     @classmethod
     def _cron(cls, schedule: str | None) -> str | None:
         if schedule is not None:

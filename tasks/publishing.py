@@ -14,7 +14,7 @@ from prefect.tasks import Task
 
 from infra.spans import Spans, digest_of
 from infra.store import MissingObject, Store, open_store
-from tasks import runs
+from tasks import claims, runs
 from tasks.aliases import Alias, challenge, champion_of, move_alias
 from tasks.approvals import Standing, ask, request_for
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, json_bytes, read_json, scratch
@@ -82,7 +82,7 @@ def data_of(store: Store, run: Run) -> dict[str, Evidence]:
     for stage in ("ingestion", "validation", "preparation", "finetuning", "evaluation"):
         try:
             artifact = json.loads(store.read(f"{run.prefix}/stages/{stage}.json")[0])["artifact"]
-        except MissingObject:
+        except (MissingObject, KeyError):  # not reached, or failed
             continue
         found[stage] = Evidence(key=artifact["key"], sha256=artifact["sha256"])
     return found
@@ -143,6 +143,7 @@ def publish(model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -
     if before and before.version == version:
         logger.info("publishing: version %s is champion already", version)
         return before
+    claims.check(store, run.claim)
     challenge(store, name, version, run.id)
     if run.process.gate.approval and (known := _asked_already(store, name, version)):
         return known
@@ -154,7 +155,8 @@ def publish(model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -
         manifest = read_manifest(store, name, version)
         return ask(store, manifest, verdict, run.id, run.process.gate.approval, instead_of)
     reason = f"passed its gate; downloaded again, it gave the same {asked} answers"
-    alias = move_alias(store, name, version, reason, run.id, instead_of=instead_of)
+    token = run.claim.token if run.claim else None
+    alias = move_alias(store, name, version, reason, run.id, instead_of=instead_of, token=token)
     logger.info("publishing: version %s is champion now", alias.version)
     return alias
 

@@ -4,7 +4,6 @@ A stage is remembered under the digest of all it depends on: its inputs, its par
 libraries that decide its bytes. A run that was killed, or is started again without a change, finds what is done.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -13,21 +12,26 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from infra.settings import ROOT
 from infra.store import MissingObject, Store, open_store
+from tasks import claims, stories
 from tasks.artifacts import Artifact, is_whole
+from tasks.claims import Hold
 from tasks.process import Process, digest_of
 
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "great-expectations", "pandas", "scikit-learn", "peft")
+
+Stage = Literal["ingestion", "validation", "preparation", "finetuning", "evaluation"]
+STAGES: tuple[Stage, ...] = get_args(Stage)  # that a training run can find done; it comes to its verdict anew each time
 
 
 class Run(BaseModel):
@@ -38,6 +42,8 @@ class Run(BaseModel):
     id: str
     process: Process
     flow: str
+    claim: Hold | None = None  # under which it works; whoever has lost it writes nothing more
+    from_stage: Stage | None = None  # that is done again, and all after it, whatever is remembered
 
     @property
     def prefix(self) -> str:
@@ -45,10 +51,23 @@ class Run(BaseModel):
         return f"{self.process.name}/runs/{self.id}"
 
 
-def begin(process: Process, flow: str, overrides: Mapping[str, Any] | None = None) -> Run:
-    """Open a run: its id is the time and a random end, and run.json says what it was asked to do."""
+def begin(
+    process: Process,
+    flow: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    claim: Hold | None = None,
+    from_stage: Stage | None = None,
+    asked: Mapping[str, Any] | None = None,
+) -> Run:
+    """Open a run: its id is the time and a random end, and run.json says what it was asked to do.
+
+    Args:
+        asked: the id of Prefect's flow run and all its parameters, so that it can be asked for again.
+    """
     now = datetime.now(UTC)
-    run = Run(id=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", process=process, flow=flow)
+    id = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    run = Run(id=id, process=process, flow=flow, claim=claim, from_stage=from_stage)
     record = {
         "run": run.id,
         "flow": flow,
@@ -57,8 +76,9 @@ def begin(process: Process, flow: str, overrides: Mapping[str, Any] | None = Non
         "overrides": dict(overrides or {}),
         "commit": commit(),
         "versions": versions(),
+        "asked": dict(asked or {}),
     }
-    open_store().write(f"{run.prefix}/run.json", _pretty(record))
+    open_store().write(f"{run.prefix}/run.json", stories.story_bytes(record))
     return run
 
 
@@ -71,7 +91,7 @@ def finish(run: Run, outcome: str, artifacts: Sequence[Artifact]) -> None:
         "outcome": outcome,
         "artifacts": [artifact.model_dump(mode="json") for artifact in artifacts],
     }
-    store.write(f"{run.prefix}/run.json", _pretty(record))
+    store.write(f"{run.prefix}/run.json", stories.story_bytes(record))
 
 
 def once(
@@ -91,17 +111,36 @@ def once(
         work: gets the store, the key prefix to write below, and the fingerprint, and returns the artifact.
     """
     store, fingerprint = open_store(), fingerprint_of(stage, inputs, settings)
-    memory = f"{run.process.name}/stages/{stage}/{fingerprint}.json"
-    known = _recall(store, memory)
-    started = time.perf_counter()
-    artifact = known or work(store, f"{run.prefix}/{into}", fingerprint)
+    claims.check(store, run.claim)
+    memory, started = f"{run.process.name}/stages/{stage}/{fingerprint}.json", time.perf_counter()
+    basis, forced = stories.basis_of(inputs, settings, versions()), is_forced(stage, run.from_stage)
+    remembered, known = (None, None) if forced else _recall(store, memory)
+    last = stories.last_basis(store, run.process.name, stage)
+    why = stories.why(last, basis, remembered if known else None, remembered, forced)
+    story = {"fingerprint": fingerprint, "reused": known is not None, "why": why}
+    try:
+        artifact = known or work(store, f"{run.prefix}/{into}", fingerprint)
+        claims.check(store, run.claim)
+    except BaseException as error:
+        with suppress(OSError):  # the error itself says more
+            stories.tell(store, run.prefix, stage, story | {"seconds": _since(started), "failed": type(error).__name__, "basis": basis})
+        raise
     if not known:
-        store.write(memory, _pretty({"run": run.id, "artifact": artifact.model_dump(mode="json")}))
-    seconds = round(time.perf_counter() - started, 2)
-    story = {"stage": stage, "fingerprint": fingerprint, "reused": known is not None, "seconds": seconds}
-    store.write(f"{run.prefix}/stages/{stage}.json", _pretty(story | {"artifact": artifact.model_dump(mode="json")}))
+        store.write(memory, stories.story_bytes({"run": run.id, "artifact": artifact.model_dump(mode="json")}))
+    seconds = _since(started)
+    stories.tell(store, run.prefix, stage, story | {"seconds": seconds, "basis": basis, "artifact": artifact.model_dump(mode="json")})
+    stories.keep_basis(store, run.process.name, stage, run.id, basis)
     logger.info("%s: %s", stage, told(artifact, seconds, known is not None))
     return artifact
+
+
+def is_forced(stage: str, from_stage: Stage | None) -> bool:
+    """Whether a stage is done again because a run was asked to begin there, or before it."""
+    return from_stage is not None and stage in STAGES[STAGES.index(from_stage) :]
+
+
+def _since(started: float) -> float:
+    return round(time.perf_counter() - started, 2)
 
 
 def told(artifact: Artifact, seconds: float, reused: bool) -> str:
@@ -112,13 +151,33 @@ def told(artifact: Artifact, seconds: float, reused: bool) -> str:
     return ", ".join([*facts, "nothing changed, reused" if reused else f"{seconds:.1f} s"])
 
 
-def _recall(store: Store, memory: str) -> Artifact | None:
-    """The remembered artifact, when it is still whole."""
+def _recall(store: Store, memory: str) -> tuple[str | None, Artifact | None]:
+    """The run that did it, and the remembered artifact, when it is still whole."""
     try:
-        artifact = Artifact.model_validate(json.loads(store.read(memory)[0])["artifact"])
+        told = json.loads(store.read(memory)[0])
+        run, artifact = str(told["run"]), Artifact.model_validate(told["artifact"])
     except (MissingObject, ValueError, KeyError, TypeError):
-        return None
-    return artifact if is_whole(store, artifact) else None
+        return None, None
+    return run, artifact if is_whole(store, artifact) else None
+
+
+def newest(store: Store, process: str, flow: str) -> str | None:
+    """Id of the newest run of a flow; None when there is none."""
+    ids = [info.key.split("/")[2] for info in store.list(f"{process}/runs/") if info.key.endswith("/run.json")]
+    return next((id for id in sorted(ids, reverse=True) if record_of(store, process, id)["flow"] == flow), None)
+
+
+def record_of(store: Store, process: str, id: str) -> dict[str, Any]:
+    """A run's run.json.
+
+    Raises:
+        ValueError: there is no such run.
+    """
+    try:
+        record: dict[str, Any] = json.loads(store.read(f"{process}/runs/{id}/run.json")[0])
+    except (MissingObject, ValueError):
+        raise ValueError(f"{process} has no run {id!r}; a run's id is the name of its folder: {store.address(f'{process}/runs')}") from None
+    return record
 
 
 def fingerprint_of(stage: str, inputs: Sequence[Artifact], settings: Mapping[str, Any]) -> str:
@@ -128,19 +187,10 @@ def fingerprint_of(stage: str, inputs: Sequence[Artifact], settings: Mapping[str
             "stage": stage,
             "inputs": [artifact.sha256 for artifact in inputs],
             "settings": dict(settings),
-            "code": code_digest(),
+            "code": stories.code_digests(),
             "versions": versions(),
         }
     )[:32]
-
-
-@cache
-def code_digest() -> str:
-    """Digest of the code of tasks/: a stage must not reuse what other code has made."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 @cache
@@ -160,7 +210,3 @@ def commit() -> str | None:
     except (FileNotFoundError, subprocess.TimeoutExpired):  # a machine without git
         return None
     return answer.stdout.strip() or None
-
-
-def _pretty(value: Any) -> bytes:
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"

@@ -24,7 +24,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from infra.settings import settings
 from infra.store import MissingObject, Store, copy_to, open_store
 from tasks.aliases import champion_of
-from tasks.artifacts import Artifact, copy_name, file_digest, is_whole, scratch, store_folder, write_json
+from tasks.artifacts import Artifact, copy_name, file_digest, is_whole, json_bytes, scratch, shown, store_folder
+from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
 from tasks.cleaning import fold
 from tasks.encodings import byte_lines, encoding_of, text_codec
 from tasks.expectations import kind_of, kinds_for, within
@@ -340,11 +341,12 @@ def store_was_away(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -
     retry_delay_seconds=[1, 10],
     retry_condition_fn=store_was_away,
 )
-def score_batch(source: str, run: Run, output_format: str = "jsonl", version: str | None = None) -> Artifact:
-    """The champion and a file or a key -> batches/<batch>/.
+def score_batch(source: str, run: Run, output_format: str = "jsonl", version: str | None = None, wait: bool = False) -> Artifact | Claim:
+    """The champion and a file or a key -> batches/<batch>/; the claim of another run, when that one is at work on the batch.
 
     Args:
         version: another published version than the champion.
+        wait: for another run that is at work on it, until that is done.
 
     Raises:
         ValueError: no champion, no such source or format, or a source that cannot be read or has none of the prompt's columns.
@@ -356,12 +358,22 @@ def score_batch(source: str, run: Run, output_format: str = "jsonl", version: st
     with opened(store, source) as found:
         batch = batch_id(found.sha256, found.name, run.process, version, output_format)
         prefix = f"{name}/batches/{batch}"
-        if known := recall(store, prefix):
-            logger.info("scoring: %s", told(known, 0.0, True))
+        if known := _known(store, prefix):
             return known
-        artifact = _make_batch(store, prefix, found, run, version, output_format)
-    logger.info("scoring: %s", told(artifact, artifact.facts["seconds"], False))
-    return artifact
+        try:
+            with claimed(store, batch_key(name, batch), run.id, wait=wait) as hold:
+                return _known(store, prefix) or _make_batch(store, prefix, found, run, version, output_format, hold)
+        except Held as held:
+            logger.info("scoring: %s is left to run %s, which is at work on it", shown(found.name), held.claim.run)
+            return held.claim
+
+
+def _known(store: Store, prefix: str) -> Artifact | None:
+    """A finished batch, and a word on it."""
+    known = recall(store, prefix)
+    if known:
+        logger.info("scoring: %s", told(known, 0.0, True))
+    return known
 
 
 def _champion(store: Store, name: str) -> str:
@@ -371,11 +383,12 @@ def _champion(store: Store, name: str) -> str:
     return champion.version
 
 
-def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: str, output_format: str) -> Artifact:
-    """Load the champion, score the file, store its files and then the manifest."""
+def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: str, output_format: str, hold: Hold) -> Artifact:
+    """Load the champion, score the file, store its files and then the manifest, which only replaces a damaged one."""
     from tasks.generation import Predictor
 
     started, clock = datetime.now(UTC), time.perf_counter()
+    damaged = store.stat(f"{prefix}/manifest.json")
     predictor = Predictor.load(fetch_version(store, run.process.name, version, settings().cache))
     process = read_as_today(predictor.process, run.process)
     with scratch() as folder:
@@ -392,6 +405,7 @@ def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: st
             "seconds": round(seconds, 1),
             "rows_per_second": round(tally.rows / seconds, 1),
         }
+        check(store, hold)
         artifact = store_folder(store, folder, prefix, tally.rows).model_copy(update={"facts": facts})
         manifest = facts | {
             "process": run.process.name,
@@ -402,6 +416,8 @@ def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: st
             "finished": datetime.now(UTC).isoformat(),
             "artifact": artifact.model_dump(mode="json"),
         }
-        write_json(folder / "manifest.json", manifest)
-        store.upload(folder / "manifest.json", f"{prefix}/manifest.json")
+        check(store, hold)
+        key, etag = f"{prefix}/manifest.json", damaged.etag if damaged else None
+        store.write(key, json_bytes(manifest), if_absent=damaged is None, if_match=etag)
+    logger.info("scoring: %s", told(artifact, artifact.facts["seconds"], False))
     return artifact

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,15 @@ import pytest
 import yaml
 
 from benchmarks.memory import publish_tiny, tiny_process
+from flows import __main__ as line
 from infra.bucket import MinioStore
 from infra.store import Store, open_store
 from tasks.aliases import champion_of
+from tasks.claims import flow_key
+from tasks.claims import read as read_claim
 from tasks.registry import versions_of
+from tasks.runs import STAGES, newest, record_of
+from tasks.stories import stories_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,7 +105,7 @@ def test_the_same_life_goes_on_in_a_bucket(toy: Path, server: str, bucket: Minio
     assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (2, 1, 1)
     assert score("toy") == []
     keys = {info.key.split("/")[1] for info in bucket.list("toy/")}
-    assert keys == {"arrivals", "batches", "inbox", "models", "runs", "stages"}
+    assert keys == {"arrivals", "batches", "claims", "inbox", "models", "runs", "stages"}
 
 
 def test_a_refused_model_is_never_published_and_the_command_says_why(toy: Path, server: str) -> None:
@@ -110,19 +117,51 @@ def test_a_refused_model_is_never_published_and_the_command_says_why(toy: Path, 
     assert versions_of(open_store(), "toy") == []
 
 
-def test_an_unchanged_process_is_trained_once_also_where_a_better_model_is_asked_for(toy: Path, server: str) -> None:
-    """Nothing is better than itself: the champion trained again meets the one it met before."""
+def test_an_unchanged_process_is_trained_once_and_each_run_says_why_it_did_what_it_did(
+    toy: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is better than itself, so the champion trained again meets the one it met before."""
     from flows.train import train
 
     rules = {"gate": [{"metric": "accuracy", "above_champion_at_least": 0.01}]}
-    assert train("toy", rules).passed
-    assert train("toy", rules).passed
+
+    def told() -> dict[str, list[str]]:
+        """What the newest run did at each stage, and why, as it is kept."""
+        found = stories_of(store, f"toy/runs/{newest(store, 'toy', 'train')}")
+        return {stage: [("reused" if story["reused"] else "done"), *story["why"]] for stage, story in found.items() if stage != "gate"}
+
     store = open_store()
+    assert train("toy", rules).passed
+    first = newest(store, "toy", "train")
+    assert set(map(tuple, told().values())) == {("done", "it was never done before")}
+    begun = time.perf_counter()
+    assert train("toy", rules).passed
+    assert time.perf_counter() - begun < 20  # seconds of a busy machine
+    assert set(map(tuple, told().values())) == {("reused", f"nothing changed since run {first}")}
     alias = champion_of(store, "toy")
     assert alias and len(alias.history) == 1
-    stories = [json.loads(store.read(info.key)[0]) for info in store.list("toy/runs/") if info.key.endswith("stages/finetuning.json")]
-    assert [story["reused"] for story in stories] == [False, True]
     assert len(versions_of(store, "toy")) == 1
+
+    train("toy", from_stage="evaluation", dry_run=True)
+    assert [told()[stage] for stage in ("finetuning", "evaluation")] == [
+        ["reused", f"nothing changed since run {first}"],
+        ["done", "asked for: from_stage"],
+    ]
+    with (toy / "sample.jsonl").open("a", encoding="utf-8") as rows:
+        rows.write('{"id": "one more", "text": "invoice ba dei secret-7171", "queue": "billing"}\n')
+    train("toy", QUICK, dry_run=True)
+    assert told()["ingestion"] == ["done", "data sample.jsonl changed"]
+    assert told()["validation"] == ["done", "input raw changed"]
+    assert told()["finetuning"] == ["done", "setting finetuning.num_train_epochs changed", "input samples changed"]
+
+    monkeypatch.setattr("sys.argv", ["clerkflow", "why", "toy"])
+    with pytest.raises(SystemExit) as end:
+        line.main()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert not end.value.code
+    assert "data sample.jsonl changed" in shown
+    assert "every run is judged" in shown
+    assert "7171" not in shown + json.dumps(stories_of(store, f"toy/runs/{newest(store, 'toy', 'train')}"))
 
 
 LONGER = {"finetuning": {"num_train_epochs": 40.0}}
@@ -132,9 +171,9 @@ def killed(store: Store, moment: float) -> None:
     """Start `clerkflow train toy`, and kill it some seconds after its run has begun."""
     line = [sys.executable, "-m", "flows", "train", "toy", "--set", "finetuning.num_train_epochs=40.0"]
     child = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    before = runs_begun(store)
+    before = len(ids(store))
     for _ in range(300):
-        if child.poll() is not None or runs_begun(store) > before:
+        if child.poll() is not None or len(ids(store)) > before:
             break
         time.sleep(0.2)
     time.sleep(moment)
@@ -142,21 +181,16 @@ def killed(store: Store, moment: float) -> None:
     child.wait(20)
 
 
-def runs_begun(store: Store) -> int:
-    return len({info.key.split("/")[2] for info in store.list("toy/runs/")})
-
-
-def test_a_run_killed_at_two_moments_leaves_no_half_model_and_ends_the_same_when_started_again(
+def test_a_killed_run_leaves_no_half_model_and_ends_the_same_when_started_again(
     toy: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Started again, it publishes what an undisturbed run publishes elsewhere."""
     from flows.train import train
 
     store = open_store()
-    for moment in (1.0, 4.0):
-        killed(store, moment)
-        for manifest in versions_of(store, "toy"):
-            assert all(store.stat(piece.key) for _, piece, _ in manifest.pieces())
+    killed(store, 4.0)
+    for manifest in versions_of(store, "toy"):
+        assert all(store.stat(piece.key) for _, piece, _ in manifest.pieces())
     assert train("toy", LONGER).passed
     resumed = champion_of(store, "toy")
     monkeypatch.setenv("CLERKFLOW_STORE", str(toy / "undisturbed"))
@@ -164,6 +198,124 @@ def test_a_run_killed_at_two_moments_leaves_no_half_model_and_ends_the_same_when
     alone = champion_of(open_store(), "toy")
     assert resumed and alone
     assert resumed.version == alone.version
+
+
+def training(*words: str) -> "subprocess.Popen[str]":
+    """A training run of its own process, under way."""
+    command = [sys.executable, "-m", "flows", "train", "toy", *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+QUICK = {"finetuning": {"num_train_epochs": 1.0}, "gate": [{"metric": "accuracy", "at_least": 0.0}]}
+FORKS = f"""
+import os, sys
+import great_expectations, torch, transformers, tasks.baselines, tasks.rehearsal
+from flows.train import train
+for _ in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        train("toy", {QUICK}, dry_run=True)
+        os._exit(0)
+    print(pid, flush=True)
+    os.waitpid(pid, 0)
+    print("ended", flush=True)
+"""
+
+
+@contextmanager
+def trainings(lease_seconds: int) -> Iterator[Callable[[str, str | None], str]]:
+    """Training runs of processes of their own that have imported already; each is killed when it has told of a stage, and gives its id."""
+    environment = os.environ | {"CLERKFLOW_LEASE_SECONDS": str(lease_seconds), "PREFECT_LOGGING_LEVEL": "CRITICAL", "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-W", "ignore", "-c", FORKS]
+    parent = subprocess.Popen(words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdin and parent.stdout
+
+    def killed_at(stage: str, before: str | None) -> str:
+        parent.stdin.write("\n")  # type: ignore[union-attr]
+        parent.stdin.flush()  # type: ignore[union-attr]
+        pid = int(parent.stdout.readline())  # type: ignore[union-attr]
+        id = until_told(parent, stage, before)
+        os.kill(pid, signal.SIGKILL)
+        assert parent.stdout.readline() == "ended\n"  # type: ignore[union-attr]
+        return id
+
+    try:
+        yield killed_at
+    finally:
+        parent.communicate()
+
+
+def until_told(child: "subprocess.Popen[str]", stage: str, before: str | None = None) -> str:
+    """Wait until a run after `before` has told of a stage, and give its id."""
+    store = open_store()
+    for _ in range(1200):
+        id = newest(store, "toy", "train")
+        if id and id != before and store.stat(f"toy/runs/{id}/stages/{stage}.json"):
+            return id
+        assert child.poll() is None, child.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError(f"no {stage} in time")
+
+
+def test_killed_at_each_boundary_it_goes_on_from_there_and_the_watchdog_finds_the_dead(toy: Path, server: str) -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows.train import train
+    from flows.watchdog import watchdog
+
+    store, id = open_store(), None
+    with trainings(lease_seconds=2) as killed_at:
+        for place, stage in enumerate(STAGES):
+            id = killed_at(stage, id)
+            found = stories_of(store, f"toy/runs/{id}")
+            assert [found[each]["reused"] for each in STAGES[: place + 1]] == [True] * place + [False]
+    assert train("toy", QUICK, dry_run=True).passed
+    last = newest(store, "toy", "train")
+    assert all(story["reused"] for stage, story in stories_of(store, f"toy/runs/{last}").items() if stage != "gate")
+
+    time.sleep(4)  # longer than the lease of the last one
+    dead = [record_of(store, "toy", name)["asked"]["flow_run"] for name in sorted(ids(store)) if name != last]
+    assert len(watchdog("toy")["marked"]) == len(dead) == len(STAGES)
+    with get_client(sync_client=True) as client:
+        assert {client.read_flow_run(each).state_name for each in dead} == {"Crashed"}
+        assert client.read_flow_run(record_of(store, "toy", str(last))["asked"]["flow_run"]).state_name == "Completed"
+    assert watchdog("toy") == {"marked": [], "tried again": [], "given up": []}
+
+
+def ids(store: Any) -> set[str]:
+    """Ids of all runs."""
+    return {info.key.split("/")[2] for info in store.list("toy/runs/")}
+
+
+def test_of_two_trainings_at_once_one_works_and_when_it_falls_asleep_the_next_one_takes_over(toy: Path, server: str) -> None:
+    from flows.train import train
+
+    store = open_store()
+    sleeper = training("--set", "finetuning.num_train_epochs=40")
+    until_told(sleeper, "preparation")
+    sleeper.send_signal(signal.SIGSTOP)
+    try:
+        second = clerkflow("train", "toy")
+        assert (second.returncode, second.stderr) == (0, "")
+        assert "skipped, train-toy-" in second.stdout
+        assert "is at work on it since" in second.stdout
+        assert len(ids(store)) == 1
+
+        key = flow_key("toy", "train")
+        claim, etag = read_claim(store, key)
+        assert claim
+        store.write(key, claim.model_copy(update={"lease_seconds": 1.0}).as_bytes(), if_match=etag)
+        time.sleep(3.5)  # as if it had slept for longer than its lease
+        assert train("toy").passed
+        alias = champion_of(store, "toy")
+    finally:
+        sleeper.send_signal(signal.SIGCONT)
+    told = sleeper.communicate(timeout=100)[0]
+    assert sleeper.returncode == 1
+    assert "took it over" in told
+    assert "Traceback" not in told
+    assert champion_of(store, "toy") == alias
+    assert alias and len(alias.history) == 1
 
 
 def test_mistakes_are_told_all_at_once_without_a_traceback(toy: Path) -> None:

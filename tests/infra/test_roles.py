@@ -91,7 +91,13 @@ def test_a_scorer_reads_a_model_and_writes_a_batch(stores: Stores, tmp_path: Pat
         scorer.read("p/batches/none/manifest.json")
     (tmp_path / "predictions").write_bytes(b"x" * (6 * 2**20))
     scorer.upload(tmp_path / "predictions", "p/batches/b2/predictions.jsonl")
-    for key in ("p/batches/b2/manifest.json", "p/runs/r2/run.json", "p/stages/scoring/seen.json"):
+    for key in (
+        "p/batches/b2/manifest.json",
+        "p/runs/r2/run.json",
+        "p/claims/runs/r2.json",
+        "p/claims/batches/b2.json",
+        "p/stages/scoring/seen.json",
+    ):
         scorer.write(key, b"mine", if_absent=True)
         scorer.write(key, b"mine again")
         assert scorer.read(key)[0] == b"mine again"
@@ -103,7 +109,17 @@ def test_a_scorer_cannot_move_an_alias_nor_write_or_delete_a_shard_a_manifest_or
 
 
 @pytest.mark.parametrize(
-    "key", ["p/models/batches/x", "p/models/aliases/batches/x", "p/inbox/runs/x", "p/stages/training/x", "p/x", "x", ".clerkflow/x"]
+    "key",
+    [
+        "p/models/batches/x",
+        "p/models/aliases/batches/x",
+        "p/inbox/runs/x",
+        "p/claims/train.json",
+        "p/stages/training/x",
+        "p/x",
+        "x",
+        ".clerkflow/x",
+    ],
 )
 def test_a_scorer_writes_nowhere_else_whatever_the_key_looks_like(stores: Stores, key: str) -> None:
     with pytest.raises(PermissionError):

@@ -13,11 +13,14 @@ import pytest
 
 from benchmarks.memory import publish_tiny, tiny_process
 from infra.store import Conflict, LocalStore, Store, open_store
+from tasks.aliases import champion_of
 from tasks.arrivals import Survey, begin_training, due, find_batches, learned_from, reconcile, score_arrivals, survey
 from tasks.artifacts import store_folder
+from tasks.claims import batch_key, claimed
 from tasks.ledger import Arrival, enter, inbox_of, is_settled, move, read_ledger
 from tasks.process import Process
 from tasks.runs import Run
+from tasks.scoring import batch_id
 
 INBOX = "memory/inbox"
 
@@ -47,8 +50,8 @@ def state_of(key: str) -> list[tuple[str, str | None]]:
 
 def score_all(run: Run, arrived: str | None = None) -> tuple[list[str], dict[str, str]]:
     """The sources that a score run scores, in order, and the failures."""
-    batches, failed = score_arrivals(find_batches(run, arrived), run, "jsonl")
-    return [str(batch.facts["source"]) for batch in batches], failed
+    scored = score_arrivals(find_batches(run, arrived), run, "jsonl")
+    return [str(batch.facts["source"]) for batch in scored.batches], scored.failed
 
 
 def names(found: Survey) -> dict[str, int]:
@@ -69,6 +72,21 @@ def test_every_file_is_told_apart_and_scored_once(run: Run) -> None:
     put("new.jsonl", {"id": "e", "text": "late"})
     assert score_all(run) == ([f"{INBOX}/new.jsonl"], {})
     assert state_of("new.jsonl") == [("processed", "unlabelled")] * 2
+
+
+def test_a_file_that_another_run_is_at_is_left_to_it_and_that_is_no_attempt(run: Run) -> None:
+    put("a.jsonl", {"id": "a", "text": "card"})
+    put("b.jsonl", {"id": "b", "text": "card"})
+    store, (first, *_) = open_store(), find_batches(run)
+    champion = champion_of(store, "memory")
+    assert champion
+    batch = batch_id(first.sha256, first.key, run.process, champion.version, "jsonl")
+    with claimed(store, batch_key("memory", batch), "another"):
+        scored = score_arrivals(find_batches(run), run, "jsonl")
+        assert [claim.run for claim in scored.left] == ["another"]
+        assert [found.facts["source"] for found in scored.batches] == [f"{INBOX}/b.jsonl"]
+    waiting = find_batches(run)
+    assert [(arrival.key, arrival.attempts) for arrival in waiting] == [(f"{INBOX}/a.jsonl", 0)]
 
 
 def test_the_file_whose_arrival_started_the_run_is_first(run: Run) -> None:
@@ -105,7 +123,8 @@ def test_a_file_that_fails_keeps_no_other_from_being_scored_and_ends_as_a_dead_l
     put("b.jsonl", {"id": "b", "text": "card"})
     waiting = find_batches(run)
     (Path(os.environ["CLERKFLOW_STORE"]) / INBOX / "a.jsonl").write_text("")  # it breaks between being looked at and being scored
-    batches, failed = score_arrivals(waiting, run, "jsonl")
+    scored = score_arrivals(waiting, run, "jsonl")
+    batches, failed = scored.batches, scored.failed
     assert ([batch.facts["source"] for batch in batches], list(failed)) == ([f"{INBOX}/b.jsonl"], [f"{INBOX}/a.jsonl"])
     arrival = next(arrival for arrival in read_ledger(open_store(), "memory").arrivals.values() if arrival.key.endswith("a.jsonl"))
     assert (arrival.state, arrival.attempts, "empty" in arrival.reason) == ("pending", 1, True)

@@ -1,0 +1,60 @@
+"""Again: the part of the command line that explains runs, repeats them, and finds those that died: clerkflow {why, retry, watchdog}."""
+
+from typing import Annotated, Any, cast
+
+import typer
+
+from flows import console
+from infra.settings import settings
+from tasks.declaration import load_process
+
+Name = Annotated[str, typer.Argument(metavar="PROCESS", help="A folder of data/processes, or the path of one.")]
+FLOWS = ("train", "score", "monitor", "backfill")  # that can be asked for again
+
+
+def why(
+    process: Name,
+    run: Annotated[str | None, typer.Argument(help="The name of its folder in runs/; the newest training when absent.")] = None,
+) -> None:
+    """Say of each stage of a run why it was done, or was not: which code, library, setting, data or input had changed."""
+    from infra.store import open_store
+    from tasks.runs import STAGES, newest, record_of
+    from tasks.stories import stories_of
+
+    name, store = load_process(process, settings().processes).name, open_store()
+    id = run or newest(store, name, "train")
+    if id is None:
+        raise ValueError(f"{name} was never trained; there is nothing to explain. Train it: clerkflow train {process}")
+    record = record_of(store, name, id)
+    console.show_why(record, stories_of(store, f"{name}/runs/{id}"), STAGES if record["flow"] == "train" else ())
+
+
+def retry(process: Name, run: Annotated[str, typer.Argument(help="The name of its folder in runs/.")]) -> None:
+    """Ask for a run again, with all it was asked for; stages that are done and whole are found."""
+    from infra.store import open_store
+    from tasks.runs import record_of
+
+    name = load_process(process, settings().processes).name
+    record = record_of(open_store(), name, run)
+    if record["flow"] not in FLOWS or "parameters" not in record.get("asked", {}):
+        raise ValueError(f"{run} is a run of {record['flow']}, which cannot be asked for again; those of {', '.join(FLOWS)} can")
+    console.quiet_libraries()
+    from importlib import import_module
+
+    flow = cast(Any, getattr(import_module(f"flows.{record['flow']}"), record["flow"]))
+    with console.told(1):
+        console.worked(flow(**record["asked"]["parameters"]))
+    console.out.print(f"{name}: {record['flow']} was done again, as run {run} was asked for")
+    console.next_command(f"clerkflow why {process}" if record["flow"] == "train" else f"clerkflow models {process}")
+
+
+def watchdog(process: Name) -> None:
+    """Find runs that died without a word, mark them as crashed, and start crashed ones again, a bounded number of times."""
+    load_process(process, settings().processes)
+    console.quiet_libraries()
+    from flows.watchdog import watchdog as flow
+
+    with console.told(1):
+        found = console.worked(flow(process))
+    for word, runs in found.items():
+        console.out.print(f"{process}: {word}: {', '.join(runs) or 'none'}", soft_wrap=True)

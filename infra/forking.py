@@ -36,7 +36,7 @@ class Fork:
 def wait(path: Path, modules: list[str]) -> None:
     """Import the modules, then fork for whoever asks, until the parent is gone; returns in each fork, and nowhere else."""
     parent = os.getppid()
-    _import(modules)
+    import_all(modules)
     files = watched()
     known = fingerprint(files)
     listener = _listen(path)
@@ -69,7 +69,7 @@ def wait(path: Path, modules: list[str]) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "infra.warm", str(path), *modules])  # noqa: S606 - what was imported has changed
 
 
-def _import(modules: list[str]) -> None:
+def import_all(modules: list[str]) -> None:
     """Import what a run may need; what cannot be imported is left to the run, which says so where a person looks."""
     calm_openmp()
     for name in modules:

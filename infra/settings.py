@@ -36,6 +36,11 @@ class Settings(BaseSettings):
     approvers: Path | None = None  # a file: name -> roles; without it nobody can approve a model
     arrivals_address: str = "127.0.0.1:9190"  # where `clerkflow watch` is told by MinIO what arrives
     arrivals_token: SecretStr = SecretStr("")  # that MinIO shows there
+    prefect_days: int = Field(default=30, ge=1)  # how long Prefect keeps runs that have ended, their artifacts and results, and events
+    reports_url: str = ""  # of the server of reports, as browsers reach it; without one, the Prefect UI only names where a report lies
+    reports_seconds: int = Field(
+        default=300, ge=0, le=7 * 86_400
+    )  # how long the signed address that it sends on to is good; 0: it shows pages itself
     threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
 
     @field_validator("processes", "cache", "s3_ca_file", "s3_credentials_file", "approvers")

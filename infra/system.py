@@ -1,4 +1,4 @@
-"""System: MinIO, a Prefect server, a worker, the deployments and the watcher on this machine: python -m infra.system {up,down,status}.
+"""System: MinIO, Prefect server, worker, deployments, watcher and reports on this machine: python -m infra.system {up,down,status}.
 
 Everything listens on loopback, asks for a password that is made here, and is stopped by its process id. What was started, and
 the variables that make it this shell's system, stay in data/system/ until `down`; objects and runs stay for the next `up`.
@@ -22,16 +22,19 @@ from pathlib import Path
 import psutil
 
 from infra.credentials import write_private
+from infra.results import vacuum_environment
 from infra.settings import ROOT, settings
 
 FOLDER = ROOT / "data" / "system"
 POOL = "clerkflow"
 ARRIVALS_OFFSET = 190  # of the watcher's port from MinIO's
+REPORTS_OFFSET = 191  # of the port of reports from MinIO's
 WORKER_OFFSET = 80  # of the port where the worker says that it is well from Prefect's
 WARM = ("flows.serve", "tasks.validation")  # what the worker imports once for all runs
 HEALTHY_SECONDS = 180.0  # a first start migrates a database
 SETTLING_SECONDS = 3.0  # a process without an address that runs so long has started
 STOPPING_SECONDS = 30.0
+LOG_BYTES = 20 * 2**20  # of a part's log; when it is started again, a longer one is put aside in place of the last such one
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +97,22 @@ class System:
         server = [*python, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.prefect_port)]
         self.start("prefect", server, f"{self.api}/health", everything)
         worker = [*python, "infra.worker", "--pool", POOL, "--import", *WARM]
-        parts = {"worker": (worker, f"http://127.0.0.1:{self.worker_port}/health"), "watcher": ([*python, "flows", "watch"], "")}
+        reports = [*python, "infra.reports", "--address", self.reports]
+        parts = {
+            "worker": (worker, f"http://127.0.0.1:{self.worker_port}/health"),
+            "watcher": ([*python, "flows", "watch"], ""),
+            "reports": (reports, f"http://{self.reports}/health"),
+        }
         begun = {name: self.begin(name, words, health, everything) for name, (words, health) in parts.items()}
         self.once("deployments", [*python, "flows", "deploy", "--pool", POOL], everything)
         for name, process in begun.items():
             self.wait_for(name, process, parts[name][1])
         return self.started()
+
+    @property
+    def reports(self) -> str:
+        """Host and port of the pages that the UI's links lead to."""
+        return f"127.0.0.1:{self.minio_port + REPORTS_OFFSET}"
 
     @property
     def worker_port(self) -> int:
@@ -120,16 +133,15 @@ class System:
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",  # survives a restart
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
-            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": '["events","flow_runs"]',  # nothing grows without bound
             "PREFECT_WORKER_QUERY_SECONDS": "0.5",
             "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
             "PREFECT_WORKER_WEBSERVER_PORT": str(self.worker_port),
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
             "DO_NOT_TRACK": "1",
-        }
+        } | vacuum_environment(settings().prefect_days)
         if database := settings().database_url.get_secret_value():
             prefect["PREFECT_API_DATABASE_CONNECTION_URL"] = database
-        return objects | prefect | self._arrivals()
+        return objects | prefect | self._arrivals() | {"CLERKFLOW_REPORTS_URL": f"http://{self.reports}"}
 
     def _arrivals(self) -> dict[str, str]:
         """Where the watcher is told by MinIO what arrives, and what MinIO shows there."""
@@ -164,6 +176,8 @@ class System:
         """
         if self.running(name):
             return None
+        if self.log(name).exists() and self.log(name).stat().st_size > LOG_BYTES:
+            self.log(name).replace(self.folder / f"{name}.log.1")
         with self.log(name).open("ab") as output:
             process = subprocess.Popen(
                 words, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

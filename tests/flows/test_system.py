@@ -156,7 +156,7 @@ def see(page: Page, page_of: str, system: System, run: str) -> None:
         if subject == "plots":
             assert page.until("[...document.images].filter(i => i.src.startsWith('data:image/png') && i.naturalWidth > 100).length") == 3
         page.picture(PICTURES / f"{subject}.png")
-    for subject, words in {"report": "How this was measured", "data-docs": "expect_"}.items():
+    for subject, words in {"report": "How this was measured", "data-docs": "Expectation Suite"}.items():
         page.go(f"{page_of}/artifacts/artifact/{ids[subject]}")
         link = page.until("([...document.querySelectorAll('main a')].find(a => a.href.includes('/reports/')) || {}).href")
         assert refused(link) == 401

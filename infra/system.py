@@ -133,6 +133,7 @@ class System:
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",  # survives a restart
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # seconds; on a busy machine SQLite is "locked" for longer than Prefect's 10
             "PREFECT_WORKER_QUERY_SECONDS": "0.5",
             "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
             "PREFECT_WORKER_WEBSERVER_PORT": str(self.worker_port),

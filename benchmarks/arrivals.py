@@ -281,7 +281,7 @@ def put(key: str, number: int) -> float:
 def ask(path: str, body: dict[str, Any]) -> Any:
     words = json.dumps(body).encode()
     request = urllib.request.Request(os.environ["PREFECT_API_URL"] + path, words, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:  # a busy SQLite lets one wait
         return json.load(answer)
 
 

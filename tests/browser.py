@@ -82,8 +82,12 @@ class Page:
         script = f"""(() => {{ const e = ({FIND})({words}); if (!e) return null;
           e.scrollIntoView({{block: 'center'}});
           const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})()"""
-        x, y = self.until(script)
-        return x, y
+        place, before = self.until(script), None
+        end = time.monotonic() + WAIT_SECONDS
+        while place != before and time.monotonic() < end:  # a page that is still being built moves what it shows
+            time.sleep(0.3)
+            place, before = self.until(script), place
+        return place[0], place[1]
 
     def click(self, selector: str, text: str = "", behind: str = "") -> None:
         """Click as a person does."""
@@ -96,6 +100,7 @@ class Page:
         self.click(selector, behind=behind)
         self.run("document.activeElement.select && document.activeElement.select()")
         self.ask("Input.insertText", text=value)
+        self.run("document.activeElement.blur()")
 
     def picture(self, file: Path) -> None:
         """Keep what is seen."""

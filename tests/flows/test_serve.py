@@ -17,7 +17,7 @@ from tasks.declaration import declared_processes, load_process
 from tasks.process import Process
 
 ROOT = Path(__file__).resolve().parents[2]
-FLOWS = ["backfill", "decide", "monitor", "reconcile", "score", "train"]
+FLOWS = ["backfill", "decide", "monitor", "reconcile", "score", "tidy", "train"]
 
 
 def ask(address: str, path: str, body: dict[str, Any]) -> Any:
@@ -124,7 +124,7 @@ def test_served_deployments_have_names_of_their_own_and_a_schedule_makes_runs(to
         for _ in range(120):
             made = [found for found in ask(clean, "/deployments/filter", {}) if found["name"] == "toy.served"]
             scheduled = ask(clean, "/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
-            if len(made) == 6 and scheduled:
+            if len(made) == len(FLOWS) and scheduled:
                 break
             assert child.poll() is None
             time.sleep(0.5)

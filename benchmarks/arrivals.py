@@ -6,6 +6,7 @@ Run: make bench-arrivals            (or: .venv/bin/python -m benchmarks.arrivals
 3. 200 objects, every event doubled, 30 % dropped, the rest out of order, the worker and its runs killed (SIGKILL) three times:
    each object exactly once in the ledger and in the outputs. A killed run stays Running for Prefect until something finds it: here the
    benchmark marks it Crashed, as a watchdog would.
+4. benchmarks/overhead.py: `train` through server and worker against the same stages called as plain functions.
 """
 
 import argparse
@@ -31,9 +32,13 @@ from typing import Any
 
 import psutil
 
+from infra.system import WARM
+
 ROOT = Path(__file__).resolve().parent.parent
 BAR_SECONDS, PERIOD_SECONDS = 5.0, 60
+WARM_SECONDS = 30  # until the worker has imported the flows
 POOL = "clerkflow"
+WORKER = ("-m", "infra.worker", "--pool", POOL, "--import", *WARM)
 DECLARATION = """
 name: memory
 owner: benchmarks
@@ -51,21 +56,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, default=200)
     parser.add_argument("--timed", type=int, default=20)
+    parser.add_argument("--parts", type=int, nargs="+", choices=(1, 2, 3, 4), default=(1, 2, 3, 4))
     parser.add_argument("--lossy", action="store_true", help=argparse.SUPPRESS)  # the watcher of part 3
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     if asked.lossy:
         return lossy_watcher()
     with playground() as folder:
-        passed = [timed(folder, asked.timed), reconciled(folder), storm(folder, asked.objects)]
+        from benchmarks.overhead import overhead
+
+        parts = {1: lambda: timed(folder, asked.timed), 2: lambda: reconciled(folder), 3: lambda: storm(folder, asked.objects)}
+        parts[4] = lambda: overhead(folder)
+        passed = [parts[number]() for number in asked.parts]
     return 0 if all(passed) else 1
 
 
 def timed(folder: Path, count: int) -> bool:
     """Part 1."""
     times: list[list[float]] = []
-    with program("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"), program("-m", "flows", "watch"):
-        time.sleep(15)
+    with program(*WORKER), program("-m", "flows", "watch"):
+        time.sleep(WARM_SECONDS)
         for number in range(count + 1):  # the first one warms up
             key = f"memory/inbox/timed-{number}.jsonl"
             began = put(key, number)
@@ -86,7 +96,7 @@ def timed(folder: Path, count: int) -> bool:
 def reconciled(folder: Path) -> bool:
     """Part 2: nobody watches."""
     declare(folder, '"* * * * *"')
-    with program("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"):
+    with program(*WORKER):
         time.sleep(10)
         began = put("memory/inbox/missed.jsonl", 10_000)
         seconds = until(lambda: first_task("memory/inbox/missed.jsonl"), 240) - began
@@ -111,7 +121,7 @@ def storm(folder: Path, count: int) -> bool:
         time.sleep(10)
         putting.start()
         for kills in range(4):
-            with program("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"):
+            with program(*WORKER):
                 wait = (lambda n=(kills + 1) * count // 5: done() >= n) if kills < 3 else (lambda: done() >= count)
                 until(wait, 420)
             crash_zombies()
@@ -178,6 +188,7 @@ def playground() -> Iterator[Path]:
             "PREFECT_SERVER_UI_ENABLED": "false",
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
             "PREFECT_WORKER_QUERY_SECONDS": "0.5",
             "PREFECT_LOGGING_LEVEL": "WARNING",
             "DO_NOT_TRACK": "1",
@@ -270,7 +281,7 @@ def put(key: str, number: int) -> float:
 def ask(path: str, body: dict[str, Any]) -> Any:
     words = json.dumps(body).encode()
     request = urllib.request.Request(os.environ["PREFECT_API_URL"] + path, words, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:  # a busy SQLite lets one wait
         return json.load(answer)
 
 

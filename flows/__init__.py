@@ -34,4 +34,9 @@ schedule
         │
         ▼
 inbox against the ledger ──► what events missed is started; an alarm when a file is unknown  reconcile.py
+
+schedule · `clerkflow tidy`
+        │
+        ▼
+old runs, results, batches, entries, versions ──► what is still needed                tidy.py
 """

@@ -1,5 +1,5 @@
 """The command line: clerkflow {check, train, approvals, approve, reject, score, monitor, backfill, models, rollback, verify, export, sign,
-gc, why, retry, watchdog, deploy, serve, watch, reconcile, demo}.
+gc, tidy, why, retry, watchdog, deploy, serve, watch, reconcile, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
 1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
@@ -263,6 +263,22 @@ def gc(
     if not delete:
         grace = "" if grace_hours == 24 else f" --grace-hours {grace_hours:g}"
         console.next_command(f"clerkflow gc {process} --keep {keep}{grace} --delete")
+
+
+@app.command()
+def tidy(
+    process: Name,
+    delete: Annotated[bool, typer.Option("--delete", help="Without it, only say what would go.")] = False,
+) -> None:
+    """Remove old runs, batches, ledger entries and versions, as `keep:` of the declaration says; nothing that is still referred to."""
+    declared = load_process(process, settings().processes)
+    from infra.store import open_store
+    from tasks.tidying import tidy as work
+
+    with _told(1):
+        console.show_tidied(work(open_store(), declared, dry_run=not delete).counts, declared.name, delete)
+    if not delete:
+        console.next_command(f"clerkflow tidy {process} --delete")
 
 
 for command in (again.why, again.retry, again.watchdog):

@@ -288,6 +288,13 @@ def show_collection(found: "Collection", process: str, deleted: bool) -> None:
     out.print(f"  {len(found.kept)} versions stay: {', '.join(found.kept) or 'none'}")
 
 
+def show_tidied(counts: Mapping[str, Mapping[str, int]], process: str, deleted: bool) -> None:
+    """What of each kind went, or would go."""
+    out.print(f"{process}: {'removed' if deleted else 'would remove'}")
+    for kind, numbers in counts.items():
+        out.print(f"  {kind}: {numbers['objects']} objects, {_mebibytes(numbers['bytes'])}")
+
+
 def show_deployments(applied: Sequence["Applied"], pool: str) -> None:
     """What became of each deployment."""
     for one in applied:

@@ -1,17 +1,23 @@
 """Pages: a stage's artifact -> what a process owner sees of it in the Prefect UI; tables and links, never row values."""
 
+import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.states import Completed
 
+from infra.reports import link_to
+from infra.settings import settings
 from infra.store import open_store
 from tasks.aliases import Alias
 from tasks.approvals import Standing
-from tasks.artifacts import LISTING, Artifact, read_json
+from tasks.artifacts import LISTING, Artifact, listing_of, read_json
 from tasks.backfill import Filled
 from tasks.gate import Verdict
+from tasks.process import Process
 from tasks.publishing import Outcome
 from tasks.runs import Run
 
@@ -38,8 +44,18 @@ def show_validation(validated: Artifact, run: Run) -> None:
     ]
     counts = f"{report['rows']} records = {report['valid']} valid + {report['quarantined']} quarantined"
     create_table_artifact(table=rows, key=_key(run, "validation"), description=counts)
-    _link(validated.facts["data_docs"].replace(LISTING, "index.html"), run, "data-docs")
-    _link(validated.facts["quarantine"].replace(LISTING, "rows.jsonl"), run, "quarantine")
+    reasons = [{"expectation": name, "records": count} for name, count in Counter(report["by_expectation"]).most_common()]
+    if reasons:
+        create_table_artifact(
+            table=reasons, key=_key(run, "quarantined"), description=f"{report['quarantined']} records in quarantine, and why"
+        )
+    _link(validated.facts["data_docs"].replace(LISTING, "index.html"), run, "data-docs", "Data Docs of Great Expectations")
+    _link(
+        validated.facts["quarantine"].replace(LISTING, "rows.jsonl"),
+        run,
+        "quarantine",
+        "Records in quarantine, for those who may read the store",
+    )
 
 
 def show_evaluation(evaluation: Artifact, run: Run) -> None:
@@ -50,7 +66,18 @@ def show_evaluation(evaluation: Artifact, run: Run) -> None:
         {"metric": name, **{column: _figure(values.get(name)) for column, values in columns.items()}} for name in sorted(metrics["model"])
     ]
     create_table_artifact(table=rows, key=_key(run, "metrics"), description="Test split; every column on the same samples")
-    _link(evaluation.prefix + "report.html", run, "report")
+    _show_plots(evaluation, run)
+    _link(evaluation.prefix + "report.html", run, "report", "The evaluation, in full")
+
+
+def _show_plots(evaluation: Artifact, run: Run) -> None:
+    """The plots, within the page: it needs no network, and nobody's leave to open a bucket."""
+    store = open_store()
+    names = [name for name in listing_of(store, evaluation) if name.startswith("plots/")]
+    pictures = {name: base64.b64encode(store.read(evaluation.prefix + name)[0]).decode() for name in names}
+    lines = [f"![{Path(name).stem.replace('_', ' ')}](data:image/png;base64,{data})\n" for name, data in pictures.items()]
+    if lines:
+        create_markdown_artifact("\n".join(lines), key=_key(run, "plots"), description=f"{run.process.name}: {len(lines)} plots")
 
 
 def show_verdict(verdict: Verdict, run: Run) -> None:
@@ -113,7 +140,7 @@ def show_drift(drift: Artifact, run: Run) -> None:
     report = read_json(open_store(), drift, "drift.json")
     rows = [{"column": name, **values} for name, values in report["columns"].items()]
     create_table_artifact(table=rows, key=_key(run, "drift"), description=report["why"])
-    _link(drift.prefix + "evidently.html", run, "evidently")
+    _link(drift.prefix + "evidently.html", run, "evidently", "Evidently's report")
 
 
 def show_arrivals(counts: dict[str, Any], process: str) -> None:
@@ -131,6 +158,14 @@ def show_watch(marked: Sequence[str], again: Sequence[str], given_up: Sequence[s
         create_table_artifact(table=rows, key=f"{process.replace('_', '-')}-watchdog", description=f"{process}: runs that died")
 
 
+def show_tidied(counts: Mapping[str, Mapping[str, int]], dry_run: bool, process: Process) -> None:
+    """What was removed, or would be."""
+    rows = [{"kind": kind, **numbers} for kind, numbers in counts.items()]
+    total = sum(numbers["bytes"] for numbers in counts.values())
+    description = f"{process.name}: {total / 1e6:.1f} MB {'would be' if dry_run else 'were'} removed"
+    create_table_artifact(table=rows, key=f"{process.name.replace('_', '-')}-tidied", description=description)
+
+
 def told_as_state(outcome: Outcome, run: Run) -> Outcome:
     """The outcome as a flow's return: what is not published ends as Completed, named Refused, AwaitingApproval or Rejected, so the UI
     shows it; callers get the outcome."""
@@ -145,11 +180,15 @@ def told_as_state(outcome: Outcome, run: Run) -> Outcome:
     return cast(Outcome, Completed(name=name, message=message, data=outcome))  # Prefect unwraps it
 
 
-def _link(key: str, run: Run, subject: str) -> None:
-    """A link to a stored file; browsers do not follow a page's link to a file, so its text is the address to copy."""
+def _link(key: str, run: Run, subject: str, description: str) -> None:
+    """A link to a stored page, behind the server of reports where there is one; else its text is the address to copy, as browsers do not
+    follow a page's link to a file."""
     address = open_store().address(key)
     shown = address if "://" in address else f"file://{address}"
-    create_link_artifact(link=shown, link_text=address, key=_key(run, subject))
+    if (base := settings().reports_url) and key.endswith(".html"):
+        shown = link_to(key, base)
+        description += "; asks for the password of this page"
+    create_link_artifact(link=shown, link_text=address, key=_key(run, subject), description=description)
 
 
 def _figure(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 Applying them again updates them in place, and takes away those of ours that are declared no longer. Collisions, one run at a time for each:
 train and score wait (ENQUEUE): a run that a person or an event asked for is not lost, and the one that waits takes all that gathered
-meanwhile. monitor and reconcile give way (CANCEL_NEW): the next one on the schedule sees the same. The watchdog has no limit.
+meanwhile. monitor, reconcile and tidy give way (CANCEL_NEW): the next one on the schedule sees the same. The watchdog has no limit.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from flows.decide import decide
 from flows.monitor import monitor
 from flows.reconcile import reconcile
 from flows.score import score
+from flows.tidy import tidy
 from flows.train import train
 from flows.watch import ARRIVED
 from flows.watchdog import watchdog
@@ -39,9 +40,10 @@ FLOWS: dict[str, Any] = {
     "backfill": backfill,
     "decide": decide,
     "watchdog": watchdog,
+    "tidy": tidy,
 }
 WAITS, GIVES_WAY = ConcurrencyLimitStrategy.ENQUEUE, ConcurrencyLimitStrategy.CANCEL_NEW
-COLLISIONS = {"monitor": GIVES_WAY, "reconcile": GIVES_WAY}  # all others wait
+COLLISIONS = {"monitor": GIVES_WAY, "reconcile": GIVES_WAY, "tidy": GIVES_WAY}  # all others wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,11 @@ class Settings(BaseSettings):
     arrivals_address: str = "127.0.0.1:9190"  # where `clerkflow watch` is told by MinIO what arrives
     arrivals_token: SecretStr = SecretStr("")  # that MinIO shows there
     lease_seconds: float = Field(default=60.0, ge=1, le=3600)  # a run that is silent for so long has lost what it claimed
+    prefect_days: int = Field(default=30, ge=1)  # how long Prefect keeps runs that have ended, their artifacts and results, and events
+    reports_url: str = ""  # of the server of reports, as browsers reach it; without one, the Prefect UI only names where a report lies
+    reports_seconds: int = Field(
+        default=300, ge=0, le=7 * 86_400
+    )  # how long the signed address that it sends on to is good; 0: it shows pages itself
     threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
 
     @field_validator("processes", "cache", "s3_ca_file", "s3_credentials_file", "approvers")

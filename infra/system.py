@@ -1,4 +1,4 @@
-"""System: MinIO, a Prefect server, a worker, the deployments and the watcher on this machine: python -m infra.system {up,down,status}.
+"""System: MinIO, Prefect server, worker, deployments, watcher and reports on this machine: python -m infra.system {up,down,status}.
 
 Everything listens on loopback, asks for a password that is made here, and is stopped by its process id. What was started, and
 the variables that make it this shell's system, stay in data/system/ until `down`; objects and runs stay for the next `up`.
@@ -22,14 +22,19 @@ from pathlib import Path
 import psutil
 
 from infra.credentials import write_private
+from infra.results import vacuum_environment
 from infra.settings import ROOT, settings
 
 FOLDER = ROOT / "data" / "system"
 POOL = "clerkflow"
 ARRIVALS_OFFSET = 190  # of the watcher's port from MinIO's
+REPORTS_OFFSET = 191  # of the port of reports from MinIO's
+WORKER_OFFSET = 80  # of the port where the worker says that it is well from Prefect's
+WARM = ("flows.serve", "tasks.validation")  # what the worker imports once for all runs
 HEALTHY_SECONDS = 180.0  # a first start migrates a database
 SETTLING_SECONDS = 3.0  # a process without an address that runs so long has started
 STOPPING_SECONDS = 30.0
+LOG_BYTES = 20 * 2**20  # of a part's log; when it is started again, a longer one is put aside in place of the last such one
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,19 @@ class Started:
     name: str
     pid: int
     started: float
-    address: str
+    health: str = ""  # an address that answers while it is well
+
+    @property
+    def address(self) -> str:
+        """Where people find it."""
+        return self.health.rpartition("/api/")[0] or self.health.rpartition("/minio/")[0] or self.health
+
+    @property
+    def state(self) -> str:
+        """Its process id, or what is wrong with it."""
+        if not self.process:
+            return "gone"
+        return "not well" if self.health and not answers(self.health) else str(self.pid)
 
     @property
     def process(self) -> psutil.Process | None:
@@ -63,7 +80,7 @@ class System:
         return f"http://127.0.0.1:{self.prefect_port}/api"
 
     def up(self) -> list[Started]:
-        """Start what does not run yet, one after the other, each when the one before it is well.
+        """Start what does not run yet; what needs another part, when that is well.
 
         Raises:
             RuntimeError: a process ended or did not get well in time; the message ends with its own words.
@@ -79,10 +96,28 @@ class System:
         everything = os.environ | environment
         server = [*python, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.prefect_port)]
         self.start("prefect", server, f"{self.api}/health", everything)
+        worker = [*python, "infra.worker", "--pool", POOL, "--import", *WARM]
+        reports = [*python, "infra.reports", "--address", self.reports]
+        parts = {
+            "worker": (worker, f"http://127.0.0.1:{self.worker_port}/health"),
+            "watcher": ([*python, "flows", "watch"], ""),
+            "reports": (reports, f"http://{self.reports}/health"),
+        }
+        begun = {name: self.begin(name, words, health, everything) for name, (words, health) in parts.items()}
         self.once("deployments", [*python, "flows", "deploy", "--pool", POOL], everything)
-        self.start("worker", [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process"], "", everything)
-        self.start("watcher", [*python, "flows", "watch"], "", everything)
+        for name, process in begun.items():
+            self.wait_for(name, process, parts[name][1])
         return self.started()
+
+    @property
+    def reports(self) -> str:
+        """Host and port of the pages that the UI's links lead to."""
+        return f"127.0.0.1:{self.minio_port + REPORTS_OFFSET}"
+
+    @property
+    def worker_port(self) -> int:
+        """Where the worker says whether it is well."""
+        return self.prefect_port + WORKER_OFFSET
 
     def environment(self) -> dict[str, str]:
         """The variables of this system: where the store and Prefect are, and their passwords."""
@@ -98,14 +133,16 @@ class System:
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",  # survives a restart
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
-            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": '["events","flow_runs"]',  # nothing grows without bound
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # seconds; on a busy machine SQLite is "locked" for longer than Prefect's 10
+            "PREFECT_WORKER_QUERY_SECONDS": "0.5",
+            "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
+            "PREFECT_WORKER_WEBSERVER_PORT": str(self.worker_port),
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
             "DO_NOT_TRACK": "1",
-        }
+        } | vacuum_environment(settings().prefect_days)
         if database := settings().database_url.get_secret_value():
             prefect["PREFECT_API_DATABASE_CONNECTION_URL"] = database
-        return objects | prefect | self._arrivals()
+        return objects | prefect | self._arrivals() | {"CLERKFLOW_REPORTS_URL": f"http://{self.reports}"}
 
     def _arrivals(self) -> dict[str, str]:
         """Where the watcher is told by MinIO what arrives, and what MinIO shows there."""
@@ -123,24 +160,55 @@ class System:
         return file.read_text(encoding="utf-8").strip()
 
     def start(self, name: str, words: list[str], health: str, environment: Mapping[str, str], writes: Path | None = None) -> None:
-        """Start a process unless it runs, and wait until it is well.
+        """Start a process unless it runs, and wait until it is well; the arguments are those of `begin` and `wait_for`."""
+        if writes and not self.running(name):
+            writes.unlink(missing_ok=True)
+        self.wait_for(name, self.begin(name, words, health, environment), health, writes)
+
+    def running(self, name: str) -> bool:
+        """Whether a part runs."""
+        return any(each.name == name and each.process for each in self.started())
+
+    def begin(self, name: str, words: list[str], health: str, environment: Mapping[str, str]) -> "subprocess.Popen[bytes] | None":
+        """Start a process unless it runs.
 
         Args:
-            health: an address that answers then; without one, it is well when it still runs after a while.
-            writes: a file that is there then.
+            health: an address that answers when it is well; without one, it is well when it still runs after a while.
         """
-        if any(each.name == name and each.process for each in self.started()):
-            return
-        if writes:
-            writes.unlink(missing_ok=True)
-        log = self.folder / f"{name}.log"
-        with log.open("ab") as output:
+        if self.running(name):
+            return None
+        if self.log(name).exists() and self.log(name).stat().st_size > LOG_BYTES:
+            self.log(name).replace(self.folder / f"{name}.log.1")
+        with self.log(name).open("ab") as output:
             process = subprocess.Popen(
                 words, cwd=ROOT, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
-        address = health.rpartition("/api")[0] or health.rpartition("/minio")[0]
-        self._remember(Started(name, process.pid, psutil.Process(process.pid).create_time(), address))
-        _wait_for(name, process, health, log, writes)
+        self._remember(Started(name, process.pid, psutil.Process(process.pid).create_time(), health))
+        return process
+
+    def log(self, name: str) -> Path:
+        """What a part has printed."""
+        return self.folder / f"{name}.log"
+
+    def wait_for(self, name: str, process: "subprocess.Popen[bytes] | None", health: str, writes: Path | None = None) -> None:
+        """Wait until a process that was begun is well.
+
+        Args:
+            writes: a file that is there then.
+
+        Raises:
+            RuntimeError: it ended, or did not get well in time.
+        """
+        if process is None:
+            return
+        end = time.monotonic() + (HEALTHY_SECONDS if health else SETTLING_SECONDS)
+        while time.monotonic() < end and process.poll() is None:
+            if health and answers(health) and (writes is None or writes.exists()):
+                return
+            time.sleep(0.2)
+        if health or process.poll() is not None:
+            said = self.log(name).read_text(encoding="utf-8", errors="replace")[-1000:]
+            raise RuntimeError(f"{name} is not well, exit status {process.poll()}; {self.log(name)} ends: {said}")
 
     def once(self, name: str, words: list[str], environment: Mapping[str, str]) -> None:
         """Run a command to its end."""
@@ -171,17 +239,6 @@ class System:
         return [name for name, _ in running]
 
 
-def _wait_for(name: str, process: "subprocess.Popen[bytes]", health: str, log: Path, writes: Path | None) -> None:
-    end = time.monotonic() + (HEALTHY_SECONDS if health else SETTLING_SECONDS)
-    while time.monotonic() < end and process.poll() is None:
-        if health and answers(health) and (writes is None or writes.exists()):
-            return
-        time.sleep(0.2)
-    if health or process.poll() is not None:
-        said = log.read_text(encoding="utf-8", errors="replace")[-1000:]
-        raise RuntimeError(f"{name} is not well, exit status {process.poll()}; {log} ends: {said}")
-
-
 def answers(address: str) -> bool:
     """Whether somebody is there; one who asks for a password is."""
     try:
@@ -206,7 +263,7 @@ def _stop(process: psutil.Process) -> None:
 
 
 def show(system: System) -> int:
-    """A table of what runs, and how to use it; 1 when something that was started does not run."""
+    """A table of what runs, and how to use it; 1 when something that was started does not run, or does not answer."""
     from rich.console import Console
     from rich.table import Table
 
@@ -214,13 +271,13 @@ def show(system: System) -> int:
     for heading in ("", "process", "address", "log"):
         table.add_column(heading)
     for each in system.started():
-        state = str(each.pid) if each.process else "[red]gone[/]"
-        table.add_row(each.name, state, each.address, os.path.relpath(system.folder / f"{each.name}.log"))
+        state = each.state if each.state.isdecimal() else f"[red]{each.state}[/]"
+        table.add_row(each.name, state, each.address, os.path.relpath(system.log(each.name)))
     console.print(table if system.started() else "nothing runs")
     if system.started():
         console.print(f"user of the page: clerkflow, password: in {system.folder / 'password'}", soft_wrap=True)
         console.print(f"next, in this shell: set -a; . {system.folder / 'env'}; set +a", soft_wrap=True)
-    return 0 if all(each.process for each in system.started()) else 1
+    return 0 if all(each.state.isdecimal() for each in system.started()) else 1
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from tasks.batching import TokenRows
 from tasks.checkpoints import Checkpoints
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
 from tasks.process import Process
+from tasks.progress import shown_progress
 from tasks.runs import Run, fingerprint_of, once
 from tasks.training import CHECKPOINT_SECONDS, Progress, Tuning
 
@@ -100,7 +101,7 @@ def _write_model(model: Any, tokenizer: Any, process: Process, contract: Any, st
 
 @contextmanager
 def training_bar(name: str, tuning: Tuning) -> Iterator[Callable[[Progress], None]]:
-    """A bar with losses and pace on a terminal, silence elsewhere."""
+    """A bar with losses and pace on a terminal, and in the Prefect UI how far it is."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -113,7 +114,8 @@ def training_bar(name: str, tuning: Tuning) -> Iterator[Callable[[Progress], Non
         TextColumn("{task.fields[measures]}"),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    silent = not console.is_terminal
+    with Bar(*columns, console=console, transient=True, disable=silent) as bar, shown_progress(name, STAGE) as shown:
         line = bar.add_task(f"Fine-tuning {name}", total=tuning.steps, measures="")
         started, before = time.perf_counter(), 0
 
@@ -122,6 +124,7 @@ def training_bar(name: str, tuning: Tuning) -> Iterator[Callable[[Progress], Non
             before = before or progress.tokens  # what an earlier run did does not count as this one's pace
             pace = (progress.tokens - before) / (time.perf_counter() - started)
             bar.update(line, completed=progress.step, measures=_measures(progress, pace))
+            shown(progress.step / tuning.steps)
 
         yield show
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.terms import Declared, Gate, Notify
+from tasks.terms import Declared, Gate, Keep, Notify
 from tasks.terms import Rule as Rule
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
@@ -271,8 +271,9 @@ class Schedules(Declared):
     monitor: str | None = None
     reconcile: str | None = "*/10 * * * *"  # within this time, whatever was missed is started
     watchdog: str | None = "*/5 * * * *"  # within this time, runs that died are found, and tried again
+    tidy: str | None = "30 2 * * *"
 
-    @field_validator("train", "score", "monitor", "reconcile", "watchdog")
+    @field_validator("train", "score", "monitor", "reconcile", "watchdog", "tidy")
     @classmethod
     def _cron(cls, schedule: str | None) -> str | None:
         if schedule is not None:
@@ -305,6 +306,7 @@ class Process(Declared):
     drift: Drift = Drift()
     arrivals: Arrivals = Arrivals()
     schedules: Schedules = Schedules()
+    keep: Keep = Keep()
     notify: Notify = Notify()
 
     _folder: Path | None = None

@@ -1,4 +1,4 @@
-"""Terms: the parts of a declaration that say when a model is released, who must agree, and who is told."""
+"""Terms: the parts of a declaration that say when a model is released, who must agree, who is told, and what is kept how long."""
 
 import re
 from typing import Any, ClassVar, Literal, Self
@@ -111,3 +111,12 @@ class Notify(Declared):
         """Names of the variables that hold the addresses for an event, each once."""
         names: tuple[str, ...] = getattr(self, event)
         return tuple(dict.fromkeys(names))
+
+
+class Keep(Declared):
+    """How long what runs leave behind is kept; what an alias, a kept version or an open request refers to stays in any case."""
+
+    runs_days: int = Field(90, ge=1)  # folders of runs, what stages remember, checkpoints
+    batches_days: int = Field(365, ge=1)  # predictions and drift reports
+    ledger_days: int = Field(365, ge=1)  # entries of inbox files that are gone
+    versions: int = Field(20, ge=1)  # the newest ones, beside those that an alias names

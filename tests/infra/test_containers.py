@@ -37,7 +37,7 @@ def test_compose_takes_the_file_and_publishes_on_loopback_only() -> None:
     answer = compose("config", environment=PASSWORDS)
     assert answer.returncode == 0, answer.stderr
     services = yaml.safe_load(answer.stdout)["services"]
-    assert set(services) == {"postgres", "minio", "prefect", "provision", "worker", "watcher"}
+    assert set(services) == {"postgres", "minio", "prefect", "provision", "worker", "watcher", "reports"}
     ports = [str(port) for service in services.values() for port in service.get("ports", [])]
     assert ports and all("127.0.0.1" in port for port in ports)
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from infra.threads import use_threads
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.batching import TokenRows
 from tasks.checkpoints import Checkpoints
+from tasks.forms import READ, Form, Writing
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
 from tasks.process import Process
 from tasks.runs import Run, fingerprint_of, once
-from tasks.training import CHECKPOINT_SECONDS, Progress, Tuning
+from tasks.swapping import Swaps
+from tasks.training import CHECKPOINT_SECONDS, Progress, Rework, Tuning
+from tasks.vocabulary import as_written
 
 STAGE = "finetuning"
+SWAP_ROWS = 50_000  # training samples whose values are exchanged
 # The gate, drift and schedules decide nothing here: a rule can be changed without training again.
 SECTIONS = ("name", "version", "records", "sample", "output", "finetuning")
 
@@ -48,12 +52,14 @@ def train_model(
     """
     use_threads()
     contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
-    rows, validation = TokenRows(samples / "train"), TokenRows(samples / "validation")
     tokenizer = load_tokenizer(samples / "tokenizer")
+    read = tokenizer.convert_tokens_to_ids(READ) if contract.get("form", {}).get("marks") else None
+    rows, validation = TokenRows(samples / "train", read), TokenRows(samples / "validation", read)
     settings = process.finetuning
     _refuse_unfit(process, rows, validation, len(tokenizer))
     model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
-    tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints)
+    rework = _rework(process, contract, tokenizer, rows)
+    tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework)
     started = time.perf_counter()
     with training_bar(process.name, tuning) as bar:
         progress = tuning.run(on_step or bar, checkpoint_seconds)
@@ -64,6 +70,15 @@ def train_model(
     return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
 
 
+def _rework(process: Process, contract: Mapping[str, Any], tokenizer: Any, rows: TokenRows) -> Rework | None:
+    """What makes a sample another one each time it is shown; None when nothing does."""
+    settings = process.finetuning
+    if rows.read is None or not settings.value_swaps:
+        return None
+    writing = Writing(process, Form.read(contract["form"]), as_written(tokenizer.backend_tokenizer))
+    return Swaps(rows.rows(range(min(len(rows), SWAP_ROWS))), writing, settings.value_swaps, settings.invented_values).swapped
+
+
 def _refuse_unfit(process: Process, rows: TokenRows, validation: TokenRows, vocabulary: int) -> None:
     """Say what is wrong with the samples before any time is spent on them."""
     if not len(rows):
@@ -71,7 +86,7 @@ def _refuse_unfit(process: Process, rows: TokenRows, validation: TokenRows, voca
     largest = max(rows.largest_id, validation.largest_id)
     if largest >= vocabulary:
         raise ValueError(f"{process.name}: token {largest} is in the samples, the tokenizer has {vocabulary}; run preparation again")
-    longest, limit = int(rows.lengths.max()), process.finetuning.max_length
+    longest, limit = int(rows.samples.max()), process.finetuning.max_length
     if longest > limit:
         raise ValueError(f"{process.name}: a sample has {longest} tokens, finetuning.max_length is {limit}; raise it or prepare again")
 

@@ -47,6 +47,8 @@ def _in_sample(process: Process) -> Iterator[str]:
         yield f"sample.completion must name {{{output.label or output.text}}} and nothing else"
     if sample.label_tokens and output.kind != "label":
         yield f"sample.label_tokens needs output.label; this output is {output.kind}"
+    if sample.field_tokens and output.kind != "fields":
+        yield f"sample.field_tokens needs output.fields; this output is {output.kind}"
     if sample.test_share + sample.validation_share >= 1:
         yield "sample.test_share + validation_share must leave something to train on"
     unknown = [name for name in sample.cleaning if name not in CLEANERS]

@@ -175,23 +175,29 @@ def has_plain_head(model: Gpt) -> bool:
     return torch.allclose(whole[0], parts, atol=1e-4, rtol=1e-4)
 
 
-def logits_at(model: Gpt, input_ids: Tensor, where: Tensor, plain_head: bool) -> Tensor:
+def logits_at(model: Gpt, input_ids: Tensor, where: Tensor, plain_head: bool, positions: Tensor | None = None) -> Tensor:
     """Logits (targets, vocabulary) at the marked positions only: the vocabulary is half the cost of a small model.
 
     Args:
         input_ids: (rows, length), padded on the right.
         where: (rows, length), True where a prediction is wanted.
         plain_head: what `has_plain_head` says of the model.
+        positions: (rows, length), when they do not count from 0; every token still sees all those before it.
     """
     if plain_head:
-        return _body_and_head(model, input_ids, where)
-    logits: Tensor = model(input_ids, use_cache=False).logits
+        return _body_and_head(model, input_ids, where, positions)
+    logits: Tensor = model(input_ids, use_cache=False, **_placed(input_ids, positions)).logits
     return logits[where]
 
 
-def _body_and_head(model: Gpt, input_ids: Tensor, where: Tensor) -> Tensor:
+def _placed(input_ids: Tensor, positions: Tensor | None) -> dict[str, Tensor]:
+    """Positions with a mask that hides nothing: without one, transformers takes a position of 0 for the beginning of another text."""
+    return {} if positions is None else {"position_ids": positions, "attention_mask": torch.ones_like(input_ids)}
+
+
+def _body_and_head(model: Gpt, input_ids: Tensor, where: Tensor, positions: Tensor | None = None) -> Tensor:
     # use_cache=True, the default of every config, makes the attention wrong in training (field notes).
-    states = model.base_model(input_ids, use_cache=False).last_hidden_state
+    states = model.base_model(input_ids, use_cache=False, **_placed(input_ids, positions)).last_hidden_state
     logits: Tensor = model.get_output_embeddings()(states[where])
     return logits
 

@@ -119,7 +119,7 @@ def life(tmp_path: Path) -> tuple[Run, Artifact, Artifact]:
 def test_the_same_model_as_champion_measures_the_same(life: tuple[Run, Artifact, Artifact]) -> None:
     run, model, samples = life
     first = evaluate.fn(model, samples, None, run)
-    assert {"accuracy", "macro_f1", "ece", "answered", "perplexity"} == set(first.facts)
+    assert {"accuracy", "macro_f1", "auc", "ece", "answered", "perplexity"} == set(first.facts)
     metrics = read_json(open_store(), first, "metrics.json")
     alias = publish.fn(model, first, judge(run.process.gate.rules, metrics), run)
     again = read_json(open_store(), evaluate.fn(model, samples, alias.version, run), "metrics.json")

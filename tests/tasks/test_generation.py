@@ -9,6 +9,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from infra.store import LocalStore
+from tasks.batching import Row
 from tasks.checkpoints import Checkpoints
 from tasks.finetuning import train_model
 from tasks.generation import Predictor, token_losses
@@ -155,7 +156,7 @@ def test_what_a_customer_writes_never_becomes_a_label_or_an_end(router: Predicto
 
 def test_token_losses_are_those_of_the_completion(clerk: Predictor) -> None:
     ids = [[*clerk.encode(["two pens"])[0], 0], [*clerk.encode(["one 茶"])[0], 0]]
-    losses = token_losses(clerk, ids, [2, len(ids[1]) - 1])
+    losses = token_losses(clerk, [Row(ids[0], 2), Row(ids[1], len(ids[1]) - 1)])
     row = torch.tensor([ids[0]])
     expected = clerk.model(row, labels=torch.tensor([[-100, -100, *ids[0][2:]]])).loss.item()
     assert losses[0][1] == len(ids[0]) - 2
@@ -164,7 +165,7 @@ def test_token_losses_are_those_of_the_completion(clerk: Predictor) -> None:
 
 
 def test_a_sample_longer_than_the_model_counts_no_token(clerk: Predictor) -> None:
-    losses = token_losses(clerk, [[5] * 500, [5, 6, 0]], [3, 2])
+    losses = token_losses(clerk, [Row([5] * 500, 3), Row([5, 6, 0], 2)])
     assert losses[0] == (0.0, 0)
     assert losses[1][0] > 0
     assert math.isfinite(losses[1][0])

@@ -12,10 +12,11 @@ from transformers import AutoTokenizer
 from infra.store import LocalStore
 from tasks.artifacts import fetch_folder, store_folder
 from tasks.declaration import merge, parse_process
-from tasks.preparation import make_tokenizer, prepare, write_samples
+from tasks.preparation import prepare, write_samples
 from tasks.process import Process
 from tasks.records import Record, write_lines
 from tasks.runs import begin
+from tasks.tokenising import make_tokenizer
 
 SUBJECTS = ("parcel", "invoice", "password", "包裹", "发票", "contract", "refund", "delivery", "lamp", "chair")
 ROUTING: dict[str, Any] = {

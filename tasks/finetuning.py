@@ -14,6 +14,7 @@ from infra.store import Store, open_store
 from infra.threads import use_threads
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.batching import TokenRows
+from tasks.budget import Counts, settle
 from tasks.checkpoints import Checkpoints
 from tasks.forms import READ, Form, Writing
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
@@ -55,8 +56,8 @@ def train_model(
     tokenizer = load_tokenizer(samples / "tokenizer")
     read = tokenizer.convert_tokens_to_ids(READ) if contract.get("form", {}).get("marks") else None
     rows, validation = TokenRows(samples / "train", read), TokenRows(samples / "validation", read)
-    settings = process.finetuning
     _refuse_unfit(process, rows, validation, len(tokenizer))
+    settings = settle(process.finetuning, process.output.kind, Counts(len(rows), int(rows.lengths.sum()), len(tokenizer)))
     model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
     rework = _rework(process, contract, tokenizer, rows)
     tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework)
@@ -101,6 +102,7 @@ def _story(tuning: Tuning, progress: Progress) -> dict[str, Any]:
         "tokens": progress.tokens,
         "parameters": sum(weight.numel() for weight in tuning.gpt.parameters()),
         "precision": "bf16" if tuning.bf16 else "fp32",
+        "settings": tuning.settings.model_dump(mode="json"),
     }
 
 

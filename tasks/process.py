@@ -177,7 +177,7 @@ class Sample(Declared):
     validation_share: float = Field(0.1, gt=0, lt=1)
     test_share: float = Field(0.2, gt=0, lt=1)
     seed: int = Field(7, ge=0, lt=SEEDS)
-    vocabulary_size: int = Field(4096, ge=300)
+    vocabulary_size: int = Field(3072, ge=300)
     label_tokens: bool | None = None  # each label one token; by default only when the base is scratch
     field_tokens: bool | None = None  # fields as tokens and marks on the prompt, not as JSON; by default only when the base is scratch
 

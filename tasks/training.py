@@ -22,7 +22,7 @@ from infra.scratch import scratch
 from tasks.batching import Batch, Row, TokenRows, answers_at, by_length, drop_tokens, plan, wanted_in
 from tasks.checkpoints import Checkpoint, Checkpoints
 from tasks.models import Gpt, has_plain_head, logits_at, plain, seeded, uses_bf16
-from tasks.process import Finetuning
+from tasks.tuning import Settled
 
 CHECKPOINT_SECONDS = 60.0
 VALIDATION_ROWS = 1_000  # enough to see the loss turn, cheap enough to look often
@@ -53,7 +53,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def learning_rate(settings: Finetuning, step: int, steps: int) -> float:
+def learning_rate(settings: Settled, step: int, steps: int) -> float:
     """Linear warm-up, then half a cosine down to zero; `step` counts from 0."""
     warmup = math.ceil(settings.warmup_ratio * steps)
     if step < warmup:
@@ -74,7 +74,7 @@ def targets(batch: Batch, prompt_loss_weight: float) -> tuple[Tensor, Tensor]:
     return where, weights / weights.sum()
 
 
-def optimizer_of(model: nn.Module, settings: Finetuning) -> torch.optim.AdamW:
+def optimizer_of(model: nn.Module, settings: Settled) -> torch.optim.AdamW:
     """AdamW over what is trained; norms, biases and embeddings are not pulled towards zero."""
     embeddings = {id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()}
     trained = [weight for _, weight in trained_weights(model)]
@@ -89,7 +89,7 @@ def trained_weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
 
 
-def schedule(lengths: np.ndarray[Any, np.dtype[Any]], settings: Finetuning) -> list[int]:
+def schedule(lengths: np.ndarray[Any, np.dtype[Any]], settings: Settled) -> list[int]:
     """Steps of each epoch; the last one may be a part."""
     epochs = math.ceil(settings.num_train_epochs)
     counts = [len(plan(lengths, settings.tokens_per_batch, settings.seed, epoch)) for epoch in range(epochs)]
@@ -105,7 +105,7 @@ class Tuning:
         model: Gpt,
         rows: TokenRows,
         validation: TokenRows,
-        settings: Finetuning,
+        settings: Settled,
         eos: int,
         checkpoints: Checkpoints,
         rework: Rework | None = None,

@@ -34,26 +34,27 @@ class Lora(Declared):
 
 
 class Finetuning(Declared):
-    """How the model is tuned, in the words of TrainingArguments where they exist."""
+    """How the model is tuned, in the words of TrainingArguments where they exist; what is not given is settled by `tasks.budget`."""
 
     base: str = Field("scratch", min_length=1)  # or a hub id, or a folder
     revision: str | None = None
-    size: Size = Size()
+    size: Size | None = None
     lora: Lora | None = None
-    learning_rate: float = Field(1e-3, gt=0)
-    num_train_epochs: float = Field(8, gt=0)
-    max_length: int = Field(256, ge=8)  # tokens, prompt and completion together
+    budget_minutes: float = Field(8, gt=0, le=10_000)  # on two cores; decides size and epochs by counting, never by the clock
+    learning_rate: float | None = Field(None, gt=0)
+    num_train_epochs: float | None = Field(None, gt=0)
+    max_length: int = Field(512, ge=8)  # tokens, prompt and completion together
     max_new_tokens: int | None = Field(None, ge=1)  # the longest completion of the training set when absent
-    tokens_per_batch: int = Field(4096, ge=16)
+    tokens_per_batch: int | None = Field(None, ge=16)
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
-    prompt_loss_weight: float = Field(0.0, ge=0, le=1)  # 0: the loss is on the completion only
-    token_dropout: float = Field(0.0, ge=0, lt=1)
+    label_smoothing_factor: float | None = Field(None, ge=0, lt=1)
+    prompt_loss_weight: float | None = Field(None, ge=0, le=1)  # 0: the loss is on the completion only
+    token_dropout: float | None = Field(None, ge=0, lt=1)
     value_swaps: float = Field(0.3, ge=0, le=1)  # of the values marked in a prompt, the share that is exchanged for others of the field
     invented_values: float = Field(0.3, ge=0, le=1)  # of the exchanged ones, where values are open, the share that is drawn at random
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float | None = Field(None, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     evaluations: int = Field(8, ge=1)  # times the validation loss is taken in a run
     early_stopping_patience: int | None = Field(3, ge=1)  # evaluations without a better loss
@@ -64,3 +65,16 @@ class Finetuning(Declared):
         if self.lora and self.base == "scratch":
             raise ValueError("lora needs a base model to adapt; with base: scratch leave it out")
         return self
+
+
+class Settled(Finetuning):
+    """The same with nothing left open."""
+
+    size: Size = Size()
+    learning_rate: float = Field(1e-3, gt=0)
+    num_train_epochs: float = Field(8, gt=0)
+    tokens_per_batch: int = Field(4096, ge=16)
+    label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
+    prompt_loss_weight: float = Field(0.0, ge=0, le=1)
+    token_dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1)

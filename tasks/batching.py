@@ -34,7 +34,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample's tokens; marks are empty unless the prompt is read twice."""
+    """One sample's tokens; marks are those of the prompt when it is read twice, of all tokens when a text copies from its prompt."""
 
     input_ids: Sequence[int]
     prompt_tokens: int
@@ -82,7 +82,7 @@ class TokenRows:
     def rows(self, indices: Sequence[int] | np.ndarray[Any, np.dtype[Any]]) -> list[Row]:
         """The samples at these indices."""
         found = self._rows[list(map(int, indices))]
-        marks = found.column("marks").to_pylist() if self.read is not None else [()] * len(indices)
+        marks = found.column("marks").to_pylist() if "marks" in found.column_names else [()] * len(indices)
         columns = found.column("input_ids").to_pylist(), self.prompt_tokens[indices].tolist(), marks
         return [Row(*values) for values in zip(*columns, strict=True)]
 

@@ -21,6 +21,7 @@ from tasks import plots
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.baselines import CHARACTERS, CLASSES, TRAIN_ROWS, baseline_predictions, sampled
 from tasks.batching import Row
+from tasks.facts import facts_of
 from tasks.features import monitoring_row, watches_texts
 from tasks.generation import Prediction, Predictor, token_losses
 from tasks.metrics import (
@@ -39,7 +40,7 @@ from tasks.metrics import (
 )
 from tasks.process import Process
 from tasks.prompts import completion_of
-from tasks.records import as_text, lookup
+from tasks.records import as_text
 from tasks.registry import fetch_version
 from tasks.rehearsal import answered
 from tasks.report import Picture, report
@@ -79,21 +80,6 @@ def _case(process: Process, rows: Sequence[Mapping[str, Any]]) -> Case:
     references = tuple(dict.fromkeys(right)) if process.output.kind == "text" else ()
     facts = tuple(facts_of(process, json.loads(first["inputs"]))) if process.output.kind == "text" else ()
     return Case(json.loads(first["output"]), references, facts, json.loads(first["slices"]))
-
-
-def facts_of(process: Process, inputs: Mapping[str, Any]) -> Iterator[str]:
-    """What a text must state: the declared facts, or every input value but yes and no."""
-    declared = process.output.facts
-    for path in declared if declared is not None else process.input_columns:
-        yield from (as_text(value) for value in _scalars(lookup(inputs, path)) if declared is not None or not isinstance(value, bool))
-
-
-def _scalars(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping | list):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _scalars(inner)
-    elif value is not None and value != "":
-        yield value
 
 
 # Asking

@@ -20,7 +20,7 @@ from tasks.forms import READ, Form, Writing
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
 from tasks.process import Process
 from tasks.runs import Run, fingerprint_of, once
-from tasks.swapping import Swaps
+from tasks.swapping import CopySwaps, Swaps
 from tasks.training import CHECKPOINT_SECONDS, Progress, Rework, Tuning
 from tasks.vocabulary import as_written
 
@@ -73,11 +73,13 @@ def train_model(
 
 def _rework(process: Process, contract: Mapping[str, Any], tokenizer: Any, rows: TokenRows) -> Rework | None:
     """What makes a sample another one each time it is shown; None when nothing does."""
-    settings = process.finetuning
-    if rows.read is None or not settings.value_swaps:
+    settings, tokens = process.finetuning, as_written(tokenizer.backend_tokenizer)
+    if not settings.value_swaps or (rows.read is None and process.output.kind != "text"):
         return None
-    writing = Writing(process, Form.read(contract["form"]), as_written(tokenizer.backend_tokenizer))
-    return Swaps(rows.rows(range(min(len(rows), SWAP_ROWS))), writing, settings.value_swaps, settings.invented_values).swapped
+    first, chances = rows.rows(range(min(len(rows), SWAP_ROWS))), (settings.value_swaps, settings.invented_values, settings.max_length)
+    if rows.read is None:
+        return CopySwaps(first, tokens, *chances).swapped
+    return Swaps(first, Writing(process, Form.read(contract["form"]), tokens), *chances).swapped
 
 
 def _refuse_unfit(process: Process, rows: TokenRows, validation: TokenRows, vocabulary: int) -> None:

@@ -121,8 +121,8 @@ class Predictor:
         return [prediction for prediction in found if prediction is not None]
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts; an empty one begins with the end of the text before it, so that there is something to go on from."""
-        return [encoding.ids or [self.eos] for encoding in self.tokens.encode_batch(list(prompts), add_special_tokens=False)]
+        """Token ids of prompts, as in training."""
+        return [self.encoder.asked(encoding.ids) for encoding in self.tokens.encode_batch(list(prompts), add_special_tokens=False)]
 
     @property
     def longest_prompt(self) -> int:

@@ -28,7 +28,7 @@ from tasks.prompts import clean, clean_value, completion_of, output_of, prompt_o
 from tasks.records import Record, as_text, lookup, read_records
 from tasks.runs import Run, once
 from tasks.splitting import SIDES, TEST, TRAIN, check_sides, leaks, side_of
-from tasks.tokenising import Encoder, Sample, Tally, contract_of, learned_form, make_tokenizer, tokenise, write_dataset
+from tasks.tokenising import Encoder, Sample, Tally, contract_of, learned_form, make_tokenizer, tell_facts_apart, tokenise, write_dataset
 from tasks.vocabulary import base_folder
 
 logger = logging.getLogger(__name__)
@@ -195,6 +195,7 @@ def write_samples(process: Process, records: Iterable[Record], folder: Path, wor
         logger.warning("preparation: %s; declare output.labels, and each spelling becomes the one that stands there", told)
     tokenizer = make_tokenizer(process, _texts(process, corpus.chosen(indices[TRAIN])), labels)
     form = learned_form(process, tokenizer, lambda: corpus.chosen(indices[TRAIN]))
+    tell_facts_apart(process, tokenizer, lambda: corpus.chosen(indices[TRAIN]))
     tokenizer.save_pretrained(folder / "tokenizer")
     tallies = [Tally() for _ in SIDES]
     for side, name in enumerate(SIDES):

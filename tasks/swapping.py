@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from tasks.batching import Row
 from tasks.forms import Writing
@@ -44,9 +45,11 @@ class Swaps:
     Args:
         share: of the values, 0-1, that are exchanged.
         invented: of those of open fields, 0-1, the share that becomes random words and digits instead.
+        longest: tokens of a sample; one that became longer stays as it was.
     """
 
-    def __init__(self, rows: Sequence[Row], writing: Writing, share: float, invented: float) -> None:
+    def __init__(self, rows: Sequence[Row], writing: Writing, share: float, invented: float, longest: int) -> None:
+        self._longest = longest
         self._share, self._invented, self._begin, self._inside = share, invented, dict[int, str](), dict[int, str]()
         for mark, number in zip(writing.form.marks, writing.mark_ids, strict=True):
             if len(mark) == 1:  # a token of two values stays what it is
@@ -93,7 +96,7 @@ class Swaps:
             ids += [*row.input_ids[done:first], *value]
             marks += [*row.marks[done : first + 1], *[inside] * (len(value) - 1)]
             done = end
-        if not done:
+        if not done or len(ids) + len(row.input_ids) - done > self._longest:
             return row
         ids += row.input_ids[done : row.prompt_tokens]
         return Row([*ids, *row.input_ids[row.prompt_tokens :]], len(ids), [*marks, *row.marks[done:]])
@@ -109,3 +112,63 @@ class Swaps:
     def _draw(self, number: int, random: np.random.Generator) -> int:
         alike = self._alike.get(number, [number])
         return alike[int(random.integers(len(alike)))]
+
+
+class CopySwaps:
+    """Exchanges values that a text has copied from its prompt, in both at once: what is written is what is read.
+
+    Args:
+        share: of the values, 0-1, that are exchanged.
+        invented: of those, 0-1, the share that is put together from two values, with other digits.
+        longest: tokens of a sample; one that became longer stays as it was.
+    """
+
+    def __init__(self, rows: Sequence[Row], tokens: Tokenizer, share: float, invented: float, longest: int) -> None:
+        self._tokens, self._share, self._invented, self._longest = tokens, share, invented, longest
+        self._values: dict[int, list[str]] = {}
+        for row in rows:
+            for number, first, end in _copies(row):
+                values = self._values.setdefault(number, [])
+                if first < row.prompt_tokens and len(values) < POOL:
+                    values.append(tokens.decode(row.input_ids[first:end]).strip())
+
+    def swapped(self, row: Row, random: np.random.Generator) -> Row:
+        """A sample with some of its values exchanged."""
+        chosen: dict[int, str] = {}
+        for number in dict.fromkeys(number for number, *_ in _copies(row)):
+            if random.random() < self._share and self._values.get(number):
+                chosen[number] = self._other(self._values[number], random)
+        if not chosen:
+            return row
+        ids, done, prompt_tokens = list[int](), 0, row.prompt_tokens
+        for number, first, end in _copies(row):
+            if number not in chosen:
+                continue
+            spaced = self._tokens.decode([row.input_ids[first]]).startswith(" ")
+            value = self._tokens.encode(f"{' ' * spaced}{chosen[number]}", add_special_tokens=False).ids
+            ids += [*row.input_ids[done:first], *value]
+            prompt_tokens += len(value) - (end - first) if first < row.prompt_tokens else 0
+            done = end
+        ids += row.input_ids[done:]
+        return Row(ids, prompt_tokens) if len(ids) <= self._longest else row
+
+    def _other(self, values: Sequence[str], random: np.random.Generator) -> str:
+        one, other = (values[int(random.integers(len(values)))] for _ in range(2))
+        if random.random() >= self._invented:
+            return one
+        mixed = [*one.split()[:-1], other.split()[-1]] if one.split() and other.split() else [one]
+        digits = [str(random.integers(1, 10)) if letter.isdecimal() and letter.isascii() else letter for letter in " ".join(mixed)]
+        return "".join(digits)
+
+
+def _copies(row: Row) -> Iterator[tuple[int, int, int]]:
+    """(number of the column, first token, behind the last) of every copied value, left to right."""
+    place = 0
+    while place < len(row.marks):
+        number, first = row.marks[place], place
+        place += 1
+        if not number or number % 2:
+            continue
+        while place < len(row.marks) and row.marks[place] == number + 1:
+            place += 1
+        yield number, first, place

@@ -4,7 +4,7 @@ Prompt and completion are encoded apart and put together, so that the prompt's t
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from tasks.cleaning import fold
 from tasks.duplicates import digest
+from tasks.facts import PARTIAL, WHOLE, copied_marks, states_all, tells_apart
 from tasks.forms import Form, Writing, learn_form
 from tasks.process import Process
 from tasks.prompts import LABEL_TOKEN
@@ -95,16 +96,44 @@ class Encoder:
     def __init__(self, process: Process, tokenizer: Any, form: Form | None) -> None:
         self.process, self.eos = process, int(tokenizer.eos_token_id)
         self.tokens: Tokenizer = as_written(tokenizer.backend_tokenizer)
+        self.whole, self.partial = self.tokens.token_to_id(WHOLE), self.tokens.token_to_id(PARTIAL)
         self.writing = Writing(process, form, self.tokens) if form else None
 
     def encode(self, batch: list[Sample]) -> Iterator[tuple[list[int], list[int], list[int]]]:
         """Tokens of each prompt, of its completion with the end, and the marks of the prompt's tokens."""
         prompts = self.tokens.encode_batch([sample.prompt for sample in batch], add_special_tokens=False)
+        if self.writing is None and self.process.output.kind == "text":
+            yield from self._texts(batch, prompts)
+            return
         for sample, prompt, completion in zip(batch, prompts, self._completions(batch), strict=True):
             marks = self.writing.marks(sample, prompt.offsets) if self.writing else []
             nothing = self.writing.mark_ids[:1] if self.writing else []
-            # an empty prompt begins with an end, to have something to go on from
-            yield prompt.ids or [self.eos], [*completion, self.eos], marks if prompt.ids else nothing
+            yield self.asked(prompt.ids), [*completion, self.eos], marks if prompt.ids else nothing
+
+    def _texts(self, batch: list[Sample], prompts: Sequence[Any]) -> Iterator[tuple[list[int], list[int], list[int]]]:
+        """The same of texts, whose marks say which values were copied from the prompt."""
+        completions = self.tokens.encode_batch([sample.completion for sample in batch], add_special_tokens=False)
+        for sample, prompt, completion in zip(batch, prompts, completions, strict=True):
+            asked = self.asked(prompt.ids, self._told(sample))
+            parts = [(sample.prompt, prompt.offsets), (sample.completion, completion.offsets)]
+            marks = copied_marks(self.process, sample.inputs, parts) if prompt.ids else [0] * len(completion.ids)
+            before = len(asked) - (len(marks) - len(completion.ids))
+            marks = [*marks[: len(prompt.ids)], *[0] * before, *marks[len(prompt.ids) :], 0]
+            yield asked, [*completion.ids, self.eos], marks if any(marks) else []
+
+    def asked(self, prompt: list[int], told: list[int] | None = None) -> list[int]:
+        """A prompt's tokens as the model sees them; an empty one begins with an end, to have something to go on from.
+
+        Args:
+            told: what is said of the completion that follows; that it states all facts when absent, where this is said at all.
+        """
+        wanted = [] if self.whole is None else [self.whole]
+        return [*(prompt or [self.eos]), *(wanted if told is None else told)]
+
+    def _told(self, sample: Sample) -> list[int]:
+        if self.whole is None or self.partial is None:
+            return []
+        return [self.whole if states_all(self.process, sample.inputs, sample.output) else self.partial]
 
     def _completions(self, batch: list[Sample]) -> list[list[int]]:
         if self.writing:
@@ -127,6 +156,12 @@ def learned_form(process: Process, tokenizer: Any, samples: Callable[[], Iterabl
     form = learn_form(process, samples, lambda prompt: tokens.encode(prompt, add_special_tokens=False).offsets)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in form.vocabulary])
     return form.measured(process, samples, as_written(tokenizer.backend_tokenizer))
+
+
+def tell_facts_apart(process: Process, tokenizer: Any, samples: Callable[[], Iterable[Sample]]) -> None:
+    """Add the tokens that say whether a text states all facts, where this is worth saying."""
+    if process.output.kind == "text" and tells_apart(process, samples()):
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in (WHOLE, PARTIAL)])
 
 
 def tokenise(

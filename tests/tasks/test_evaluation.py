@@ -9,7 +9,8 @@ import pytest
 from infra.store import LocalStore, open_store
 from tasks.artifacts import Artifact, fetch_folder, listing_of, read_json, store_folder
 from tasks.checkpoints import Checkpoints
-from tasks.evaluation import cases_of, evaluate, facts_of, write_evaluation
+from tasks.evaluation import cases_of, evaluate, write_evaluation
+from tasks.facts import facts_of
 from tasks.finetuning import train_model
 from tasks.gate import judge
 from tasks.preparation import write_samples

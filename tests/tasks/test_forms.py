@@ -204,7 +204,7 @@ def test_fields_as_json_stay_when_declared_or_when_a_base_has_its_own_tokens(tmp
 def test_swapped_values_keep_their_marks_and_the_rest_of_the_sample(samples: Path) -> None:
     writing = writing_of(process(), samples)
     rows = TokenRows(samples / "train", writing.read).rows(range(30))
-    swaps = Swaps(rows, writing, 1.0, 0.5)
+    swaps = Swaps(rows, writing, 1.0, 0.5, 96)
     changed = 0
     for number, row in enumerate(rows):
         other = swaps.swapped(row, np.random.default_rng(number))

@@ -200,11 +200,12 @@ def field_measures(cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict
 
 
 def per_field(cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict[str, dict[str, float]]:
-    """Field -> precision, recall, f1 and support (true values), for every field that is true or predicted somewhere."""
+    """Field -> precision, recall, f1, support (true values) and predicted (values), for every field that is true or predicted somewhere."""
     found = {}
     for name, (hits, predicted, true) in _field_tallies(cases, outputs).items():
         scores = {"precision": ratio(hits, predicted), "recall": ratio(hits, true), "f1": ratio(2 * hits, predicted + true)}
-        found[name] = {key: value for key, value in scores.items() if value is not None} | {"support": float(true)}
+        found[name] = {key: value for key, value in scores.items() if value is not None}
+        found[name] |= {"support": float(true), "predicted": float(predicted)}
     return found
 
 

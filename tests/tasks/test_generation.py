@@ -24,6 +24,7 @@ PROMPTS = ["my card is lost", "pay", "", "卡丢了", "the invoice is not paid a
 
 def process(output: dict[str, Any], **finetuning: Any) -> Process:
     tiny = {"size": {"n_layer": 1, "n_embd": 32, "n_head": 2}, "max_length": 48, "tokens_per_batch": 64, "dropout": 0.0, "evaluations": 1}
+    tiny |= {"label_smoothing_factor": 0.0, "token_dropout": 0.0, "prompt_loss_weight": 0.0}
     declared = {
         "name": "tiny",
         "owner": "support",

@@ -143,7 +143,7 @@ def test_a_group_stands_on_one_side(tmp_path: Path) -> None:
 
 def test_a_long_sample_leaves_training_with_its_id_and_stays_in_the_test(tmp_path: Path) -> None:
     long = [ticket(60, "x9 " * 200, "billing"), ticket(61, "y8 " * 200, "billing", "test"), ticket(62, "short", "billing", "test")]
-    report, rows = prepared([*tickets(), *long], tmp_path, {"records": {"test": "test.jsonl"}})
+    report, rows = prepared([*tickets(), *long], tmp_path, {"records": {"test": "test.jsonl"}, "finetuning": {"max_length": 256}})
     assert [side["too_long"] for side in report["splits"].values()] in ([["t60"], [], ["t61"]], [[], ["t60"], ["t61"]])
     assert [row["record_id"] for row in rows["test"]] == ["t61", "t62"]
 

@@ -5,7 +5,7 @@ true. Some values become words and digits drawn at random: a name that nobody ha
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,9 @@ from tasks.batching import Row
 from tasks.forms import Writing
 from tasks.spans import BEGIN, INSIDE
 
+SEEN = 3  # samples of a value, from which on they show what goes with it
+EVIDENCE = 30  # such samples, without which nothing is concluded
+DECIDES = 0.7  # of what the most frequent answer leaves open: a field whose values settle so much of another's is not exchanged
 OPEN_SHARE = 0.1  # different values for each occurrence, from which on a field's values are not all known
 POOL = 20_000  # values kept of a field
 Span = tuple[str, int, int]  # field, first token, behind the last
@@ -60,6 +63,16 @@ class Swaps:
         for row in rows:
             for name, first, end in self._spans(row):
                 self._pools[name].add(tuple(row.input_ids[first:end]), row.input_ids[first] in self._spaced)
+        self._fixed = {name for name in self._pools if self._decides(name, rows, writing)}
+
+    def _decides(self, name: str, rows: Sequence[Row], writing: Writing) -> bool:
+        """Whether a field's value settles one that is written, as a city does its country: then an exchange would make that one wrong."""
+        seen: dict[tuple[tuple[int, ...], str], Counter[tuple[int, ...]]] = {}
+        for row in rows:
+            values = {tuple(row.input_ids[first:end]) for other, first, end in self._spans(row) if other == name}
+            for field_name, written in written_fields(row, writing) if len(values) == 1 else ():
+                seen.setdefault((next(iter(values)), field_name), Counter())[written] += 1
+        return any(_settled(field_name, seen) for field_name in writing.form.written)
 
     def _read_vocabulary(self, writing: Writing) -> None:
         """Which tokens begin with a blank, and which are alike: digits, and words."""
@@ -89,7 +102,7 @@ class Swaps:
         """A sample with some of its values exchanged."""
         ids, marks, done = list[int](), list[int](), 0
         for name, first, end in self._spans(row):
-            if random.random() >= self._share:
+            if random.random() >= self._share or name in self._fixed:
                 continue
             value = self._other(name, tuple(row.input_ids[first:end]), random)
             inside = next(number for number, other in self._inside.items() if other == name)
@@ -112,6 +125,26 @@ class Swaps:
     def _draw(self, number: int, random: np.random.Generator) -> int:
         alike = self._alike.get(number, [number])
         return alike[int(random.integers(len(alike)))]
+
+
+def written_fields(row: Row, writing: Writing) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Each chosen or spelled field of a sample, and the tokens of its value."""
+    names = {token: name for name, token in writing.field_ids.items()}
+    completion = row.input_ids[row.prompt_tokens + 1 :]
+    starts = [place for place, token in enumerate(completion) if token in names]
+    for start, end in zip(starts, [*starts[1:], len(completion)], strict=True):
+        yield names[completion[start]], tuple(completion[start + 1 : end])
+
+
+def _settled(field_name: str, seen: Mapping[tuple[tuple[int, ...], str], Counter[tuple[int, ...]]]) -> bool:
+    """Whether the values seen often enough leave little of a written field open."""
+    often = [counts for (_, name), counts in seen.items() if name == field_name and counts.total() >= SEEN]
+    total = sum(counts.total() for counts in often)
+    if total < EVIDENCE:
+        return False
+    overall = sum(often, Counter[tuple[int, ...]]()).most_common(1)[0][1] / total
+    known = sum(counts.most_common(1)[0][1] for counts in often) / total
+    return known - overall > DECIDES * (1 - overall) > 0
 
 
 class CopySwaps:

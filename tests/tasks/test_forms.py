@@ -232,3 +232,22 @@ def test_a_tuning_with_swaps_that_was_killed_ends_as_one_that_was_not(samples: P
         train_model(declared, samples, tmp_path / "resumed", stopped, stop, checkpoint_seconds=0)
     train_model(declared, samples, tmp_path / "resumed", stopped, lambda _: None)
     assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (tmp_path / "resumed" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("country", "exchanged"), [(lambda city, number: city < "M", False), (lambda city, number: number % 2 == 0, True)])
+def test_a_value_that_settles_another_field_is_never_exchanged(tmp_path: Path, country: Any, exchanged: bool) -> None:
+    cities = ("Ulm", "Rome", "Graz", "Bern", "Nice", "Linz", "Oslo", "Bari")
+    declared = process({"city": {"verbatim": True}, "inland": "boolean"})
+    rows = [
+        {"text": f"Send it to {cities[n % 8]} by {n}", "city": cities[n % 8], "inland": country(cities[n % 8], n // 8)} for n in range(64)
+    ]
+    records = [
+        Record(str(n), row, "a.jsonl", n + 1, (), "test" if n > 59 else "validation" if n > 55 else "") for n, row in enumerate(rows)
+    ]
+    (tmp_path / "working").mkdir()
+    write_samples(declared, records, tmp_path / "samples", tmp_path / "working")
+    writing = writing_of(declared, tmp_path / "samples")
+    train = TokenRows(tmp_path / "samples" / "train", writing.read).rows(range(50))
+    swaps = Swaps(train, writing, 1.0, 0.0, 96)
+    changed = [swaps.swapped(row, np.random.default_rng(number)).input_ids != row.input_ids for number, row in enumerate(train)]
+    assert any(changed) == exchanged

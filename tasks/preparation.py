@@ -134,7 +134,7 @@ def select(process: Process, corpus: Corpus) -> Selection:
     fixed = np.where(fixed_test, 2, np.where((sides == TEST - 1) & bool(process.records.validation), 1, 0))
     order = np.argsort(-fixed, kind="stable")
     exact = exact_twins(np.array(corpus.outputs, dtype=np.uint64), order)
-    exact[fixed_test] = -1
+    exact[fixed_test | (process.sample.repeats == "keep")] = -1
     near = np.full(len(sides), -1, dtype=np.int64)
     if corpus.buckets:
         left = (int(index) for index in order if exact[index] < 0)
@@ -148,13 +148,15 @@ def select(process: Process, corpus: Corpus) -> Selection:
         "twins_of_test": int((of_test[0] | of_test[1]).sum()),
     }
     sides[(exact >= 0) | (near >= 0)] = -1
-    leaking = leaks(sides, *_keys(corpus))
+    leaking = leaks(sides, *_keys(process, corpus))
     sides[leaking] = -1
     return Selection(sides, dropped | {"leaks": int(leaking.sum())})
 
 
-def _keys(corpus: Corpus) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    return np.array(corpus.prompts, dtype=np.uint64), np.array(corpus.groups, dtype=np.uint64)
+def _keys(process: Process, corpus: Corpus) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """What must not stand on two sides: texts, unless they may repeat, and groups."""
+    prompts = np.array(corpus.prompts, dtype=np.uint64)
+    return prompts * (process.sample.repeats == "drop"), np.array(corpus.groups, dtype=np.uint64)
 
 
 def references(process: Process, corpus: Corpus, indices: NDArray[np.int64]) -> dict[int, list[str]]:
@@ -187,7 +189,7 @@ def write_samples(process: Process, records: Iterable[Record], folder: Path, wor
     if process.records.group and not any(corpus.groups):
         raise ValueError(f"{process.name}: records.group is {process.records.group!r}, and no labelled record has it; name another column")
     selection = select(process, corpus)
-    check_sides(process, selection.sides, *_keys(corpus))
+    check_sides(process, selection.sides, *_keys(process, corpus))
     indices = [np.flatnonzero(selection.sides == side) for side in range(len(SIDES))]
     labels = sorted(process.labels or corpus.labels) if process.output.kind == "label" else []
     if groups := alike(labels):

@@ -174,6 +174,7 @@ class Sample(Declared):
     completion: str | None = None  # " {label}", " {text}"; fields are always compact JSON
     cleaning: tuple[str, ...] = ("normalise_unicode", "strip_html", "strip_control", "normalise_line_breaks")
     near_duplicates: float | None = Field(0.9, gt=0, le=1)  # Jaccard similarity from which one of two is dropped
+    repeats: Literal["drop", "keep"] = "drop"  # keep: equal records are events of their own, and how often each comes is to be learned
     validation_share: float = Field(0.1, gt=0, lt=1)
     test_share: float = Field(0.2, gt=0, lt=1)
     seed: int = Field(7, ge=0, lt=SEEDS)

@@ -105,6 +105,14 @@ def test_spelled_labels_are_what_the_template_says(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "samples" / "contract.json").read_text())["label_ids"] is None
 
 
+def test_events_that_repeat_are_all_kept_where_declared(tmp_path: Path) -> None:
+    again = [ticket(60 + n, "Where is my parcel, order 0?", "billing", "test" if n == 2 else "") for n in range(3)]
+    changes = {"records": {"test": "test.jsonl"}, "sample": {"repeats": "keep", "near_duplicates": None}}
+    report, rows = prepared([*tickets(), *again], tmp_path, changes)
+    assert sum(len(side) for side in rows.values()) == 63
+    assert set(report["dropped"].values()) == {0}
+
+
 def test_the_same_text_in_other_letters_is_dropped_once_and_counted(tmp_path: Path) -> None:
     records = [*tickets(), ticket(60, "WHERE is my  parcel, order ０?", "billing"), ticket(61, "Where is my parcel, order 0?", "delivery")]
     report, rows = prepared(records, tmp_path)

@@ -42,7 +42,7 @@ def _in_sample(process: Process) -> Iterator[str]:
     if leaked:
         yield f"sample.prompt shows the answer to the model: {', '.join(leaked)}"
     if output.kind == "fields" and sample.completion is not None:
-        yield "sample.completion: fields are written as compact JSON; leave it out"
+        yield "sample.completion: fields are written in a form of their own; leave it out"
     elif output.kind != "fields" and placeholders(process.completion) != (output.label or output.text,):
         yield f"sample.completion must name {{{output.label or output.text}}} and nothing else"
     if sample.label_tokens and output.kind != "label":

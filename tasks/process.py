@@ -171,7 +171,7 @@ class Sample(Declared):
     """How a record becomes a prompt and a completion, and on which side of the split it stands."""
 
     prompt: str
-    completion: str | None = None  # " {label}", " {text}"; fields are always compact JSON
+    completion: str | None = None  # " {label}", " {text}"; fields have a form of their own
     cleaning: tuple[str, ...] = ("normalise_unicode", "strip_html", "strip_control", "normalise_line_breaks")
     near_duplicates: float | None = Field(0.9, gt=0, le=1)  # Jaccard similarity from which one of two is dropped
     repeats: Literal["drop", "keep"] = "drop"  # keep: equal records are events of their own, and how often each comes is to be learned

@@ -1,6 +1,16 @@
 """The whole train flow on the public data sets of ../shared/data: measure, baseline, published figure and minutes in one table.
 
 Run: make bench-real          (or: .venv/bin/python -m benchmarks.real banking77)
+
+Every set is trained with the defaults (tasks/budget.py). What was tried for them, on splits cut from the training sets, one seed:
+
+| set | tried | result |
+|---|---|---|
+| atis, 3 epochs | prompt loss 0.3 for fields, against none | validation loss 0.305 against 0.291, for 1.4 times the CPU time: left out |
+| atis, 3 epochs | learning rate 4e-3 against 2e-3, after the first epoch | validation loss 0.587 against 0.552: left out |
+| restaurant8k | tokens of blanks marked as outside of a value | values were cut short: "in" of "in 14 days"; now inside |
+| restaurant8k | marks token by token, without holding words together | "rmgard" of "Irmgard", "1" of "11"; now whole words |
+| restaurant8k | fields as JSON, spelled out | field F1 0.326 (test) against 0.811 (validation) with marks, both 0.9 M parameters |
 """
 
 import json
@@ -8,6 +18,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +26,32 @@ WIDTH = 150  # a table that is cut says nothing
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared" / "data"
 
-# Published figures as ../shared/data/<set>/README.md gives them; BLEU there is another tokenisation than sacrebleu's.
-SETS: dict[str, tuple[tuple[str, str], ...]] = {
-    "banking77": (("accuracy", "0.937 BERT-large"), ("macro_f1", "–")),
-    "restaurant8k": (("field_f1", "0.96 Span-ConveRT"), ("exact_match", "–")),
-    "e2e_nlg": (("bleu", "65.9 TGen"), ("chrf", "–"), ("facts_stated", "–")),
+
+@dataclass(frozen=True)
+class Figure:
+    """One measure of a set: the bar it must reach, what was published, and what a classical method reached on the same split."""
+
+    metric: str
+    bar: float | None = None  # of the model; at most for a rate of errors
+    published: str = "–"
+    classical: float | None = None  # of the set's README, where evaluation has no such baseline
+
+
+# Published and classical figures as ../shared/data/<set>/README.md gives them; BLEU there is another tokenisation than sacrebleu's.
+SETS: dict[str, tuple[Figure, ...]] = {
+    "banking77": (Figure("accuracy", 0.90, "0.937 BERT-large"), Figure("macro_f1")),
+    "atis": (
+        Figure("slot_pair_f1", 0.92, "0.956 BERT", 0.9119),
+        Figure("intent_accuracy", 0.965, "0.979 BERT", 0.9563),
+        Figure("exact_match", 0.77, "0.882 BERT", 0.7626),
+    ),
+    "restaurant8k": (Figure("field_f1", 0.85, "0.96 Span-ConveRT"), Figure("exact_match")),
+    "helpdesk_flow": (Figure("accuracy", 0.82), Figure("accuracy@meta.slice=tax_eval", 0.70, "0.712 LSTM", 0.6944)),
+    "e2e_nlg": (Figure("slot_error_rate", 0.05), Figure("bleu", 60, "65.9 TGen"), Figure("chrf")),
+    "german_credit": (Figure("auc", 0.74, "0.78 boosted trees", 0.7763), Figure("accuracy")),
 }
+ERRORS = ("slot_error_rate",)
+LABEL_FIELD = "intent"  # the field of atis that is no slot
 
 
 def main(names: list[str]) -> int:
@@ -49,28 +80,58 @@ def measure(name: str) -> list[dict[str, Any]]:
     minutes = (time.perf_counter() - started) / 60
     store = open_store()
     run = json.loads(store.read(max(info.key for info in store.list(f"{name}/runs/") if info.key.endswith("/run.json")))[0])
-    model, evaluation = (Artifact.model_validate(found) for found in run["artifacts"][-2:])
-    metrics, training = read_json(store, evaluation, "metrics.json"), read_json(store, model, "training.json")
+    model_stored, evaluation = (Artifact.model_validate(found) for found in run["artifacts"][-2:])
+    metrics, training = read_json(store, evaluation, "metrics.json"), read_json(store, model_stored, "training.json")
+    model, baselines = side_of(metrics, "model"), [side_of(metrics, name) for name in metrics["baselines"]]
+    common = {
+        "set": name,
+        "minutes": minutes,
+        "training": model_stored.facts.get("seconds", 0) / 60,
+        "parameters": training["parameters"],
+        "gate": "passed" if verdict.passed else "refused",
+    }
     return [
-        {
-            "set": name,
-            "metric": metric,
-            "model": metrics["model"].get(metric),
-            "baseline": best_baseline(metrics["baselines"], metric),
-            "published": published,
-            "minutes": minutes,
-            "training": model.facts.get("seconds", 0) / 60,
-            "parameters": training["parameters"],
-            "gate": "passed" if verdict.passed else "refused",
-        }
-        for metric, published in SETS[name]
+        common | {"figure": figure, "model": figure_of(model, figure.metric), "baseline": best_baseline(baselines, figure)}
+        for figure in SETS[name]
     ]
 
 
-def best_baseline(baselines: dict[str, dict[str, float]], metric: str) -> tuple[str, float] | None:
-    """The strongest baseline of a metric, on the same split."""
-    found = {name: values[metric] for name, values in baselines.items() if metric in values}
-    return max(found.items(), key=lambda pair: pair[1]) if found else None
+def side_of(metrics: dict[str, Any], name: str) -> dict[str, Any]:
+    """All measures of the model or of one baseline, by one name each; those of a slice are measure@column=value."""
+    ours = name == "model"
+    slices = metrics["slices"] if ours else metrics["baseline_slices"][name]
+    found = dict(metrics["model"] if ours else metrics["baselines"][name])
+    found |= {f"{metric}@{part}": value for part, values in slices.items() for metric, value in values.items()}
+    return found | {"name": name, "per_field": metrics.get("per_field", {}) if ours else {}}
+
+
+def figure_of(side: dict[str, Any], metric: str) -> float | None:
+    """A measure, or what is made of several: slot pairs without the intent, facts that were left out."""
+    fields = side["per_field"]
+    if metric == "slot_error_rate":
+        return 1 - side["facts_stated"] if "facts_stated" in side else None
+    if metric == "intent_accuracy":
+        return fields[LABEL_FIELD]["recall"] if LABEL_FIELD in fields else None  # always one true intent
+    if metric == "slot_pair_f1":
+        slots = [scores for name, scores in fields.items() if name != LABEL_FIELD]
+        return pair_f1(slots) if slots else None
+    found: float | None = side.get(metric)
+    return found
+
+
+def pair_f1(slots: list[dict[str, float]]) -> float:
+    """F1 over all (slot, value) pairs, from the recall and the counts of each slot."""
+    hits = sum(scores.get("recall", 0.0) * scores["support"] for scores in slots)
+    return 2 * hits / sum(scores["support"] + scores["predicted"] for scores in slots)
+
+
+def best_baseline(baselines: list[dict[str, Any]], figure: Figure) -> tuple[str, float] | None:
+    """The strongest baseline of a measure on the same split; what the set's README says where evaluation has none."""
+    found = {side["name"]: value for side in baselines if (value := figure_of(side, figure.metric)) is not None}
+    if figure.classical is not None:
+        found["README"] = figure.classical
+    choose = min if figure.metric in ERRORS else max
+    return choose(found.items(), key=lambda pair: pair[1]) if found else None
 
 
 def table_of(rows: list[dict[str, Any]]) -> Any:
@@ -81,23 +142,44 @@ def table_of(rows: list[dict[str, Any]]) -> Any:
         "published figures as the data's own READMEs give them: TGen's BLEU is of another tokenisation, Span-ConveRT's was not re-checked"
     )
     table = Table(title="real data, official test splits, one seed", title_justify="left", caption=notes, caption_justify="left")
-    for heading in ("set", "metric", "model", "baseline on the same split", "published", "parameters", "training min", "flow min", "gate"):
+    headings = (
+        "set",
+        "metric",
+        "model",
+        "bar",
+        "baseline on the same split",
+        "published",
+        "parameters",
+        "training min",
+        "flow min",
+        "gate",
+    )
+    for heading in headings:
         table.add_column(heading)
     for row in rows:
-        name, figure = row["baseline"] or ("–", None)
-        better = figure is not None and row["model"] is not None and figure > row["model"]
-        table.add_row(
-            row["set"],
-            row["metric"],
-            "–" if row["model"] is None else f"{row['model']:.4f}",
-            "–" if figure is None else f"{figure:.4f} {name}" + (" [yellow]better[/]" if better else ""),
-            row["published"],
-            f"{row['parameters'] / 1e6:.1f} M",
-            f"{row['training']:.1f}",
-            f"{row['minutes']:.1f}",
-            row["gate"],
-        )
+        table.add_row(*cells_of(row))
     return table
+
+
+def cells_of(row: dict[str, Any]) -> list[str]:
+    """One row of the table as text."""
+    figure: Figure = row["figure"]
+    name, baseline = row["baseline"] or ("–", None)
+    sign = -1 if figure.metric in ERRORS else 1
+    better = baseline is not None and row["model"] is not None and sign * baseline > sign * row["model"]
+    below = figure.bar is not None and (row["model"] is None or sign * row["model"] < sign * figure.bar)
+    return [
+        row["set"],
+        figure.metric,
+        "–" if row["model"] is None else f"{row['model']:.4f}" + (" [red]below[/]" if below else ""),
+        "–" if figure.bar is None else f"{figure.bar:g}",
+        "–" if baseline is None else f"{baseline:.4f} {name}" + (" [yellow]better[/]" if better else ""),
+        figure.published,
+        f"{row['parameters'] / 1e6:.1f} M",
+        f"{row['training']:.1f}",
+        f"{row['minutes']:.1f}",
+        row["gate"],
+    ]
 
 
 if __name__ == "__main__":

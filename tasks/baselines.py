@@ -22,7 +22,7 @@ from sklearn.pipeline import FeatureUnion
 from sklearn.svm import LinearSVC
 
 from tasks.process import PLACEHOLDER, OutputField, Process
-from tasks.prompts import fits
+from tasks.prompts import typed
 from tasks.records import as_text
 
 TRAIN_ROWS = 20_000
@@ -347,14 +347,3 @@ def _spans(tags: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
     for (name, _), run in groupby(range(len(tags)), key=lambda index: (tags[index][2:], starts[index])):
         if name:
             yield name, list(run)
-
-
-def typed(field: OutputField, text: str) -> Any:
-    """A text as a value of the field's type; None when it is none."""
-    value: Any = text
-    if field.type in ("integer", "number"):
-        try:
-            value = int(text) if field.type == "integer" else float(text.replace(",", ""))
-        except ValueError:
-            return None
-    return value if fits(field, value) else None

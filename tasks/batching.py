@@ -2,8 +2,8 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, Features, List, Value, load_from_disk
 from torch import Tensor
 
-ROWS = Features({"input_ids": List(Value("int32")), "prompt_tokens": Value("int32")})
+ROWS = Features({"input_ids": List(Value("int32")), "prompt_tokens": Value("int32"), "marks": List(Value("int32"))})
 WINDOW_BATCHES = 32  # rows are sorted by length within so many batches: little padding, and still a shuffled order
 
 
@@ -23,19 +23,46 @@ class Batch:
     input_ids: Tensor  # (rows, longest), int64
     lengths: Tensor  # (rows,), tokens of each row
     prompt_tokens: Tensor  # (rows,), how many of them are the prompt's
+    marks: Tensor | None = None  # (rows, longest), the token that marks each token of a second reading; -1 elsewhere
+    positions: Tensor | None = None  # (rows, longest), when the prompt is read twice: both readings have the same
+
+    @property
+    def answer_starts(self) -> Tensor:
+        """(rows,), where the completion begins; of a prompt read twice, behind the token that begins a form."""
+        return self.prompt_tokens if self.marks is None else 2 * self.prompt_tokens + 2
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sample's tokens; marks are those of the prompt when it is read twice, of all tokens when a text copies from its prompt."""
+
+    input_ids: Sequence[int]
+    prompt_tokens: int
+    marks: Sequence[int] = ()
+
+
+Rework = Callable[[Row], Row]  # a sample -> the sample as it is shown this time
 
 
 class TokenRows:
-    """One split of samples/, read from disk as batches ask for it."""
+    """One split of samples/, read from disk as batches ask for it.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        read: the token between two readings of a prompt, when samples are marked.
+    """
+
+    def __init__(self, folder: Path, read: int | None = None) -> None:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        self.read = read
         if state["_data_files"]:
-            self._rows: Any = load_from_disk(str(folder)).select_columns(list(ROWS)).with_format("arrow")
+            found = load_from_disk(str(folder))
+            self._rows: Any = found.select_columns([name for name in ROWS if name in found.column_names]).with_format("arrow")
         else:  # load_from_disk fails on a split without rows
-            self._rows = Dataset.from_dict({"input_ids": [], "prompt_tokens": []}, ROWS)
+            self._rows = Dataset.from_dict({"input_ids": [], "prompt_tokens": [], "marks": []}, ROWS)
         self.prompt_tokens: np.ndarray[Any, np.dtype[Any]] = self._rows.data.column("prompt_tokens").to_numpy()
-        self.lengths: np.ndarray[Any, np.dtype[Any]] = self._lengths()
+        self.samples: np.ndarray[Any, np.dtype[Any]] = self._lengths()  # tokens of each sample
+        again = 0 if read is None else self.prompt_tokens + 1
+        self.lengths: np.ndarray[Any, np.dtype[Any]] = self.samples + again  # tokens of each row of a batch
 
     def _lengths(self) -> np.ndarray[Any, np.dtype[Any]]:
         import pyarrow.compute  # type: ignore[import-untyped]
@@ -52,14 +79,50 @@ class TokenRows:
         pieces = (piece.flatten().to_numpy() for piece in self._rows.data.column("input_ids").chunks)
         return max((int(piece.max()) for piece in pieces if len(piece)), default=-1)
 
-    def batch(self, indices: Sequence[int] | np.ndarray[Any, np.dtype[Any]]) -> Batch:
-        """The rows at these indices; padding is token 0, which no loss and no real token ever sees."""
-        column = self._rows[list(map(int, indices))].column("input_ids").combine_chunks()
-        lengths = self.lengths[indices]
-        padded = np.zeros((len(lengths), int(lengths.max())), np.int64)
-        padded[np.arange(padded.shape[1]) < lengths[:, None]] = column.flatten().to_numpy()
-        prompts = self.prompt_tokens[indices]
-        return Batch(torch.from_numpy(padded), torch.from_numpy(lengths.astype(np.int64)), torch.from_numpy(prompts.astype(np.int64)))
+    def rows(self, indices: Sequence[int] | np.ndarray[Any, np.dtype[Any]]) -> list[Row]:
+        """The samples at these indices."""
+        found = self._rows[list(map(int, indices))]
+        marks = found.column("marks").to_pylist() if "marks" in found.column_names else [()] * len(indices)
+        columns = found.column("input_ids").to_pylist(), self.prompt_tokens[indices].tolist(), marks
+        return [Row(*values) for values in zip(*columns, strict=True)]
+
+    def batch(self, indices: Sequence[int] | np.ndarray[Any, np.dtype[Any]], rework: Rework | None = None) -> Batch:
+        """The samples at these indices, padded; what stands in the padding no loss and no real token ever sees."""
+        rows = self.rows(indices)
+        if rework:
+            rows = [rework(row) for row in rows]
+        return batch_of(rows, self.read)
+
+
+def batch_of(rows: Sequence[Row], read: int | None = None) -> Batch:
+    """Samples as one batch.
+
+    Args:
+        read: the token after which the prompt is read again; None when it is read once.
+    """
+    if read is None:
+        return right_padded([row.input_ids for row in rows], [row.prompt_tokens for row in rows])
+    twice = [read_twice(row.input_ids, row.prompt_tokens, read) for row in rows]
+    plain = right_padded(twice, [row.prompt_tokens for row in rows])
+    marks = torch.full_like(plain.input_ids, -1)
+    for index, row in enumerate(rows):
+        marks[index, row.prompt_tokens + 1 : 2 * row.prompt_tokens + 1] = torch.tensor(row.marks)
+    place = torch.arange(plain.input_ids.shape[1]).minimum(plain.lengths[:, None] - 1)  # padding stands nowhere the model cannot
+    return Batch(plain.input_ids, plain.lengths, plain.prompt_tokens, marks, second_positions(place, plain.prompt_tokens[:, None]))
+
+
+def read_twice(input_ids: Sequence[int], prompt_tokens: int, read: int) -> list[int]:
+    """Prompt, `read`, the prompt again, and what follows it."""
+    return [*input_ids[:prompt_tokens], read, *input_ids]
+
+
+def second_positions(place: Tensor, prompt_tokens: Tensor) -> Tensor:
+    """Positions of tokens in a row whose prompt is read twice: the second reading begins at 0 again.
+
+    Args:
+        place: of each token in its row, from 0; prompt_tokens is broadcast against it.
+    """
+    return torch.where(place <= prompt_tokens, place, place - prompt_tokens - 1)
 
 
 def right_padded(rows: Sequence[Sequence[int]], prompt_tokens: Sequence[int]) -> Batch:
@@ -67,6 +130,24 @@ def right_padded(rows: Sequence[Sequence[int]], prompt_tokens: Sequence[int]) ->
     longest = max(map(len, rows))
     padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     return Batch(padded, torch.tensor([len(row) for row in rows]), torch.tensor(list(prompt_tokens)))
+
+
+def marks_at(batch: Batch) -> Tensor:
+    """(rows, longest): True where a second reading is to be marked."""
+    return torch.zeros_like(batch.input_ids, dtype=torch.bool) if batch.marks is None else batch.marks >= 0
+
+
+def answers_at(batch: Batch) -> Tensor:
+    """(rows, longest - 1): True where a mark, or a token of the completion, is predicted."""
+    following = torch.arange(1, batch.input_ids.shape[1])
+    completion = (following < batch.lengths[:, None]) & (following >= batch.answer_starts[:, None])
+    return completion | marks_at(batch)[:, :-1]
+
+
+def wanted_in(batch: Batch) -> Tensor:
+    """(rows, longest - 1): what each position is to predict, the token after it, or in a second reading the mark of its own."""
+    following = batch.input_ids[:, 1:]
+    return following if batch.marks is None else torch.where(batch.marks[:, :-1] >= 0, batch.marks[:, :-1], following)
 
 
 def left_padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -116,5 +197,8 @@ def drop_tokens(batch: Batch, share: float, instead: int, generator: torch.Gener
     rows, width = batch.input_ids.shape
     chosen = torch.rand((rows, 1), generator=generator) < 0.5
     dropped = (torch.rand((rows, width), generator=generator) < share) & chosen
-    dropped &= torch.arange(width) < batch.prompt_tokens[:, None]
-    return Batch(batch.input_ids.masked_fill(dropped, instead), batch.lengths, batch.prompt_tokens)
+    if batch.positions is not None:  # what the first reading has lost, the second one has not
+        dropped = dropped.gather(1, batch.positions)
+    prompt = torch.arange(width) < batch.prompt_tokens[:, None]
+    dropped &= prompt if batch.marks is None else prompt | (batch.marks >= 0)
+    return replace(batch, input_ids=batch.input_ids.masked_fill(dropped, instead))

@@ -20,6 +20,8 @@ from infra.store import Store
 from tasks import plots
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.baselines import CHARACTERS, CLASSES, TRAIN_ROWS, baseline_predictions, sampled
+from tasks.batching import Row
+from tasks.facts import facts_of
 from tasks.features import monitoring_row, watches_texts
 from tasks.generation import Prediction, Predictor, token_losses
 from tasks.metrics import (
@@ -38,12 +40,12 @@ from tasks.metrics import (
 )
 from tasks.process import Process
 from tasks.prompts import completion_of
-from tasks.records import as_text, lookup
+from tasks.records import as_text
 from tasks.registry import fetch_version
 from tasks.rehearsal import answered
 from tasks.report import Picture, report
 from tasks.runs import Run, once
-from tasks.vocabulary import completion_ids
+from tasks.tokenising import Sample
 
 PROOF = 32  # test prompts that a published version is asked again
 CHUNK = 2048  # test samples asked at a time
@@ -80,21 +82,6 @@ def _case(process: Process, rows: Sequence[Mapping[str, Any]]) -> Case:
     return Case(json.loads(first["output"]), references, facts, json.loads(first["slices"]))
 
 
-def facts_of(process: Process, inputs: Mapping[str, Any]) -> Iterator[str]:
-    """What a text must state: the declared facts, or every input value but yes and no."""
-    declared = process.output.facts
-    for path in declared if declared is not None else process.input_columns:
-        yield from (as_text(value) for value in _scalars(lookup(inputs, path)) if declared is not None or not isinstance(value, bool))
-
-
-def _scalars(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping | list):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _scalars(inner)
-    elif value is not None and value != "":
-        yield value
-
-
 # Asking
 
 
@@ -111,7 +98,7 @@ def losses_of(predictor: Predictor, test: Test) -> list[tuple[float, int]]:
     found: list[tuple[float, int]] = []
     for chunk in _chunks(range(len(test.rows))):
         rows = [test.rows[index] for index in chunk]
-        found += token_losses(predictor, [row["input_ids"] for row in rows], [row["prompt_tokens"] for row in rows])
+        found += token_losses(predictor, [Row(row["input_ids"], row["prompt_tokens"], row["marks"]) for row in rows])
     return found
 
 
@@ -124,10 +111,10 @@ def champion_losses(champion: Predictor, test: Test, ours: Sequence[tuple[float,
     found: list[tuple[float, int]] = []
     for chunk in _chunks(range(len(test.rows))):
         try:
-            encoded = _champion_ids(champion, [test.rows[index] for index in chunk])
+            encoded = _as_taught(champion, [test.rows[index] for index in chunk])
         except KeyError:
             return None
-        scored = token_losses(champion, [ids for ids, _ in encoded], [prompt for _, prompt in encoded])
+        scored = token_losses(champion, encoded)
         for index, (nats, tokens) in zip(chunk, scored, strict=True):
             if ours[index][1] and not tokens:
                 return None
@@ -135,15 +122,15 @@ def champion_losses(champion: Predictor, test: Test, ours: Sequence[tuple[float,
     return found
 
 
-def _champion_ids(champion: Predictor, rows: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], int]]:
-    """Prompt, completion and end in the champion's own tokens, and the prompt's length."""
-    prompts = champion.encode([champion.prompt_of(json.loads(row["inputs"])) for row in rows])
-    process = champion.process
-    completions = [completion_of(process, json.loads(row["output"])) for row in rows]
-    return [
-        ([*prompt, *completion_ids(champion.tokens, completion, process.label_tokens), champion.eos], len(prompt))
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
+def _as_taught(champion: Predictor, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The samples as the champion was taught its own, in its own tokens."""
+    samples = []
+    for row in rows:
+        inputs, output = json.loads(row["inputs"]), json.loads(row["output"])
+        prompt, completion = champion.prompt_of(inputs), completion_of(champion.process, output)
+        samples.append(Sample(row["record_id"], prompt, completion, output, inputs, {}, ""))
+    encoded = champion.encoder.encode(samples)
+    return [Row([*prompt, *completion], len(prompt), marks) for prompt, completion, marks in encoded]
 
 
 def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:

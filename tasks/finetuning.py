@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,19 @@ from infra.store import Store, open_store
 from infra.threads import use_threads
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.batching import TokenRows
+from tasks.budget import Counts, settle
 from tasks.checkpoints import Checkpoints
+from tasks.forms import READ, Form, Writing
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
 from tasks.process import Process
 from tasks.progress import shown_progress
 from tasks.runs import Run, fingerprint_of, once
-from tasks.training import CHECKPOINT_SECONDS, Progress, Tuning
+from tasks.swapping import CopySwaps, Swaps
+from tasks.training import CHECKPOINT_SECONDS, Progress, Rework, Tuning
+from tasks.vocabulary import as_written
 
 STAGE = "finetuning"
+SWAP_ROWS = 50_000  # training samples whose values are exchanged
 # The gate, drift and schedules decide nothing here: a rule can be changed without training again.
 SECTIONS = ("name", "version", "records", "sample", "output", "finetuning")
 
@@ -49,12 +54,14 @@ def train_model(
     """
     use_threads()
     contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
-    rows, validation = TokenRows(samples / "train"), TokenRows(samples / "validation")
     tokenizer = load_tokenizer(samples / "tokenizer")
-    settings = process.finetuning
+    read = tokenizer.convert_tokens_to_ids(READ) if contract.get("form", {}).get("marks") else None
+    rows, validation = TokenRows(samples / "train", read), TokenRows(samples / "validation", read)
     _refuse_unfit(process, rows, validation, len(tokenizer))
+    settings = settle(process.finetuning, process.output.kind, Counts(len(rows), int(rows.lengths.sum()), len(tokenizer)))
     model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
-    tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints)
+    rework = _rework(process, contract, tokenizer, rows)
+    tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework)
     started = time.perf_counter()
     with training_bar(process.name, tuning) as bar:
         progress = tuning.run(on_step or bar, checkpoint_seconds)
@@ -65,6 +72,17 @@ def train_model(
     return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
 
 
+def _rework(process: Process, contract: Mapping[str, Any], tokenizer: Any, rows: TokenRows) -> Rework | None:
+    """What makes a sample another one each time it is shown; None when nothing does."""
+    settings, tokens = process.finetuning, as_written(tokenizer.backend_tokenizer)
+    if not settings.value_swaps or (rows.read is None and process.output.kind != "text"):
+        return None
+    first, chances = rows.rows(range(min(len(rows), SWAP_ROWS))), (settings.value_swaps, settings.invented_values, settings.max_length)
+    if rows.read is None:
+        return CopySwaps(first, tokens, *chances).swapped
+    return Swaps(first, Writing(process, Form.read(contract["form"]), tokens), *chances).swapped
+
+
 def _refuse_unfit(process: Process, rows: TokenRows, validation: TokenRows, vocabulary: int) -> None:
     """Say what is wrong with the samples before any time is spent on them."""
     if not len(rows):
@@ -72,7 +90,7 @@ def _refuse_unfit(process: Process, rows: TokenRows, validation: TokenRows, voca
     largest = max(rows.largest_id, validation.largest_id)
     if largest >= vocabulary:
         raise ValueError(f"{process.name}: token {largest} is in the samples, the tokenizer has {vocabulary}; run preparation again")
-    longest, limit = int(rows.lengths.max()), process.finetuning.max_length
+    longest, limit = int(rows.samples.max()), process.finetuning.max_length
     if longest > limit:
         raise ValueError(f"{process.name}: a sample has {longest} tokens, finetuning.max_length is {limit}; raise it or prepare again")
 
@@ -87,6 +105,7 @@ def _story(tuning: Tuning, progress: Progress) -> dict[str, Any]:
         "tokens": progress.tokens,
         "parameters": sum(weight.numel() for weight in tuning.gpt.parameters()),
         "precision": "bf16" if tuning.bf16 else "fp32",
+        "settings": tuning.settings.model_dump(mode="json"),
     }
 
 

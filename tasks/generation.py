@@ -15,11 +15,25 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from infra.threads import use_threads
-from tasks.batching import by_length, left_padded, right_padded
+from tasks.batching import (
+    Row,
+    answers_at,
+    batch_of,
+    by_length,
+    left_padded,
+    marks_at,
+    read_twice,
+    right_padded,
+    second_positions,
+    wanted_in,
+)
 from tasks.declaration import parse_process
+from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, ordered
+from tasks.forms import Form, Writing
 from tasks.models import Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
 from tasks.process import Process
 from tasks.prompts import parse, prompt_of
+from tasks.tokenising import Encoder
 from tasks.vocabulary import as_written
 
 TOKENS_PER_BATCH = 8192  # with padding and with what is still to be written; more is no faster on a CPU
@@ -70,6 +84,11 @@ class Predictor:
         self.max_new_tokens: int = contract["max_new_tokens"]
         self.tokens = as_written(tokenizer.backend_tokenizer)
         self.plain_head = has_plain_head(model)
+        form = Form.read(contract["form"]) if contract.get("form") else None  # versions without one write fields as JSON
+        self.encoder = Encoder(process, tokenizer, form)
+        self.writing = self.encoder.writing
+        self._grammar = Grammar(self.writing, self.eos) if self.writing else None
+        self._marker = Marker(self.writing) if self.writing else None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -93,16 +112,17 @@ class Predictor:
         rows = self.encode(prompts)
         found: list[Prediction | None] = [None if len(row) <= self.longest_prompt else _too_long(len(row)) for row in rows]
         waiting = [index for index, prediction in enumerate(found) if prediction is None]
-        extra = 1 if self.label_ids else self.max_new_tokens
-        for batch in by_length([len(rows[index]) + extra for index in waiting], TOKENS_PER_BATCH):
+        extra, readings = 1 if self.label_ids else self.max_new_tokens, 2 if self.reads_twice else 1
+        for batch in by_length([readings * len(rows[index]) + extra for index in waiting], TOKENS_PER_BATCH):
             indices = [waiting[position] for position in batch]
-            for index, prediction in zip(indices, self._answers([rows[index] for index in indices]), strict=True):
+            answers = self._answers([prompts[index] for index in indices], [rows[index] for index in indices])
+            for index, prediction in zip(indices, answers, strict=True):
                 found[index] = prediction
         return [prediction for prediction in found if prediction is not None]
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts; an empty one begins with the end of the text before it, so that there is something to go on from."""
-        return [encoding.ids or [self.eos] for encoding in self.tokens.encode_batch(list(prompts), add_special_tokens=False)]
+        """Token ids of prompts, as in training."""
+        return [self.encoder.asked(encoding.ids) for encoding in self.tokens.encode_batch(list(prompts), add_special_tokens=False)]
 
     @property
     def longest_prompt(self) -> int:
@@ -111,9 +131,17 @@ class Predictor:
         held = positions_of(self.model)
         return tuned if held is None else min(tuned, held - (0 if self.label_ids else self.max_new_tokens))
 
-    def _answers(self, rows: Sequence[list[int]]) -> Iterator[Prediction]:
+    @property
+    def reads_twice(self) -> bool:
+        """Whether the model reads each prompt a second time, to mark values in it."""
+        return self.writing is not None and bool(self.writing.form.marked)
+
+    def _answers(self, prompts: Sequence[str], rows: Sequence[list[int]]) -> Iterator[Prediction]:
         if self.label_ids:
             yield from self._labels(rows, self.label_ids)
+            return
+        if self.writing:
+            yield from self._forms(prompts, rows, self.writing)
             return
         for row, written in zip(rows, self.write(rows), strict=True):
             yield self._read_answer(len(row), written)
@@ -129,6 +157,43 @@ class Predictor:
         for row, share, number in zip(rows, shares.tolist(), best.tolist(), strict=True):
             label = self.labels[number]
             yield Prediction(label, label, round(share, DECIMALS), None, len(row))
+
+    def _forms(self, prompts: Sequence[str], rows: Sequence[list[int]], writing: Writing) -> Iterator[Prediction]:
+        """Declared fields, marked and written; a form lacks a field only where nothing that fits could be found."""
+        marked, written = self._marked(prompts, rows, writing), self._written(rows, writing)
+        for row, *parts in zip(rows, marked, written, strict=True):
+            output = ordered(writing, *(part.values for part in parts))
+            sure = round(likelihood(*(part.log_probability for part in parts)), DECIMALS)
+            completion = json.dumps(output, ensure_ascii=False)
+            lacking = missing(writing, output)
+            yield Prediction(None if lacking else output, completion, sure, "unparseable" if lacking else None, len(row))
+
+    @torch.inference_mode()
+    def _marked(self, prompts: Sequence[str], rows: Sequence[list[int]], writing: Writing) -> list[Filled]:
+        """The marked fields of each prompt, from a single forward pass."""
+        if not writing.form.marked or not self._marker:
+            return [Filled() for _ in rows]
+        nothing = writing.mark_ids[:1]
+        batch = batch_of([Row([*row, writing.begin], len(row), nothing * len(row)) for row in rows], writing.read)
+        device, where = self.model.device, marks_at(batch)
+        positions = None if batch.positions is None else batch.positions.to(device)
+        logits = logits_at(self.model, batch.input_ids.to(device), where.to(device), self.plain_head, positions)
+        shares = torch.split(functional.log_softmax(logits[:, writing.mark_ids].double(), dim=-1).cpu(), [len(row) for row in rows])
+        offsets = [encoding.offsets for encoding in self.tokens.encode_batch(list(prompts), add_special_tokens=False)]
+        parts = zip(prompts, offsets, shares, strict=True)
+        return [self._marker.fill(prompt, each, part.numpy()[: len(each)]) for prompt, each, part in parts]
+
+    def _written(self, rows: Sequence[list[int]], writing: Writing) -> list[Filled]:
+        """The chosen and the spelled fields of each prompt."""
+        if not writing.form.written or not self._grammar:
+            return [Filled() for _ in rows]
+        begun = [[*row, writing.begin] for row in rows]
+        twice = [len(row) for row in rows] if self.reads_twice else None
+        if twice:
+            begun = [read_twice(row, prompt, writing.read) for row, prompt in zip(begun, twice, strict=True)]
+        guides = [Guide(self._grammar) for _ in rows]
+        found = self.write(begun, guides, twice)
+        return [Filled(guide.output(), math.fsum(each.log_probabilities)) for guide, each in zip(guides, found, strict=True)]
 
     def _read_answer(self, prompt_tokens: int, written: Written) -> Prediction:
         """What a written completion states."""
@@ -151,14 +216,22 @@ class Predictor:
         return (None, problem) if kind == "label" and output not in self.labels else (output, None)
 
     @torch.inference_mode()
-    def write(self, rows: Sequence[list[int]]) -> list[Written]:
-        """Continue each row with the likeliest token until its end; rows that have ended leave the batch."""
+    def write(
+        self, rows: Sequence[list[int]], guides: Sequence[Guide] | None = None, prompt_tokens: Sequence[int] | None = None
+    ) -> list[Written]:
+        """Continue each row with the likeliest token until its end; rows that have ended leave the batch.
+
+        Args:
+            guides: of each row, when only some tokens are allowed; they take the tokens that are written.
+            prompt_tokens: of each row, when its prompt stands there twice.
+        """
         ids, mask = (tensor.to(self.model.device) for tensor in left_padded(rows))
+        twice = None if prompt_tokens is None else torch.tensor(prompt_tokens, device=ids.device)[:, None]
         written = [Written() for _ in rows]
         alive, cache = list(range(len(rows))), DynamicCache(config=self.model.config)
         for length in range(1, self.max_new_tokens + 1):
-            logits = self._next(ids, mask, cache)
-            chance, token = functional.log_softmax(logits.float(), dim=-1).max(-1)
+            shares = functional.log_softmax(self._next(ids, mask, cache, twice).float(), dim=-1)
+            chance, token = shares.max(-1) if guides is None else _guided(shares, [guides[index] for index in alive])
             going = token != self.eos
             for index, number, log_probability in zip(alive, token.tolist(), chance.tolist(), strict=True):
                 written[index].take(number, log_probability, number == self.eos)
@@ -167,45 +240,62 @@ class Predictor:
                 break
             if not going.all():
                 cache.batch_select_indices(going.nonzero()[:, 0])
+                twice = None if twice is None else twice[going]
             ids, mask = token[going][:, None], functional.pad(mask[going], (0, 1), value=1)
         return written
 
-    def _next(self, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+    def _next(self, ids: Tensor, mask: Tensor, cache: DynamicCache, twice: Tensor | None) -> Tensor:
         """Logits (rows, vocabulary) of the token after the last one."""
         options: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
         taken = inspect.signature(self.model.forward).parameters
         if "position_ids" in taken:
-            options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            places = (mask.cumsum(1) - 1).clamp(min=0)
+            options["position_ids"] = (places if twice is None else second_positions(places, twice))[:, -ids.shape[1] :]
         if "logits_to_keep" in taken:
             options["logits_to_keep"] = 1
         logits: Tensor = self.model(ids, **options).logits
         return logits[:, -1]
 
 
+def _guided(shares: Tensor, guides: Sequence[Guide]) -> tuple[Tensor, Tensor]:
+    """The likeliest allowed token of each row, and how likely it is among those (nats)."""
+    found = []
+    for row, guide in zip(shares.cpu(), guides, strict=True):
+        allowed = guide.allowed()
+        among = row[allowed]
+        best = int(among.argmax())
+        guide.take(int(allowed[best]))
+        found.append((float(among[best] - among.logsumexp(0)), int(allowed[best])))
+    chances, tokens = zip(*found, strict=True)
+    return torch.tensor(chances), torch.tensor(tokens, device=shares.device)
+
+
 @torch.inference_mode()
-def token_losses(predictor: Predictor, input_ids: Sequence[Sequence[int]], prompt_tokens: Sequence[int]) -> list[tuple[float, int]]:
-    """Loss in nats of each sample's completion, its end included, and over how many tokens; perplexity is exp(sum / tokens).
+def token_losses(predictor: Predictor, samples: Sequence[Row]) -> list[tuple[float, int]]:
+    """Loss in nats of each sample's completion, its end and marks included, and over how many tokens; perplexity is exp(sum / tokens).
 
     Args:
-        input_ids: prompt, completion and end of each sample.
-        prompt_tokens: how many of them are the prompt's.
+        samples: prompt, completion and end of each; with the marks of the prompt's tokens, where the model marks.
 
     Returns:
         (0.0, 0) for a sample that is longer than the model can hold.
     """
-    found: list[tuple[float, int]] = [(0.0, 0)] * len(input_ids)
+    found: list[tuple[float, int]] = [(0.0, 0)] * len(samples)
     held = positions_of(predictor.model) or math.inf
-    fitting = [index for index, row in enumerate(input_ids) if len(row) <= held]
-    for run in by_length([len(input_ids[index]) for index in fitting], TOKENS_PER_BATCH):
+    read = predictor.writing.read if predictor.writing and predictor.reads_twice else None
+    fitting = [index for index, row in enumerate(samples) if len(row.input_ids) <= held]
+    lengths = [len(samples[index].input_ids) + (0 if read is None else samples[index].prompt_tokens) for index in fitting]
+    for run in by_length(lengths, TOKENS_PER_BATCH):
         indices = [fitting[position] for position in run]
-        batch = right_padded([input_ids[index] for index in indices], [prompt_tokens[index] for index in indices])
-        position = torch.arange(1, batch.input_ids.shape[1])
-        where = (position < batch.lengths[:, None]) & (position >= batch.prompt_tokens[:, None])
-        device = predictor.model.device
-        logits = logits_at(predictor.model, batch.input_ids[:, :-1].to(device), where.to(device), predictor.plain_head)
-        losses = functional.cross_entropy(logits.float(), batch.input_ids[:, 1:][where].to(device), reduction="none").cpu()
-        counts = where.sum(1).tolist()
-        for index, part in zip(indices, torch.split(losses, counts), strict=True):
+        batch = batch_of([samples[index] for index in indices], read)
+        where = answers_at(batch)
+        device, positions = predictor.model.device, None if batch.positions is None else batch.positions[:, :-1]
+        ids = batch.input_ids[:, :-1].to(device)
+        logits = logits_at(
+            predictor.model, ids, where.to(device), predictor.plain_head, None if positions is None else positions.to(device)
+        )
+        losses = functional.cross_entropy(logits.float(), wanted_in(batch)[where].to(device), reduction="none").cpu()
+        for index, part in zip(indices, torch.split(losses, where.sum(1).tolist()), strict=True):
             found[index] = float(part.double().sum()), len(part)
     return found
 

@@ -14,13 +14,13 @@ from tasks.cleaning import fold
 from tasks.records import as_text
 
 MAIN = {
-    "label": ("accuracy", "macro_f1", "ece", "answered", "perplexity"),
+    "label": ("accuracy", "macro_f1", "auc", "ece", "answered", "perplexity"),
     "fields": ("field_f1", "field_precision", "field_recall", "exact_match", "ece", "answered", "perplexity"),
     "text": ("chrf", "bleu", "facts_stated", "exact_match", "answered", "perplexity"),
 }
 EACH = {"label": "f1.", "fields": "field_f1."}  # the beginning of one more for each label or field
 LOWER_IS_BETTER = frozenset({"perplexity", "ece"})
-MODELS_ONLY = frozenset({"perplexity", "ece"})  # these need probabilities, which no baseline gives
+MODELS_ONLY = frozenset({"perplexity", "ece", "auc"})  # these need probabilities, which no baseline gives
 
 NO_ANSWER = "(none)"
 OTHER = "(other)"
@@ -92,7 +92,7 @@ def measure(kind: str, cases: Sequence[Case], answers: Answers, tokenizer: str =
         "perplexity": perplexity(answers.losses or ()),
     }
     if kind == "label":
-        found |= label_measures(cases, answers.outputs)
+        found |= label_measures(cases, answers.outputs) | {"auc": area_under_curve(cases, answers)}
     elif kind == "fields":
         found |= field_measures(cases, answers.outputs)
     else:
@@ -128,6 +128,21 @@ def label_measures(cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict
     right = sum(correct("label", cases, outputs))
     each = {EACH["label"] + label: value for label, value in scores.items()}
     return {"accuracy": right / len(cases), "macro_f1": ratio(sum(scores.values()), len(scores)), **each}
+
+
+def area_under_curve(cases: Sequence[Case], answers: Answers) -> float | None:
+    """How often the model gives the second of two labels a higher probability where it is true than where it is not; 0.5 is chance.
+
+    None unless two labels are true, every case is answered with one of them, and there are confidences.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    labels = sorted({str(case.output) for case in cases})
+    if len(labels) != 2 or answers.confidences is None or not {*answers.outputs} <= {*labels}:
+        return None
+    pairs = zip(answers.outputs, answers.confidences, strict=True)
+    chances = [sure if output == labels[1] else 1 - sure for output, sure in pairs]
+    return float(roc_auc_score([case.output == labels[1] for case in cases], chances))
 
 
 def per_class(cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict[str, dict[str, float]]:
@@ -185,11 +200,12 @@ def field_measures(cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict
 
 
 def per_field(cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict[str, dict[str, float]]:
-    """Field -> precision, recall, f1 and support (true values), for every field that is true or predicted somewhere."""
+    """Field -> precision, recall, f1, support (true values) and predicted (values), for every field that is true or predicted somewhere."""
     found = {}
     for name, (hits, predicted, true) in _field_tallies(cases, outputs).items():
         scores = {"precision": ratio(hits, predicted), "recall": ratio(hits, true), "f1": ratio(2 * hits, predicted + true)}
-        found[name] = {key: value for key, value in scores.items() if value is not None} | {"support": float(true)}
+        found[name] = {key: value for key, value in scores.items() if value is not None}
+        found[name] |= {"support": float(true), "predicted": float(predicted)}
     return found
 
 

@@ -43,11 +43,13 @@ def _in_sample(process: Process) -> Iterator[str]:
     if leaked:
         yield f"sample.prompt shows the answer to the model: {', '.join(leaked)}"
     if output.kind == "fields" and sample.completion is not None:
-        yield "sample.completion: fields are written as compact JSON; leave it out"
+        yield "sample.completion: fields are written in a form of their own; leave it out"
     elif output.kind != "fields" and placeholders(process.completion) != (output.label or output.text,):
         yield f"sample.completion must name {{{output.label or output.text}}} and nothing else"
     if sample.label_tokens and output.kind != "label":
         yield f"sample.label_tokens needs output.label; this output is {output.kind}"
+    if sample.field_tokens and output.kind != "fields":
+        yield f"sample.field_tokens needs output.fields; this output is {output.kind}"
     if sample.test_share + sample.validation_share >= 1:
         yield "sample.test_share + validation_share must leave something to train on"
     unknown = [name for name in sample.cleaning if name not in CLEANERS]

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from transformers.utils import logging as library_logging
 
 from tasks.artifacts import file_digest, write_json
-from tasks.process import Finetuning, Lora
+from tasks.tuning import Lora, Settled
 from tasks.vocabulary import base_folder
 
 Gpt = Any  # a transformers PreTrainedModel with a language-model head; its own annotations do not hold under strict typing
@@ -48,7 +48,7 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def build_model(settings: Finetuning, tokenizer: Any, positions: int) -> Gpt:
+def build_model(settings: Settled, tokenizer: Any, positions: int) -> Gpt:
     """The model to be tuned, in float32; with declared LoRA a PeftModel whose adapters alone are trained.
 
     Args:
@@ -67,7 +67,7 @@ def build_model(settings: Finetuning, tokenizer: Any, positions: int) -> Gpt:
         return _with_lora(model, settings.lora, len(tokenizer) > known) if settings.lora else model
 
 
-def _from_scratch(settings: Finetuning, tokenizer: Any, positions: int) -> Gpt:
+def _from_scratch(settings: Settled, tokenizer: Any, positions: int) -> Gpt:
     ids: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
     # Dropout within the attention shuts out its fast kernel and costs a fifth of the pace; the same function of GELU in one kernel.
     options: dict[str, Any] = {"embd_pdrop": settings.dropout, "resid_pdrop": settings.dropout, "attn_pdrop": 0.0}
@@ -75,7 +75,7 @@ def _from_scratch(settings: Finetuning, tokenizer: Any, positions: int) -> Gpt:
     return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=positions, **options))
 
 
-def _from_base(settings: Finetuning) -> Gpt:
+def _from_base(settings: Settled) -> Gpt:
     options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
     try:
         model: Gpt = AutoModelForCausalLM.from_pretrained(
@@ -175,28 +175,34 @@ def has_plain_head(model: Gpt) -> bool:
     return torch.allclose(whole[0], parts, atol=1e-4, rtol=1e-4)
 
 
-def logits_at(model: Gpt, input_ids: Tensor, where: Tensor, plain_head: bool) -> Tensor:
+def logits_at(model: Gpt, input_ids: Tensor, where: Tensor, plain_head: bool, positions: Tensor | None = None) -> Tensor:
     """Logits (targets, vocabulary) at the marked positions only: the vocabulary is half the cost of a small model.
 
     Args:
         input_ids: (rows, length), padded on the right.
         where: (rows, length), True where a prediction is wanted.
         plain_head: what `has_plain_head` says of the model.
+        positions: (rows, length), when they do not count from 0; every token still sees all those before it.
     """
     if plain_head:
-        return _body_and_head(model, input_ids, where)
-    logits: Tensor = model(input_ids, use_cache=False).logits
+        return _body_and_head(model, input_ids, where, positions)
+    logits: Tensor = model(input_ids, use_cache=False, **_placed(input_ids, positions)).logits
     return logits[where]
 
 
-def _body_and_head(model: Gpt, input_ids: Tensor, where: Tensor) -> Tensor:
+def _placed(input_ids: Tensor, positions: Tensor | None) -> dict[str, Tensor]:
+    """Positions with a mask that hides nothing: without one, transformers takes a position of 0 for the beginning of another text."""
+    return {} if positions is None else {"position_ids": positions, "attention_mask": torch.ones_like(input_ids)}
+
+
+def _body_and_head(model: Gpt, input_ids: Tensor, where: Tensor, positions: Tensor | None = None) -> Tensor:
     # use_cache=True, the default of every config, makes the attention wrong in training (field notes).
-    states = model.base_model(input_ids, use_cache=False).last_hidden_state
+    states = model.base_model(input_ids, use_cache=False, **_placed(input_ids, positions)).last_hidden_state
     logits: Tensor = model.get_output_embeddings()(states[where])
     return logits
 
 
-def uses_bf16(settings: Finetuning, model: nn.Module) -> bool:
+def uses_bf16(settings: Settled, model: nn.Module) -> bool:
     """Whether the forward pass runs in bfloat16; weights and optimizer stay in float32."""
     if settings.precision != "auto":
         return settings.precision == "bf16"

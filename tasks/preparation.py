@@ -9,9 +9,8 @@ import json
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from tokenizers import AddedToken, Tokenizer
 
 from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, file_digest, scratch, store_folder, write_json
 from tasks.cleaning import alike, fold
 from tasks.duplicates import Wording, band_keys, digest, exact_twins, near_twins, wording
 from tasks.process import Process
-from tasks.prompts import LABEL_TOKEN, clean, clean_value, completion_of, output_of, prompt_of
+from tasks.prompts import clean, clean_value, completion_of, output_of, prompt_of
 from tasks.records import Record, as_text, lookup, read_records
 from tasks.runs import Run, once
 from tasks.splitting import SIDES, TEST, TRAIN, check_sides, leaks, side_of
-from tasks.vocabulary import EOS, as_written, base_folder, completion_ids, train_vocabulary
+from tasks.tokenising import Encoder, Sample, Tally, contract_of, learned_form, make_tokenizer, tell_facts_apart, tokenise, write_dataset
+from tasks.vocabulary import base_folder
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1000  # samples tokenised, hashed or written at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One record as the model is taught it, before its tokens."""
-
-    record_id: str
-    prompt: str
-    completion: str
-    output: Any
-    inputs: dict[str, Any]  # path -> cleaned value, side columns too
-    slices: dict[str, str]
-    prose: str  # what near duplicates are found by
+BATCH = 1000  # samples hashed at a time
 
 
 @dataclass(slots=True)
@@ -148,7 +134,7 @@ def select(process: Process, corpus: Corpus) -> Selection:
     fixed = np.where(fixed_test, 2, np.where((sides == TEST - 1) & bool(process.records.validation), 1, 0))
     order = np.argsort(-fixed, kind="stable")
     exact = exact_twins(np.array(corpus.outputs, dtype=np.uint64), order)
-    exact[fixed_test] = -1
+    exact[fixed_test | (process.sample.repeats == "keep")] = -1
     near = np.full(len(sides), -1, dtype=np.int64)
     if corpus.buckets:
         left = (int(index) for index in order if exact[index] < 0)
@@ -162,13 +148,15 @@ def select(process: Process, corpus: Corpus) -> Selection:
         "twins_of_test": int((of_test[0] | of_test[1]).sum()),
     }
     sides[(exact >= 0) | (near >= 0)] = -1
-    leaking = leaks(sides, *_keys(corpus))
+    leaking = leaks(sides, *_keys(process, corpus))
     sides[leaking] = -1
     return Selection(sides, dropped | {"leaks": int(leaking.sum())})
 
 
-def _keys(corpus: Corpus) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    return np.array(corpus.prompts, dtype=np.uint64), np.array(corpus.groups, dtype=np.uint64)
+def _keys(process: Process, corpus: Corpus) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """What must not stand on two sides: texts, unless they may repeat, and groups."""
+    prompts = np.array(corpus.prompts, dtype=np.uint64)
+    return prompts * (process.sample.repeats == "drop"), np.array(corpus.groups, dtype=np.uint64)
 
 
 def references(process: Process, corpus: Corpus, indices: NDArray[np.int64]) -> dict[int, list[str]]:
@@ -190,126 +178,6 @@ def references(process: Process, corpus: Corpus, indices: NDArray[np.int64]) -> 
     return found
 
 
-def right_answers(process: Process, sample: Sample, several: Mapping[int, list[str]]) -> list[Any]:
-    """Every right output of a sample, its own first: those of the same prompt, and those that the record names."""
-    if process.output.kind != "text":
-        return [sample.output]
-    named = lookup(sample.inputs, process.output.references or "") or []
-    same = several.get(digest(fold(sample.prompt)), []) if several else []
-    return list(dict.fromkeys([sample.output, *same, *map(as_text, named if isinstance(named, list) else [named])]))
-
-
-def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) -> Any:
-    """The tokenizer of the declared base, or one trained on the texts, with a token for each label when labels are tokens.
-
-    Special tokens in a text are read as plain text (`split_special_tokens`): no customer can write a label or an end.
-
-    Raises:
-        ValueError: the vocabulary is too small for the labels, or the base's tokenizer cannot be had or has no end.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    special = [LABEL_TOKEN.format(label) for label in labels] if process.label_tokens else []
-    settings = process.finetuning
-    if settings.base == "scratch":
-        trained = train_vocabulary(texts, process.sample.vocabulary_size, special)
-        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-            tokenizer_object=trained,
-            eos_token=EOS,
-            pad_token=EOS,
-            unk_token=EOS,  # never used, as every byte is a token; CTranslate2 dies without one
-            split_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-    options: dict[str, Any] = {"revision": settings.revision or "main", "trust_remote_code": False, "split_special_tokens": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base_folder(settings.base) or settings.base, **options)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"finetuning.base {settings.base!r} has no tokenizer that can be opened: {reason}") from None
-    if tokenizer.eos_token is None:
-        raise ValueError(f"finetuning.base {settings.base!r}: its tokenizer has no end-of-text token, so completions could not end")
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    return tokenizer
-
-
-@dataclass(slots=True)
-class Tally:
-    """What is learned about one side while it is tokenised."""
-
-    samples: int = 0
-    tokens: int = 0
-    prompt_tokens_max: int = 0
-    completion_tokens_max: int = 0  # the end included
-    too_long: list[str] = field(default_factory=list)  # ids
-
-    def count(self, prompt: list[int], completion: list[int]) -> None:
-        """Take in one sample."""
-        self.samples += 1
-        self.tokens += len(prompt) + len(completion)
-        self.prompt_tokens_max = max(self.prompt_tokens_max, len(prompt))
-        self.completion_tokens_max = max(self.completion_tokens_max, len(completion))
-
-
-def encode(process: Process, tokens: Tokenizer, eos: int, batch: list[Sample]) -> Iterator[tuple[list[int], list[int]]]:
-    """Tokens of each prompt, and of its completion with the end."""
-    prompts = tokens.encode_batch_fast([sample.prompt for sample in batch], add_special_tokens=False)
-    if process.label_tokens:
-        completions = [completion_ids(tokens, sample.completion, True) for sample in batch]
-    else:
-        spelled = tokens.encode_batch_fast([sample.completion for sample in batch], add_special_tokens=False)
-        completions = [encoding.ids for encoding in spelled]
-    for prompt, completion in zip(prompts, completions, strict=True):
-        yield prompt.ids or [eos], [*completion, eos]  # an empty prompt begins with an end, to have something to go on from
-
-
-def tokenise(
-    process: Process, tokenizer: Any, samples: Iterable[Sample], several: Mapping[int, list[str]], keep_long: bool, tally: Tally
-) -> Iterator[dict[str, Any]]:
-    """Samples -> rows of a dataset; what is counted goes to the tally.
-
-    Args:
-        several: right answers of prompts that have more than one.
-        keep_long: keep samples of more than max_length tokens: only for the test side.
-    """
-    tokens, eos, samples = as_written(tokenizer.backend_tokenizer), tokenizer.eos_token_id, iter(samples)
-    while batch := list(islice(samples, BATCH)):
-        for sample, (prompt, completion) in zip(batch, encode(process, tokens, eos, batch), strict=True):
-            if len(prompt) + len(completion) > process.finetuning.max_length:
-                tally.too_long.append(sample.record_id)
-                if not keep_long:
-                    continue
-            tally.count(prompt, completion)
-            yield _row(sample, right_answers(process, sample, several)) | {"input_ids": prompt + completion, "prompt_tokens": len(prompt)}
-
-
-def _row(sample: Sample, answers: list[Any]) -> dict[str, Any]:
-    plain = {"output": sample.output, "references": answers, "inputs": sample.inputs, "slices": sample.slices}
-    written = {name: json.dumps(value, ensure_ascii=False) for name, value in plain.items()}
-    return {"record_id": sample.record_id, "prompt": sample.prompt, "completion": sample.completion} | written
-
-
-def write_dataset(rows: Iterable[dict[str, Any]], folder: Path, name: str) -> None:
-    """Rows -> a Hugging Face dataset folder in Arrow, written batch by batch; equal rows are equal bytes."""
-    import pyarrow as pa  # type: ignore[import-untyped]
-    from datasets import Dataset, Features, List, Value, disable_progress_bars
-
-    disable_progress_bars()
-    text = ("record_id", "prompt", "completion", "output", "references", "inputs", "slices")
-    features = Features({column: Value("string") for column in text} | {"input_ids": List(Value("int32")), "prompt_tokens": Value("int32")})
-    stream = folder.parent / f"{name}.arrow"
-    rows = iter(rows)
-    with pa.ipc.new_stream(str(stream), features.arrow_schema) as writer:
-        while batch := list(islice(rows, BATCH)):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=features.arrow_schema))
-    dataset = Dataset.from_file(str(stream))
-    dataset._fingerprint = name  # drawn from the clock otherwise, and then equal rows would not be equal bytes
-    dataset.save_to_disk(str(folder / name))
-    del dataset
-    stream.unlink()
-
-
 def write_samples(process: Process, records: Iterable[Record], folder: Path, working: Path) -> dict[str, Any]:
     """Records -> everything of samples/ below `folder`, and the report as returned.
 
@@ -321,21 +189,24 @@ def write_samples(process: Process, records: Iterable[Record], folder: Path, wor
     if process.records.group and not any(corpus.groups):
         raise ValueError(f"{process.name}: records.group is {process.records.group!r}, and no labelled record has it; name another column")
     selection = select(process, corpus)
-    check_sides(process, selection.sides, *_keys(corpus))
+    check_sides(process, selection.sides, *_keys(process, corpus))
     indices = [np.flatnonzero(selection.sides == side) for side in range(len(SIDES))]
     labels = sorted(process.labels or corpus.labels) if process.output.kind == "label" else []
     if groups := alike(labels):
         told = f"{sum(map(len, groups))} labels differ only in case, width or blanks and are {len(groups)} when folded"
         logger.warning("preparation: %s; declare output.labels, and each spelling becomes the one that stands there", told)
     tokenizer = make_tokenizer(process, _texts(process, corpus.chosen(indices[TRAIN])), labels)
+    form = learned_form(process, tokenizer, lambda: corpus.chosen(indices[TRAIN]))
+    tell_facts_apart(process, tokenizer, lambda: corpus.chosen(indices[TRAIN]))
     tokenizer.save_pretrained(folder / "tokenizer")
     tallies = [Tally() for _ in SIDES]
     for side, name in enumerate(SIDES):
         several = references(process, corpus, indices[side])
-        rows = tokenise(process, tokenizer, corpus.chosen(indices[side]), several, side == TEST, tallies[side])
+        rows = tokenise(Encoder(process, tokenizer, form), corpus.chosen(indices[side]), several, side == TEST, tallies[side])
         write_dataset(rows, folder, name)
     _refuse_empty(process, tallies)
-    write_json(folder / "contract.json", contract_of(process, tokenizer, labels, tallies))
+    longest = max(tally.prompt_tokens_max for tally in tallies)
+    write_json(folder / "contract.json", contract_of(process, tokenizer, labels, form, tallies[TRAIN], longest))
     report = report_of(corpus, selection, tallies, len(tokenizer))
     write_json(folder / "report.json", report)
     return report
@@ -345,7 +216,9 @@ def _texts(process: Process, samples: Iterable[Sample]) -> Iterator[str]:
     """What the vocabulary learns from; a label that is a token needs no learning."""
     for sample in samples:
         yield sample.prompt
-        if not process.label_tokens:
+        if process.field_tokens:
+            yield from (as_text(value) for value in sample.output.values())
+        elif not process.label_tokens:
             yield sample.completion
 
 
@@ -356,18 +229,6 @@ def _refuse_empty(process: Process, tallies: list[Tally]) -> None:
                 f"{process.name}: all {len(tally.too_long)} samples of {name} have more tokens than "
                 f"finetuning.max_length ({process.finetuning.max_length}); raise it"
             )
-
-
-def contract_of(process: Process, tokenizer: Any, labels: list[str], tallies: list[Tally]) -> dict[str, Any]:
-    """What whoever asks the model must know."""
-    ids = tokenizer.convert_tokens_to_ids([LABEL_TOKEN.format(label) for label in labels]) if process.label_tokens else None
-    return {
-        "kind": process.output.kind,
-        "labels": labels,
-        "label_ids": ids,
-        "max_new_tokens": process.finetuning.max_new_tokens or tallies[TRAIN].completion_tokens_max,
-        "prompt_tokens_max": max(tally.prompt_tokens_max for tally in tallies),
-    }
 
 
 def report_of(corpus: Corpus, selection: Selection, tallies: list[Tally], vocabulary: int) -> dict[str, Any]:

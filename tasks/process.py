@@ -14,10 +14,13 @@ from pydantic import Field, field_validator, model_validator
 
 from tasks.terms import Declared, Gate, Keep, Notify
 from tasks.terms import Rule as Rule
+from tasks.tuning import SEEDS
+from tasks.tuning import Finetuning as Finetuning
+from tasks.tuning import Lora as Lora
+from tasks.tuning import Size as Size
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 LONGEST_NAME = 255  # bytes between two slashes of a path
-SEEDS = 2**32  # NumPy takes no larger one
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -168,69 +171,16 @@ class Sample(Declared):
     """How a record becomes a prompt and a completion, and on which side of the split it stands."""
 
     prompt: str
-    completion: str | None = None  # " {label}", " {text}"; fields are always compact JSON
+    completion: str | None = None  # " {label}", " {text}"; fields have a form of their own
     cleaning: tuple[str, ...] = ("normalise_unicode", "strip_html", "strip_control", "normalise_line_breaks")
     near_duplicates: float | None = Field(0.9, gt=0, le=1)  # Jaccard similarity from which one of two is dropped
+    repeats: Literal["drop", "keep"] = "drop"  # keep: equal records are events of their own, and how often each comes is to be learned
     validation_share: float = Field(0.1, gt=0, lt=1)
     test_share: float = Field(0.2, gt=0, lt=1)
     seed: int = Field(7, ge=0, lt=SEEDS)
-    vocabulary_size: int = Field(4096, ge=300)
+    vocabulary_size: int = Field(3072, ge=300)
     label_tokens: bool | None = None  # each label one token; by default only when the base is scratch
-
-
-class Size(Declared):
-    """Size of a GPT-2 made from scratch, in the words of GPT2Config."""
-
-    n_layer: int = Field(4, ge=1)
-    n_embd: int = Field(128, ge=8)
-    n_head: int = Field(4, ge=1)
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
-        return self
-
-
-class Lora(Declared):
-    """Low-rank adapters, in the words of peft's LoraConfig."""
-
-    r: int = Field(8, ge=1)
-    lora_alpha: float = Field(16, gt=0)
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] | None = None  # every linear layer when absent
-    merged: bool = True  # into the base; else the adapter is published beside it, and only the adapter travels when it is tuned again
-
-
-class Finetuning(Declared):
-    """How the model is tuned, in the words of TrainingArguments where they exist."""
-
-    base: str = Field("scratch", min_length=1)  # or a hub id, or a folder
-    revision: str | None = None
-    size: Size = Size()
-    lora: Lora | None = None
-    learning_rate: float = Field(1e-3, gt=0)
-    num_train_epochs: float = Field(8, gt=0)
-    max_length: int = Field(256, ge=8)  # tokens, prompt and completion together
-    max_new_tokens: int | None = Field(None, ge=1)  # the longest completion of the training set when absent
-    tokens_per_batch: int = Field(4096, ge=16)
-    warmup_ratio: float = Field(0.1, ge=0, lt=1)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
-    prompt_loss_weight: float = Field(0.0, ge=0, le=1)  # 0: the loss is on the completion only
-    token_dropout: float = Field(0.0, ge=0, lt=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    evaluations: int = Field(8, ge=1)  # times the validation loss is taken in a run
-    early_stopping_patience: int | None = Field(3, ge=1)  # evaluations without a better loss
-    seed: int = Field(7, ge=0, lt=SEEDS)
-
-    @model_validator(mode="after")
-    def _has_a_base_to_adapt(self) -> Self:
-        if self.lora and self.base == "scratch":
-            raise ValueError("lora needs a base model to adapt; with base: scratch leave it out")
-        return self
+    field_tokens: bool | None = None  # fields as tokens and marks on the prompt, not as JSON; by default only when the base is scratch
 
 
 class Publishing(Declared):
@@ -378,6 +328,12 @@ class Process(Declared):
         """Whether each label is one token."""
         given = self.sample.label_tokens
         return self.output.kind == "label" and (self.finetuning.base == "scratch" if given is None else given)
+
+    @property
+    def field_tokens(self) -> bool:
+        """Whether fields are filled in by tokens of their own and by marks on the prompt."""
+        given = self.sample.field_tokens
+        return self.output.kind == "fields" and (self.finetuning.base == "scratch" if given is None else given)
 
     @property
     def labels(self) -> tuple[str, ...] | None:

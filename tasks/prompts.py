@@ -17,6 +17,22 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     return PLACEHOLDER.sub(lambda match: match[0][0] if match[1] is None else as_text(lookup(values, match[1].strip())), template)
 
 
+def regions_of(process: Process, inputs: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Where the values stand in the prompt, in characters from .. to; the template's own words are no part of them.
+
+    Args:
+        inputs: path -> cleaned value.
+    """
+    found, at, end = list[tuple[int, int]](), 0, 0
+    for match in PLACEHOLDER.finditer(process.sample.prompt):
+        at += match.start() - end
+        text = match[0][0] if match[1] is None else as_text(lookup(inputs, match[1].strip()))
+        if match[1] is not None and text:
+            found.append((at, at + len(text)))
+        at, end = at + len(text), match.end()
+    return found
+
+
 def clean(process: Process, text: str) -> str:
     """The declared cleaners, in their order."""
     for name in process.sample.cleaning:
@@ -114,3 +130,15 @@ def _parse_fields(fields: Mapping[str, OutputField], text: str) -> dict[str, Any
 def fits(field: OutputField, value: Any) -> bool:
     """Whether one value, or one of a list, is what records are held to: of the type, within values, bounds, length and pattern."""
     return kind_of([value] if field.list else value, field) in kinds_for(field) and within(field, value)
+
+
+def typed(field: OutputField, text: str) -> Any:
+    """A text as a value of the field's type; None when it is none that the declaration takes."""
+    value: Any = text
+    if field.type in ("integer", "number"):
+        plain = text.replace(",", "")
+        try:
+            value = int(plain) if field.type == "integer" or plain.lstrip("-").isdigit() else float(plain)
+        except ValueError:
+            return None
+    return value if fits(field, value) else None

@@ -77,6 +77,7 @@ def plan(store: Store, process: Process, dropped: Iterable[str], now: datetime) 
         "checkpoints": _old(_folders(store, f"{name}/checkpoints/"), run_line),
         "batches": _old(_folders(store, f"{name}/batches/"), batch_line),
         "drift": _old(_folders(store, f"{name}/drift/"), batch_line),
+        "claims": [info for kind in ("batches", "retries") for info in store.list(f"{name}/claims/{kind}/") if info.modified < run_line],
         "ledger": _left(store, name, now - timedelta(days=keep.ledger_days)),
     }
 

@@ -8,8 +8,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,14 +19,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from infra.scratch import scratch
-from tasks.batching import Batch, TokenRows, by_length, drop_tokens, plan
+from tasks.batching import Batch, Row, TokenRows, answers_at, by_length, drop_tokens, plan, wanted_in
 from tasks.checkpoints import Checkpoint, Checkpoints
 from tasks.models import Gpt, has_plain_head, logits_at, plain, seeded, uses_bf16
-from tasks.process import Finetuning
+from tasks.tuning import Settled
 
 CHECKPOINT_SECONDS = 60.0
 VALIDATION_ROWS = 1_000  # enough to see the loss turn, cheap enough to look often
 SEED_STRIDE = 1_000_003  # seeds of neighbouring runs do not meet
+
+
+class Rework(Protocol):
+    """Changes a sample each time it is shown."""
+
+    def __call__(self, row: Row, random: np.random.Generator) -> Row: ...
 
 
 class LossError(ValueError):
@@ -46,7 +53,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def learning_rate(settings: Finetuning, step: int, steps: int) -> float:
+def learning_rate(settings: Settled, step: int, steps: int) -> float:
     """Linear warm-up, then half a cosine down to zero; `step` counts from 0."""
     warmup = math.ceil(settings.warmup_ratio * steps)
     if step < warmup:
@@ -58,18 +65,16 @@ def targets(batch: Batch, prompt_loss_weight: float) -> tuple[Tensor, Tensor]:
     """Which positions predict a token that counts, and how much each counts.
 
     Returns:
-        Mask (rows, longest - 1), True where the next token is a target; and the weights of the targets, in order: a
-        completion's token counts 1, a prompt's `prompt_loss_weight`, over their sum.
+        Mask (rows, longest - 1), True where a target is predicted; and the weights of the targets, in order: a completion's
+        token and a mark count 1, a prompt's token `prompt_loss_weight`, over their sum.
     """
-    next_position = torch.arange(1, batch.input_ids.shape[1])
-    real = next_position < batch.lengths[:, None]
-    completion = real & (next_position >= batch.prompt_tokens[:, None])
-    where = real if prompt_loss_weight else completion
-    weights = torch.where(completion, 1.0, prompt_loss_weight)[where]
+    answer, following = answers_at(batch), torch.arange(1, batch.input_ids.shape[1])
+    where = answer | (following < batch.prompt_tokens[:, None]) if prompt_loss_weight else answer
+    weights = torch.where(answer, 1.0, prompt_loss_weight)[where]
     return where, weights / weights.sum()
 
 
-def optimizer_of(model: nn.Module, settings: Finetuning) -> torch.optim.AdamW:
+def optimizer_of(model: nn.Module, settings: Settled) -> torch.optim.AdamW:
     """AdamW over what is trained; norms, biases and embeddings are not pulled towards zero."""
     embeddings = {id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()}
     trained = [weight for _, weight in trained_weights(model)]
@@ -84,7 +89,7 @@ def trained_weights(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
 
 
-def schedule(lengths: np.ndarray[Any, np.dtype[Any]], settings: Finetuning) -> list[int]:
+def schedule(lengths: np.ndarray[Any, np.dtype[Any]], settings: Settled) -> list[int]:
     """Steps of each epoch; the last one may be a part."""
     epochs = math.ceil(settings.num_train_epochs)
     counts = [len(plan(lengths, settings.tokens_per_batch, settings.seed, epoch)) for epoch in range(epochs)]
@@ -96,11 +101,18 @@ class Tuning:
     """One tuning under way."""
 
     def __init__(
-        self, model: Gpt, rows: TokenRows, validation: TokenRows, settings: Finetuning, eos: int, checkpoints: Checkpoints
+        self,
+        model: Gpt,
+        rows: TokenRows,
+        validation: TokenRows,
+        settings: Settled,
+        eos: int,
+        checkpoints: Checkpoints,
+        rework: Rework | None = None,
     ) -> None:
         self.model, self.gpt, self.device = model, plain(model), next(model.parameters()).device
         self.rows, self.validation, self.settings, self.eos = rows, validation, settings, eos
-        self.checkpoints, self.progress = checkpoints, Progress()
+        self.checkpoints, self.progress, self.rework = checkpoints, Progress(), rework
         self.best: Path | None = None  # the best weights, in a file of this run's own: another run may clear the checkpoints
         self.optimizer = optimizer_of(model, settings)
         self.plain_head, self.bf16 = has_plain_head(self.gpt), uses_bf16(settings, model)
@@ -152,8 +164,15 @@ class Tuning:
         for epoch, count in enumerate(self.counts):
             if skip < count:
                 order = plan(self.rows.lengths, self.settings.tokens_per_batch, self.settings.seed, epoch)
-                yield from (self.rows.batch(indices) for indices in order[skip:count])
+                yield from (self._batch(indices) for indices in order[skip:count])
             skip = max(0, skip - count)
+
+    def _batch(self, indices: np.ndarray[Any, np.dtype[Any]]) -> Batch:
+        """The batch of the next step; what is drawn for it is decided by the step alone."""
+        if self.rework is None:
+            return self.rows.batch(indices)
+        random = np.random.default_rng((self.settings.seed, self.progress.step))
+        return self.rows.batch(indices, partial(self.rework, random=random))
 
     def step(self, batch: Batch) -> None:
         """One step of the optimizer.
@@ -169,7 +188,7 @@ class Tuning:
             shown = drop_tokens(batch, settings.token_dropout, self.eos, generator)
         self.model.train()
         where, weights = targets(batch, settings.prompt_loss_weight)
-        losses = self._losses(shown, batch.input_ids[:, 1:][where], where, settings.label_smoothing_factor)
+        losses = self._losses(shown, wanted_in(batch)[where], where, settings.label_smoothing_factor)
         loss = (losses * weights.to(self.device)).sum()
         if not math.isfinite(value := loss.item()):
             raise LossError(
@@ -193,7 +212,8 @@ class Tuning:
     def _losses(self, shown: Batch, wanted: Tensor, where: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy in nats of each wanted token; the last position predicts nothing and is left out."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = logits_at(self.gpt, shown.input_ids[:, :-1].to(self.device), where.to(self.device), self.plain_head)
+            positions = None if shown.positions is None else shown.positions[:, :-1].to(self.device)
+            logits = logits_at(self.gpt, shown.input_ids[:, :-1].to(self.device), where.to(self.device), self.plain_head, positions)
         return functional.cross_entropy(logits.float(), wanted.to(self.device), reduction="none", label_smoothing=smoothing)
 
     def _evaluate_when_due(self) -> bool:
@@ -230,7 +250,7 @@ class Tuning:
             for indices in by_length(self.validation.lengths[chosen].tolist(), self.settings.tokens_per_batch):
                 batch = self.validation.batch(chosen[indices])
                 where, _ = targets(batch, 0.0)
-                total += float(self._losses(batch, batch.input_ids[:, 1:][where], where).sum())
+                total += float(self._losses(batch, wanted_in(batch)[where], where).sum())
                 tokens += int(where.sum())
         if not math.isfinite(total):
             raise LossError(f"the validation loss is {total} at step {self.progress.step}; lower finetuning.learning_rate")

@@ -23,7 +23,7 @@ from tasks.datadocs import self_contained
 from tasks.expectations import TOKENS, columns_of, derived, look_at
 from tasks.process import Process
 from tasks.prompts import completion_of, output_of, prompt_of
-from tasks.records import Record, Rejected, read_records, to_line
+from tasks.records import Record, Rejected, as_text, read_records, to_line
 from tasks.repairs import repair
 from tasks.runs import Run, once
 from tasks.suites import Finding, check_all, check_rows, data_docs
@@ -70,7 +70,7 @@ class Tokens:
         output = output_of(self.process, record.values)
         if output is None:
             return None
-        return prompt_of(self.process, record.values), "" if self.process.label_tokens else completion_of(self.process, output)
+        return prompt_of(self.process, record.values), _stated(self.process, output)
 
     @property
     def tokenizer(self) -> "Tokenizer":
@@ -85,6 +85,14 @@ class Tokens:
         return train_vocabulary(
             (prompt_of(self.process, record.values)[:2_000] for record in first), self.process.sample.vocabulary_size, ()
         )
+
+
+def _stated(process: Process, output: Any) -> str:
+    """The text of a completion that takes up tokens: none of a label that is one, of fields that are marked in the prompt no more."""
+    if process.field_tokens:
+        declared = process.output.fields or {}
+        return " ".join(as_text(value) for name, value in output.items() if not declared[name].verbatim)
+    return "" if process.label_tokens else completion_of(process, output)
 
 
 def findings_for(process: Process, labels: Sequence[str] | None) -> list[Finding]:

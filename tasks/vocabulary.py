@@ -9,19 +9,21 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 EOS = "<|endoftext|>"
 SMALLEST = 256  # tokens: every byte
+CHARACTER = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]"  # of a script written without blanks
 
 
-def train_vocabulary(texts: Iterable[str], size: int, special: Sequence[str] = ()) -> Tokenizer:
+def train_vocabulary(texts: Iterable[str], size: int, special: Sequence[str] = (), characters: bool = False) -> Tokenizer:
     """A byte-level BPE tokenizer learned from texts; the same texts give the same tokenizer.
 
     Args:
         texts: read once, streamed; only what the model may see in training.
         size: tokens in all, the special ones included; fewer come out when the texts are few.
         special: tokens that are never split, such as one for each label; EOS is id 0 and they follow it in their order.
+        characters: no token spans two Chinese characters, so that a value in a text begins and ends with a token.
 
     Raises:
         ValueError: the size does not hold the bytes and the special tokens.
@@ -31,7 +33,8 @@ def train_vocabulary(texts: Iterable[str], size: int, special: Sequence[str] = (
         raise ValueError(mistake)
     tokenizer = Tokenizer(models.BPE())
     digits, bytes_ = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
+    alone = [pre_tokenizers.Split(Regex(CHARACTER), "isolated")] if characters else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, *alone, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(

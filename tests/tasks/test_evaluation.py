@@ -9,7 +9,8 @@ import pytest
 from infra.store import LocalStore, open_store
 from tasks.artifacts import Artifact, fetch_folder, listing_of, read_json, store_folder
 from tasks.checkpoints import Checkpoints
-from tasks.evaluation import cases_of, evaluate, facts_of, write_evaluation
+from tasks.evaluation import cases_of, evaluate, write_evaluation
+from tasks.facts import facts_of
 from tasks.finetuning import train_model
 from tasks.gate import judge
 from tasks.preparation import write_samples
@@ -119,7 +120,7 @@ def life(tmp_path: Path) -> tuple[Run, Artifact, Artifact]:
 def test_the_same_model_as_champion_measures_the_same(life: tuple[Run, Artifact, Artifact]) -> None:
     run, model, samples = life
     first = evaluate.fn(model, samples, None, run)
-    assert {"accuracy", "macro_f1", "ece", "answered", "perplexity"} == set(first.facts)
+    assert {"accuracy", "macro_f1", "auc", "ece", "answered", "perplexity"} == set(first.facts)
     metrics = read_json(open_store(), first, "metrics.json")
     alias = publish.fn(model, first, judge(run.process.gate.rules, metrics), run)
     again = read_json(open_store(), evaluate.fn(model, samples, alias.version, run), "metrics.json")

@@ -14,9 +14,10 @@ from tasks.batching import right_padded
 from tasks.checkpoints import Checkpoints
 from tasks.finetuning import finetune, train_model
 from tasks.models import seeded
-from tasks.process import Finetuning, Process
+from tasks.process import Process
 from tasks.runs import begin
 from tasks.training import LossError, Progress, learning_rate, targets
+from tasks.tuning import Settled
 from tasks.vocabulary import EOS, train_vocabulary
 
 TEXTS = {"my card is lost": "card", "the card is gone": "card", "pay the invoice": "bill", "invoice not paid": "bill", "卡丢了": "card"}
@@ -85,7 +86,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
-    settings = Finetuning(learning_rate=1.0, warmup_ratio=0.2)
+    settings = Settled(learning_rate=1.0, warmup_ratio=0.2)
     rates = [learning_rate(settings, step, 10) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert sorted(rates[2:], reverse=True) == rates[2:]

@@ -9,6 +9,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from infra.store import LocalStore
+from tasks.batching import Row
 from tasks.checkpoints import Checkpoints
 from tasks.finetuning import train_model
 from tasks.generation import Predictor, token_losses
@@ -23,6 +24,7 @@ PROMPTS = ["my card is lost", "pay", "", "卡丢了", "the invoice is not paid a
 
 def process(output: dict[str, Any], **finetuning: Any) -> Process:
     tiny = {"size": {"n_layer": 1, "n_embd": 32, "n_head": 2}, "max_length": 48, "tokens_per_batch": 64, "dropout": 0.0, "evaluations": 1}
+    tiny |= {"label_smoothing_factor": 0.0, "token_dropout": 0.0, "prompt_loss_weight": 0.0}
     declared = {
         "name": "tiny",
         "owner": "support",
@@ -155,7 +157,7 @@ def test_what_a_customer_writes_never_becomes_a_label_or_an_end(router: Predicto
 
 def test_token_losses_are_those_of_the_completion(clerk: Predictor) -> None:
     ids = [[*clerk.encode(["two pens"])[0], 0], [*clerk.encode(["one 茶"])[0], 0]]
-    losses = token_losses(clerk, ids, [2, len(ids[1]) - 1])
+    losses = token_losses(clerk, [Row(ids[0], 2), Row(ids[1], len(ids[1]) - 1)])
     row = torch.tensor([ids[0]])
     expected = clerk.model(row, labels=torch.tensor([[-100, -100, *ids[0][2:]]])).loss.item()
     assert losses[0][1] == len(ids[0]) - 2
@@ -164,7 +166,7 @@ def test_token_losses_are_those_of_the_completion(clerk: Predictor) -> None:
 
 
 def test_a_sample_longer_than_the_model_counts_no_token(clerk: Predictor) -> None:
-    losses = token_losses(clerk, [[5] * 500, [5, 6, 0]], [3, 2])
+    losses = token_losses(clerk, [Row([5] * 500, 3), Row([5, 6, 0], 2)])
     assert losses[0] == (0.0, 0)
     assert losses[1][0] > 0
     assert math.isfinite(losses[1][0])

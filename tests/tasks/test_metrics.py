@@ -52,10 +52,18 @@ def test_fields_are_counted_as_pairs() -> None:
     [("label", "a", "b", ("a", "b")), ("fields", {"n": 3}, {"m": 3}, ("n", "m")), ("text", "one two three four", "one two three five", ())],
 )
 def test_what_is_measured_is_what_a_gate_may_name(kind: str, true: Any, answered: Any, parts: tuple[str, ...]) -> None:
-    case, losses = Case(true, facts=("one",)), [(1.0, 2)] * 2
-    found = metrics.measure(kind, [case, case], Answers([true, answered], [0.9, 0.6], losses))
+    cases, losses = [Case(true, facts=("one",)), Case(answered, facts=("one",))], [(1.0, 2)] * 2
+    found = metrics.measure(kind, cases, Answers([true, true], [0.9, 0.6], losses))
     assert set(found) == set(metrics.measures(kind, parts)) - ({"ece"} if kind == "text" else set())
-    assert not metrics.MODELS_ONLY & set(metrics.measure(kind, [case, case], Answers([true, answered])))
+    assert not metrics.MODELS_ONLY & set(metrics.measure(kind, cases, Answers([true, answered])))
+
+
+def test_the_area_under_the_curve_is_how_often_a_true_one_is_thought_likelier() -> None:
+    cases = [Case(label) for label in ("bad", "good", "bad", "good")]
+    found = metrics.measure("label", cases, Answers(["bad", "good", "good", "bad"], [0.9, 0.8, 0.6, 0.7]))
+    assert found["auc"] == pytest.approx(3 / 4)  # of good: 0.1, 0.8, 0.6, 0.3
+    assert "auc" not in metrics.measure("label", [*cases, Case("ugly")], Answers(["bad"] * 5, [0.9] * 5))
+    assert "auc" not in metrics.measure("label", cases, Answers(["bad", None, "bad", "good"], [0.9] * 4))
 
 
 def test_what_has_nothing_to_divide_by_is_absent() -> None:

@@ -9,8 +9,8 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from infra.spans import digest_of
 from tasks.models import base_digest, build_model, has_plain_head, load_model, logits_at, plain, save_model, seeded, uses_bf16
-from tasks.process import Finetuning
 from tasks.shards import shards_of
+from tasks.tuning import Settled
 from tasks.vocabulary import EOS, train_vocabulary
 
 HEADS: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
@@ -33,8 +33,8 @@ def base(folder: Path, kind: str) -> str:
     return str(folder)
 
 
-def settings(**changes: Any) -> Finetuning:
-    return Finetuning.model_validate({"size": {"n_layer": 1, "n_embd": 16, "n_head": 2}, "max_length": 32, **changes})
+def settings(**changes: Any) -> Settled:
+    return Settled.model_validate({"size": {"n_layer": 1, "n_embd": 16, "n_head": 2}, "max_length": 32, **changes})
 
 
 def test_the_same_seed_makes_the_same_model() -> None:

@@ -12,10 +12,11 @@ from transformers import AutoTokenizer
 from infra.store import LocalStore
 from tasks.artifacts import fetch_folder, store_folder
 from tasks.declaration import merge, parse_process
-from tasks.preparation import make_tokenizer, prepare, write_samples
+from tasks.preparation import prepare, write_samples
 from tasks.process import Process
 from tasks.records import Record, write_lines
 from tasks.runs import begin
+from tasks.tokenising import make_tokenizer
 
 SUBJECTS = ("parcel", "invoice", "password", "包裹", "发票", "contract", "refund", "delivery", "lamp", "chair")
 ROUTING: dict[str, Any] = {
@@ -104,6 +105,14 @@ def test_spelled_labels_are_what_the_template_says(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "samples" / "contract.json").read_text())["label_ids"] is None
 
 
+def test_events_that_repeat_are_all_kept_where_declared(tmp_path: Path) -> None:
+    again = [ticket(60 + n, "Where is my parcel, order 0?", "billing", "test" if n == 2 else "") for n in range(3)]
+    changes = {"records": {"test": "test.jsonl"}, "sample": {"repeats": "keep", "near_duplicates": None}}
+    report, rows = prepared([*tickets(), *again], tmp_path, changes)
+    assert sum(len(side) for side in rows.values()) == 63
+    assert set(report["dropped"].values()) == {0}
+
+
 def test_the_same_text_in_other_letters_is_dropped_once_and_counted(tmp_path: Path) -> None:
     records = [*tickets(), ticket(60, "WHERE is my  parcel, order ０?", "billing"), ticket(61, "Where is my parcel, order 0?", "delivery")]
     report, rows = prepared(records, tmp_path)
@@ -142,7 +151,7 @@ def test_a_group_stands_on_one_side(tmp_path: Path) -> None:
 
 def test_a_long_sample_leaves_training_with_its_id_and_stays_in_the_test(tmp_path: Path) -> None:
     long = [ticket(60, "x9 " * 200, "billing"), ticket(61, "y8 " * 200, "billing", "test"), ticket(62, "short", "billing", "test")]
-    report, rows = prepared([*tickets(), *long], tmp_path, {"records": {"test": "test.jsonl"}})
+    report, rows = prepared([*tickets(), *long], tmp_path, {"records": {"test": "test.jsonl"}, "finetuning": {"max_length": 256}})
     assert [side["too_long"] for side in report["splits"].values()] in ([["t60"], [], ["t61"]], [[], ["t60"], ["t61"]])
     assert [row["record_id"] for row in rows["test"]] == ["t61", "t62"]
 

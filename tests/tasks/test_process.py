@@ -65,7 +65,7 @@ def test_placeholders_are_told_once_each_in_order() -> None:
         ({"sample": {"prompt": "{output}"}}, "shows the answer to the model: output"),
         ({"sample": {"prompt": "{output.sku}"}}, "shows the answer to the model: output.sku"),
         ({"output": {"fields": {"sku": {"column": "row.sku"}}, "within": None}, "sample": {"prompt": "{row}"}}, "shows the answer"),
-        ({"sample": {"completion": "{sku}"}}, "fields are written as compact JSON"),
+        ({"sample": {"completion": "{sku}"}}, "fields are written in a form of their own"),
         ({"sample": {"label_tokens": True}}, "label_tokens needs output.label"),
         ({"sample": {"test_share": 0.6, "validation_share": 0.5}}, "something to train on"),
         ({"sample": {"cleaning": ["os.system"]}}, "sample.cleaning has os.system"),

@@ -1,0 +1,75 @@
+"""Budget: the training samples and the declared minutes -> a model's size, its epochs and all that a declaration leaves open.
+
+Decided by counting, never by the clock: the same samples give the same settings on every machine. RECIPES were chosen on
+splits cut from the training sets of public data, or taken from field notes; benchmarks/real.py tells what did not help.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.tuning import Finetuning, Settled, Size
+
+OPERATIONS_PER_SECOND = 40e9  # two cores, training, measured on a shared machine: 30e9 to 37e9 on one of them
+OPERATIONS = 6  # for each weight and token: two forward, four backward
+SIZES = tuple(
+    Size(n_layer=layers, n_embd=width, n_head=heads)
+    for layers, width, heads in ((2, 64, 4), (3, 96, 4), (3, 128, 4), (4, 128, 4), (4, 160, 5), (4, 192, 6), (6, 192, 6), (6, 256, 8))
+)
+FEW_SAMPLES = 2_000  # up to which the model is the second of the sizes at most: more would be learned by heart
+EPOCHS = {"label": 12.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
+MOST_EPOCHS = 20.0
+STEPS_PER_EPOCH = 200  # about; batches are between these sizes
+SMALLEST_BATCH, LARGEST_BATCH, ROWS = 512, 4096, 16
+TUNED_EPOCHS = 3.0  # of a base model
+
+RECIPES: dict[str, dict[str, Any]] = {  # from scratch
+    "label": {"label_smoothing_factor": 0.1, "prompt_loss_weight": 0.3, "token_dropout": 0.1, "dropout": 0.2},
+    "fields": {"label_smoothing_factor": 0.05, "prompt_loss_weight": 0.0, "token_dropout": 0.1, "dropout": 0.1},
+    "text": {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1},
+}
+SCRATCH_RATE, BASE_RATE, LORA_RATE = 2e-3, 1e-4, 5e-4
+BASE: dict[str, Any] = {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What is known of the training samples before training."""
+
+    samples: int
+    tokens: int  # of one epoch, a second reading included
+    vocabulary: int
+
+
+def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
+    """The settings of one training, what is declared first."""
+    given = {name: value for name, value in settings.model_dump().items() if value is not None}
+    if settings.base != "scratch":
+        rate = LORA_RATE if settings.lora else BASE_RATE
+        return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)
+    size = settings.size or size_for(settings.budget_minutes, kind, counts)
+    found = {"size": size, "learning_rate": SCRATCH_RATE, "num_train_epochs": epochs_for(settings.budget_minutes, size, counts)}
+    return Settled.model_validate(RECIPES[kind] | found | _batch(counts) | given)
+
+
+def size_for(minutes: float, kind: str, counts: Counts) -> Size:
+    """The largest model that can see its samples often enough; the third one where even that is too slow."""
+    sizes = SIZES[:2] if counts.samples <= FEW_SAMPLES else SIZES
+    fitting = [size for size in sizes if _epochs(minutes, size, counts) >= EPOCHS[kind]]
+    return fitting[-1] if fitting else sizes[min(2, len(sizes) - 1)]
+
+
+def epochs_for(minutes: float, size: Size, counts: Counts) -> float:
+    """Epochs that fit into the minutes, at most 20; a part of one where the samples are many."""
+    return max(0.01, round(min(MOST_EPOCHS, _epochs(minutes, size, counts)), 2))
+
+
+def _epochs(minutes: float, size: Size, counts: Counts) -> float:
+    weights = 12 * size.n_layer * size.n_embd**2 + counts.vocabulary * size.n_embd
+    return minutes * 60 * OPERATIONS_PER_SECOND / (OPERATIONS * weights * max(1, counts.tokens))
+
+
+def _batch(counts: Counts) -> dict[str, int]:
+    """Tokens of a batch: small steps for small sets, and never just a few samples."""
+    length = counts.tokens / max(1, counts.samples)
+    wanted = max(SMALLEST_BATCH, ROWS * length, counts.tokens / STEPS_PER_EPOCH)
+    return {"tokens_per_batch": int(min(LARGEST_BATCH, wanted))}

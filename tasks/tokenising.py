@@ -1,0 +1,239 @@
+"""Tokenising: samples -> the tokens a model is taught, as a dataset on disk; and what whoever asks the model must know of them.
+
+Prompt and completion are encoded apart and put together, so that the prompt's tokens are the same when the model is asked.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from tasks.cleaning import fold
+from tasks.duplicates import digest
+from tasks.facts import PARTIAL, WHOLE, copied_marks, states_all, tells_apart
+from tasks.forms import Form, Writing, learn_form
+from tasks.process import Process
+from tasks.prompts import LABEL_TOKEN
+from tasks.records import as_text, lookup
+from tasks.vocabulary import EOS, as_written, base_folder, completion_ids, train_vocabulary
+
+BATCH = 1000  # samples tokenised or written at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One record as the model is taught it, before its tokens."""
+
+    record_id: str
+    prompt: str
+    completion: str
+    output: Any
+    inputs: dict[str, Any]  # path -> cleaned value, side columns too
+    slices: dict[str, str]
+    prose: str  # what near duplicates are found by
+
+
+def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) -> Any:
+    """The tokenizer of the declared base, or one trained on the texts, with a token for each label when labels are tokens.
+
+    Special tokens in a text are read as plain text (`split_special_tokens`): no customer can write a label or an end.
+
+    Raises:
+        ValueError: the vocabulary is too small for the labels, or the base's tokenizer cannot be had or has no end.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    special = [LABEL_TOKEN.format(label) for label in labels] if process.label_tokens else []
+    settings = process.finetuning
+    if settings.base == "scratch":
+        trained = train_vocabulary(texts, process.sample.vocabulary_size, special, characters=process.field_tokens)
+        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=trained,
+            eos_token=EOS,
+            pad_token=EOS,
+            unk_token=EOS,  # never used, as every byte is a token; CTranslate2 dies without one
+            split_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+    options: dict[str, Any] = {"revision": settings.revision or "main", "trust_remote_code": False, "split_special_tokens": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_folder(settings.base) or settings.base, **options)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"finetuning.base {settings.base!r} has no tokenizer that can be opened: {reason}") from None
+    if tokenizer.eos_token is None:
+        raise ValueError(f"finetuning.base {settings.base!r}: its tokenizer has no end-of-text token, so completions could not end")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return tokenizer
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is learned about one side while it is tokenised."""
+
+    samples: int = 0
+    tokens: int = 0
+    prompt_tokens_max: int = 0
+    completion_tokens_max: int = 0  # the end included
+    too_long: list[str] = field(default_factory=list)  # ids
+
+    def count(self, prompt: list[int], completion: list[int]) -> None:
+        """Take in one sample."""
+        self.samples += 1
+        self.tokens += len(prompt) + len(completion)
+        self.prompt_tokens_max = max(self.prompt_tokens_max, len(prompt))
+        self.completion_tokens_max = max(self.completion_tokens_max, len(completion))
+
+
+class Encoder:
+    """Samples -> their tokens, in the words of one tokenizer."""
+
+    def __init__(self, process: Process, tokenizer: Any, form: Form | None) -> None:
+        self.process, self.eos = process, int(tokenizer.eos_token_id)
+        self.tokens: Tokenizer = as_written(tokenizer.backend_tokenizer)
+        self.whole, self.partial = self.tokens.token_to_id(WHOLE), self.tokens.token_to_id(PARTIAL)
+        self.writing = Writing(process, form, self.tokens) if form else None
+
+    def encode(self, batch: list[Sample]) -> Iterator[tuple[list[int], list[int], list[int]]]:
+        """Tokens of each prompt, of its completion with the end, and the marks of the prompt's tokens."""
+        prompts = self.tokens.encode_batch([sample.prompt for sample in batch], add_special_tokens=False)
+        if self.writing is None and self.process.output.kind == "text":
+            yield from self._texts(batch, prompts)
+            return
+        for sample, prompt, completion in zip(batch, prompts, self._completions(batch), strict=True):
+            marks = self.writing.marks(sample, prompt.offsets) if self.writing else []
+            nothing = self.writing.mark_ids[:1] if self.writing else []
+            yield self.asked(prompt.ids), [*completion, self.eos], marks if prompt.ids else nothing
+
+    def _texts(self, batch: list[Sample], prompts: Sequence[Any]) -> Iterator[tuple[list[int], list[int], list[int]]]:
+        """The same of texts, whose marks say which values were copied from the prompt."""
+        completions = self.tokens.encode_batch([sample.completion for sample in batch], add_special_tokens=False)
+        for sample, prompt, completion in zip(batch, prompts, completions, strict=True):
+            asked = self.asked(prompt.ids, self._told(sample))
+            parts = [(sample.prompt, prompt.offsets), (sample.completion, completion.offsets)]
+            marks = copied_marks(self.process, sample.inputs, parts) if prompt.ids else [0] * len(completion.ids)
+            before = len(asked) - (len(marks) - len(completion.ids))
+            marks = [*marks[: len(prompt.ids)], *[0] * before, *marks[len(prompt.ids) :], 0]
+            yield asked, [*completion.ids, self.eos], marks if any(marks) else []
+
+    def asked(self, prompt: list[int], told: list[int] | None = None) -> list[int]:
+        """A prompt's tokens as the model sees them; an empty one begins with an end, to have something to go on from.
+
+        Args:
+            told: what is said of the completion that follows; that it states all facts when absent, where this is said at all.
+        """
+        wanted = [] if self.whole is None else [self.whole]
+        return [*(prompt or [self.eos]), *(wanted if told is None else told)]
+
+    def _told(self, sample: Sample) -> list[int]:
+        if self.whole is None or self.partial is None:
+            return []
+        return [self.whole if states_all(self.process, sample.inputs, sample.output) else self.partial]
+
+    def _completions(self, batch: list[Sample]) -> list[list[int]]:
+        if self.writing:
+            return [self.writing.completion(sample.output) for sample in batch]
+        if self.process.label_tokens:
+            return [completion_ids(self.tokens, sample.completion, True) for sample in batch]
+        spelled = self.tokens.encode_batch_fast([sample.completion for sample in batch], add_special_tokens=False)
+        return [encoding.ids for encoding in spelled]
+
+
+def learned_form(process: Process, tokenizer: Any, samples: Callable[[], Iterable[Sample]]) -> Form | None:
+    """How declared fields are filled in, and the tokens for it added to the tokenizer; None when they are written as JSON.
+
+    Args:
+        samples: gives the training samples, as often as it is called.
+    """
+    if not process.field_tokens:
+        return None
+    tokens = as_written(tokenizer.backend_tokenizer)
+    form = learn_form(process, samples, lambda prompt: tokens.encode(prompt, add_special_tokens=False).offsets)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in form.vocabulary])
+    return form.measured(process, samples, as_written(tokenizer.backend_tokenizer))
+
+
+def tell_facts_apart(process: Process, tokenizer: Any, samples: Callable[[], Iterable[Sample]]) -> None:
+    """Add the tokens that say whether a text states all facts, where this is worth saying."""
+    if process.output.kind == "text" and tells_apart(process, samples()):
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in (WHOLE, PARTIAL)])
+
+
+def tokenise(
+    encoder: Encoder, samples: Iterable[Sample], several: Mapping[int, list[str]], keep_long: bool, tally: Tally
+) -> Iterator[dict[str, Any]]:
+    """Samples -> rows of a dataset; what is counted goes to the tally.
+
+    Args:
+        several: right answers of prompts that have more than one.
+        keep_long: keep samples of more than max_length tokens: only for the test side.
+    """
+    process, samples = encoder.process, iter(samples)
+    while batch := list(islice(samples, BATCH)):
+        for sample, (prompt, completion, marks) in zip(batch, encoder.encode(batch), strict=True):
+            if len(prompt) + len(completion) > process.finetuning.max_length:
+                tally.too_long.append(sample.record_id)
+                if not keep_long:
+                    continue
+            tally.count(prompt, completion)
+            ids = {"input_ids": prompt + completion, "prompt_tokens": len(prompt), "marks": marks}
+            yield _row(sample, right_answers(process, sample, several)) | ids
+
+
+def _row(sample: Sample, answers: list[Any]) -> dict[str, Any]:
+    plain = {"output": sample.output, "references": answers, "inputs": sample.inputs, "slices": sample.slices}
+    written = {name: json.dumps(value, ensure_ascii=False) for name, value in plain.items()}
+    return {"record_id": sample.record_id, "prompt": sample.prompt, "completion": sample.completion} | written
+
+
+def right_answers(process: Process, sample: Sample, several: Mapping[int, list[str]]) -> list[Any]:
+    """Every right output of a sample, its own first: those of the same prompt, and those that the record names."""
+    if process.output.kind != "text":
+        return [sample.output]
+    named = lookup(sample.inputs, process.output.references or "") or []
+    same = several.get(digest(fold(sample.prompt)), []) if several else []
+    return list(dict.fromkeys([sample.output, *same, *map(as_text, named if isinstance(named, list) else [named])]))
+
+
+def write_dataset(rows: Iterable[dict[str, Any]], folder: Path, name: str) -> None:
+    """Rows -> a Hugging Face dataset folder in Arrow, written batch by batch; equal rows are equal bytes."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+    from datasets import Dataset, Features, List, Value, disable_progress_bars
+
+    disable_progress_bars()
+    text = ("record_id", "prompt", "completion", "output", "references", "inputs", "slices")
+    numbers = {"input_ids": List(Value("int32")), "prompt_tokens": Value("int32"), "marks": List(Value("int32"))}
+    features = Features({column: Value("string") for column in text} | numbers)
+    stream = folder.parent / f"{name}.arrow"
+    rows = iter(rows)
+    with pa.ipc.new_stream(str(stream), features.arrow_schema) as writer:
+        while batch := list(islice(rows, BATCH)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=features.arrow_schema))
+    dataset = Dataset.from_file(str(stream))
+    dataset._fingerprint = name  # drawn from the clock otherwise, and then equal rows would not be equal bytes
+    dataset.save_to_disk(str(folder / name))
+    del dataset
+    stream.unlink()
+
+
+def contract_of(process: Process, tokenizer: Any, labels: list[str], form: Form | None, train: Tally, longest: int) -> dict[str, Any]:
+    """What whoever asks the model must know.
+
+    Args:
+        longest: tokens of the longest prompt of all sides.
+    """
+    ids = tokenizer.convert_tokens_to_ids([LABEL_TOKEN.format(label) for label in labels]) if process.label_tokens else None
+    most = form.most_tokens if form else train.completion_tokens_max
+    found = {
+        "kind": process.output.kind,
+        "labels": labels,
+        "label_ids": ids,
+        "max_new_tokens": process.finetuning.max_new_tokens or most,
+        "prompt_tokens_max": longest,
+    }
+    return found | ({"form": asdict(form)} if form else {})

@@ -1,0 +1,80 @@
+"""Tuning: what a process.yaml may say of its model's size and training, with every default of it."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tasks.terms import Declared
+
+SEEDS = 2**32  # NumPy takes no larger one
+
+
+class Size(Declared):
+    """Size of a GPT-2 made from scratch, in the words of GPT2Config."""
+
+    n_layer: int = Field(4, ge=1)
+    n_embd: int = Field(128, ge=8)
+    n_head: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
+        return self
+
+
+class Lora(Declared):
+    """Low-rank adapters, in the words of peft's LoraConfig."""
+
+    r: int = Field(8, ge=1)
+    lora_alpha: float = Field(16, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | None = None  # every linear layer when absent
+    merged: bool = True  # into the base; else the adapter is published beside it, and only the adapter travels when it is tuned again
+
+
+class Finetuning(Declared):
+    """How the model is tuned, in the words of TrainingArguments where they exist; what is not given is settled by `tasks.budget`."""
+
+    base: str = Field("scratch", min_length=1)  # or a hub id, or a folder
+    revision: str | None = None
+    size: Size | None = None
+    lora: Lora | None = None
+    budget_minutes: float = Field(8, gt=0, le=10_000)  # on two cores; decides size and epochs by counting, never by the clock
+    learning_rate: float | None = Field(None, gt=0)
+    num_train_epochs: float | None = Field(None, gt=0)
+    max_length: int = Field(512, ge=8)  # tokens, prompt and completion together
+    max_new_tokens: int | None = Field(None, ge=1)  # the longest completion of the training set when absent
+    tokens_per_batch: int | None = Field(None, ge=16)
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    label_smoothing_factor: float | None = Field(None, ge=0, lt=1)
+    prompt_loss_weight: float | None = Field(None, ge=0, le=1)  # 0: the loss is on the completion only
+    token_dropout: float | None = Field(None, ge=0, lt=1)
+    value_swaps: float = Field(0.3, ge=0, le=1)  # of the values marked in a prompt, the share that is exchanged for others of the field
+    invented_values: float = Field(0.3, ge=0, le=1)  # of the exchanged ones, where values are open, the share that is drawn at random
+    dropout: float | None = Field(None, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    evaluations: int = Field(8, ge=1)  # times the validation loss is taken in a run
+    early_stopping_patience: int | None = Field(3, ge=1)  # evaluations without a better loss
+    seed: int = Field(7, ge=0, lt=SEEDS)
+
+    @model_validator(mode="after")
+    def _has_a_base_to_adapt(self) -> Self:
+        if self.lora and self.base == "scratch":
+            raise ValueError("lora needs a base model to adapt; with base: scratch leave it out")
+        return self
+
+
+class Settled(Finetuning):
+    """The same with nothing left open."""
+
+    size: Size = Size()
+    learning_rate: float = Field(1e-3, gt=0)
+    num_train_epochs: float = Field(8, gt=0)
+    tokens_per_batch: int = Field(4096, ge=16)
+    label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
+    prompt_loss_weight: float = Field(0.0, ge=0, le=1)
+    token_dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1)

@@ -1,0 +1,91 @@
+"""Facts: what a text copies is known, exchanged in prompt and text alike, and a model is asked for all facts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import load_from_disk
+from transformers import AutoTokenizer
+
+from infra.store import LocalStore
+from tasks.batching import Row, TokenRows
+from tasks.checkpoints import Checkpoints
+from tasks.facts import PARTIAL, WHOLE
+from tasks.finetuning import train_model
+from tasks.generation import Predictor
+from tasks.preparation import write_samples
+from tasks.process import Process
+from tasks.records import Record
+from tasks.swapping import CopySwaps
+
+SITES = ("Mill Lane", "Old Market", "万象店", "东门仓库", "Quay")
+
+
+def process(**finetuning: Any) -> Process:
+    tiny = {"size": {"n_layer": 1, "n_embd": 32, "n_head": 2}, "max_length": 96, "num_train_epochs": 1, "evaluations": 1}
+    declared = {
+        "name": "reports",
+        "owner": "tests",
+        "records": {"source": "a.jsonl", "validation": "b.jsonl", "test": "c.jsonl", "columns": {"figures": "object"}},
+        "sample": {"prompt": "{figures}\nReport:", "near_duplicates": None, "vocabulary_size": 500},
+        "output": {"text": "report", "facts": ["figures.site", "figures.orders"]},
+        "finetuning": {**tiny, **finetuning},
+        "gate": [{"metric": "answered", "at_least": 0.5}],
+    }
+    return Process.model_validate(declared)
+
+
+def report(number: int, split: str = "") -> Record:
+    site, orders = SITES[number % 5], 100 + 7 * number
+    told = f"{orders} orders at {site}" if site.isascii() else f"{site}有{orders}单"
+    figures = {"site": site, "orders": orders}
+    return Record(f"{split}{number}", {"figures": figures, "report": told if number % 4 else site}, "a.jsonl", number + 1, (), split)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reports")
+    (folder / "working").mkdir()
+    records = [report(number) for number in range(40)]
+    records += [report(60 + number, split) for split, start in (("validation", 0), ("test", 5)) for number in range(start, start + 5)]
+    write_samples(process(), records, folder / "samples", folder / "working")
+    return folder / "samples"
+
+
+def test_each_training_prompt_says_whether_its_text_states_all_facts(samples: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(samples / "tokenizer")
+    whole, partial = tokenizer.convert_tokens_to_ids([WHOLE, PARTIAL])
+    for row in load_from_disk(str(samples / "train")):
+        states_both = str(json.loads(row["inputs"])["figures"]["orders"]) in row["completion"]
+        assert row["input_ids"][row["prompt_tokens"] - 1] == (whole if states_both else partial)
+
+
+def test_a_model_is_asked_for_all_facts(samples: Path, tmp_path: Path) -> None:
+    train_model(process(), samples, tmp_path / "model", Checkpoints(LocalStore(tmp_path / "store"), "c"), lambda _: None)
+    predictor = Predictor.load(tmp_path / "model")
+    (ids,) = predictor.encode(["site: Quay"])
+    assert ids[-1] == predictor.tokens.token_to_id(WHOLE)
+    assert predictor.tokens.token_to_id(WHOLE) not in predictor.encode([f"site: {WHOLE}"])[0][:-1]
+
+
+def test_values_are_exchanged_in_prompt_and_text_alike(samples: Path) -> None:
+    tokens = AutoTokenizer.from_pretrained(samples / "tokenizer").backend_tokenizer
+    rows = TokenRows(samples / "train").rows(range(40))
+    swaps = CopySwaps(rows, tokens, 1.0, 0.5, 96)
+    changed = 0
+    for number, row in enumerate(rows):
+        other = swaps.swapped(row, np.random.default_rng(number))
+        prompt, text = tokens.decode(other.input_ids[: other.prompt_tokens]), tokens.decode(other.input_ids[other.prompt_tokens :])
+        site, orders = (line.partition(": ")[2] for line in prompt.splitlines()[:2])
+        assert site in text
+        assert orders in text or number % 4 == 0
+        changed += other.input_ids != row.input_ids
+    assert changed > 30
+
+
+def test_a_sample_that_would_become_too_long_stays_as_it_was(samples: Path) -> None:
+    tokens = AutoTokenizer.from_pretrained(samples / "tokenizer").backend_tokenizer
+    rows = TokenRows(samples / "train").rows(range(20))
+    assert all(isinstance(row, Row) and CopySwaps(rows, tokens, 1.0, 0.0, 3).swapped(row, np.random.default_rng(1)) is row for row in rows)

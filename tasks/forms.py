@@ -21,7 +21,7 @@ from tasks.records import as_text
 from tasks.spans import Mark, Region, marks_of, place, spellings, trimmed
 
 READ, FORM, ABSENT, NEXT, AND = (f"<|{name}|>" for name in ("read", "form", "absent", "next", "and"))
-MARKED_SHARE = 0.85  # of a field's values that stand in the prompt, from which on they are marked there
+MARKED_SHARE = 0.8  # of a field's values that stand in the prompt, from which on they are marked there
 CLOSED_SHARE = 0.98  # the same for a field of few values, which could as well be chosen
 FEW_VALUES = 50
 CHOICES = 200  # the most values of a field that are a token each without being declared
@@ -57,7 +57,8 @@ class Seen:
         if declared.verbatim and (share >= 0.5 or not count):
             return "marked"
         known = len(self.values) <= CHOICES and count >= VALUES_EACH * len(self.values) > 0
-        if known and len(self.values) <= FEW_VALUES and share < CLOSED_SHARE:
+        text = declared.type in ("string", "date")
+        if text and known and len(self.values) <= FEW_VALUES and share < CLOSED_SHARE:
             return "chosen"
         if share >= MARKED_SHARE and declared.type != "object":
             return "marked"

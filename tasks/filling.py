@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from tasks.forms import Writing, read_value
 from tasks.process import OutputField
-from tasks.spans import Follows, Region, joined, required_span, single, spans_of, trimmed
+from tasks.spans import Follows, Region, joined, required_spans, single, spans_of, trimmed
 
 INTEGER, NUMBER = re.compile(r"[-0-9]+"), re.compile(r"[-0-9.]+")
 DAY = ("0123456789", "0123456789", "0123456789", "0123456789", "-", "01", "0123456789", "-", "0123", "0123456789")  # YYYY-MM-DD
@@ -156,8 +157,9 @@ class Marker:
             spans = [span for span in spans_of(marks, name) if self._read(declared, prompt, tokens, span) is not None]
             if not declared.list:
                 spans = single(spans, {span: float(certain[span[0] : span[1] + 1].min()) for span in spans})
-            if not spans and not declared.optional and (forced := required_span(shares, self.marks, name, together)):
-                spans = [forced]
+            if not spans and not declared.optional:
+                likely_ones = required_spans(shares, self.marks, name, together)
+                spans = list(islice((span for span in likely_ones if self._read(declared, prompt, tokens, span) is not None), 1))
             values = [value for span in spans if (value := self._read(declared, prompt, tokens, span)) is not None]
             if values:
                 found.values[name] = values if declared.list else values[0]

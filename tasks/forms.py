@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from tasks.days import day_of, days_in
 from tasks.process import OutputField, Process
 from tasks.prompts import clean_value, regions_of, typed
 from tasks.records import as_text
 from tasks.spans import Mark, Region, marks_of, place, spellings, trimmed
 
 READ, FORM, ABSENT, NEXT, AND = (f"<|{name}|>" for name in ("read", "form", "absent", "next", "and"))
-MARKED_SHARE = 0.85  # of a field's values that stand in the prompt, from which on they are marked there
+MARKED_SHARE = 0.8  # of a field's values that stand in the prompt, from which on they are marked there
 CLOSED_SHARE = 0.98  # the same for a field of few values, which could as well be chosen
 FEW_VALUES = 50
 CHOICES = 200  # the most values of a field that are a token each without being declared
@@ -57,7 +58,8 @@ class Seen:
         if declared.verbatim and (share >= 0.5 or not count):
             return "marked"
         known = len(self.values) <= CHOICES and count >= VALUES_EACH * len(self.values) > 0
-        if known and len(self.values) <= FEW_VALUES and share < CLOSED_SHARE:
+        text = declared.type in ("string", "date")
+        if text and known and len(self.values) <= FEW_VALUES and share < CLOSED_SHARE:
             return "chosen"
         if share >= MARKED_SHARE and declared.type != "object":
             return "marked"
@@ -169,12 +171,14 @@ def _found(process: Process, sample: Any) -> Iterator[tuple[str, list[Any], int]
     regions = regions_of(process, sample.inputs)
     for name, declared in (process.output.fields or {}).items():
         values = values_of(declared, sample.output.get(name))
-        asked = [(name, _spellings(process, value)) for value in values]
+        asked = [(name, _spellings(process, declared, value, sample.prompt)) for value in values]
         yield name, values, sum(each is not None for each in place(sample.prompt, regions, asked))
 
 
-def _spellings(process: Process, value: Any) -> list[str]:
-    return spellings(value, as_text(value), as_text(clean_value(process, value)))
+def _spellings(process: Process, declared: OutputField, value: Any, prompt: str) -> list[str]:
+    """How a value may stand in a prompt."""
+    found = spellings(value, as_text(value), as_text(clean_value(process, value)))
+    return [*found, *(text for text, day in days_in(prompt) if day == value)] if declared.type == "date" else found
 
 
 def _choices(declared: OutputField, seen: Seen) -> list[Any]:
@@ -188,7 +192,11 @@ def _choices(declared: OutputField, seen: Seen) -> list[Any]:
 def sample_marks(process: Process, form: Form, sample: Any, offsets: Sequence[Region]) -> list[Mark]:
     """The mark of each token of a sample's prompt."""
     fields = process.output.fields or {}
-    asked = [(name, _spellings(process, value)) for name in form.marked for value in values_of(fields[name], sample.output.get(name))]
+    asked = [
+        (name, _spellings(process, fields[name], value, sample.prompt))
+        for name in form.marked
+        for value in values_of(fields[name], sample.output.get(name))
+    ]
     placed = place(sample.prompt, regions_of(process, sample.inputs), asked)
     return marks_of(trimmed(sample.prompt, offsets), [each for each in placed if each])
 
@@ -248,7 +256,7 @@ def spelled(declared: OutputField, value: Any) -> str:
 def read_value(declared: OutputField, text: str) -> Any:
     """The value that a spelled or marked text states; None when it is none that the declaration takes."""
     if declared.type != "object":
-        return typed(declared, text)
+        return typed(declared, (declared.type == "date" and day_of(text)) or text)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

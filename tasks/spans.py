@@ -143,25 +143,26 @@ def _penalty(allowed: Sequence[Any]) -> NDArray[np.float64]:
     return np.where(np.array(allowed), 0.0, -np.inf)
 
 
-def required_span(shares: NDArray[np.float64], marks: Sequence[Mark], field: str, joined: Sequence[bool]) -> tuple[int, int] | None:
-    """The likeliest place of a value that must be somewhere: the likeliest beginning, and on while going on is likelier than not.
+def required_spans(shares: NDArray[np.float64], marks: Sequence[Mark], field: str, joined: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    """Places of a value that must be somewhere, the likeliest first: a beginning, and on while going on is likelier than not.
 
     Args:
         shares: (tokens, marks), 0-1.
         joined: whether each token goes on with the word of the one before it.
 
     Returns:
-        First and last token; None when there is no token.
+        First and last token of each; none when there is no token.
     """
     begins, goes_on = ([name + field in mark for mark in marks] for name in (BEGIN, INSIDE))
-    if not len(shares) or not any(begins):
-        return None
-    first = last = int(shares[:, begins].sum(1).argmax())
-    while joined[first]:
-        first -= 1
-    while last + 1 < len(shares) and (joined[last + 1] or (any(goes_on) and shares[last + 1, goes_on].sum() > 0.5)):
-        last += 1
-    return first, last
+    if not any(begins):
+        return
+    for start in np.argsort(-shares[:, begins].sum(1), kind="stable").tolist():
+        first = last = start
+        while joined[first]:
+            first -= 1
+        while last + 1 < len(shares) and (joined[last + 1] or (any(goes_on) and shares[last + 1, goes_on].sum() > 0.5)):
+            last += 1
+        yield first, last
 
 
 def single(spans: Sequence[tuple[int, int]], certain: Mapping[tuple[int, int], float]) -> list[tuple[int, int]]:

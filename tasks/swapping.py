@@ -132,7 +132,7 @@ def written_fields(row: Row, writing: Writing) -> Iterator[tuple[str, tuple[int,
     names = {token: name for name, token in writing.field_ids.items()}
     completion = row.input_ids[row.prompt_tokens + 1 :]
     starts = [place for place, token in enumerate(completion) if token in names]
-    for start, end in zip(starts, [*starts[1:], len(completion)], strict=True):
+    for start, end in zip(starts, [*starts, len(completion)][1:], strict=True):
         yield names[completion[start]], tuple(completion[start + 1 : end])
 
 

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from infra.scratch import scratch
-from tasks.batching import Batch, Row, TokenRows, answers_at, by_length, drop_tokens, plan, wanted_in
+from tasks.batching import Batch, Row, TokenRows, answers_at, by_length, drop_tokens, marks_at, plan, wanted_in
 from tasks.checkpoints import Checkpoint, Checkpoints
 from tasks.models import Gpt, has_plain_head, logits_at, plain, seeded, uses_bf16
 from tasks.tuning import Settled
 
 CHECKPOINT_SECONDS = 60.0
 VALIDATION_ROWS = 1_000  # enough to see the loss turn, cheap enough to look often
+MARK_WEIGHT = 0.2  # of a mark against a written token: most marks say that there is nothing, and they are many
 SEED_STRIDE = 1_000_003  # seeds of neighbouring runs do not meet
 
 
@@ -66,11 +67,11 @@ def targets(batch: Batch, prompt_loss_weight: float) -> tuple[Tensor, Tensor]:
 
     Returns:
         Mask (rows, longest - 1), True where a target is predicted; and the weights of the targets, in order: a completion's
-        token and a mark count 1, a prompt's token `prompt_loss_weight`, over their sum.
+        token counts 1, a mark MARK_WEIGHT, a prompt's token `prompt_loss_weight`, over their sum.
     """
     answer, following = answers_at(batch), torch.arange(1, batch.input_ids.shape[1])
     where = answer | (following < batch.prompt_tokens[:, None]) if prompt_loss_weight else answer
-    weights = torch.where(answer, 1.0, prompt_loss_weight)[where]
+    weights = torch.where(marks_at(batch)[:, :-1], MARK_WEIGHT, torch.where(answer, 1.0, prompt_loss_weight))[where]
     return where, weights / weights.sum()
 
 

@@ -22,7 +22,7 @@ from tasks.preparation import write_samples
 from tasks.process import Process
 from tasks.prompts import fits
 from tasks.records import Record
-from tasks.swapping import Swaps
+from tasks.swapping import Swaps, written_fields
 from tasks.vocabulary import EOS, train_vocabulary
 
 NAMES = ("Ann Lee", "Bo", "李安", "Cy Young", "王小明", "Di Mu", "Ed", "赵云", "Flo", "Gus Oz")
@@ -251,3 +251,13 @@ def test_a_value_that_settles_another_field_is_never_exchanged(tmp_path: Path, c
     swaps = Swaps(train, writing, 1.0, 0.0, 96)
     changed = [swaps.swapped(row, np.random.default_rng(number)).input_ids != row.input_ids for number, row in enumerate(train)]
     assert any(changed) == exchanged
+
+
+def test_a_form_of_marked_fields_alone_is_exchanged_and_has_nothing_written(tmp_path: Path) -> None:
+    declared = process({"name": {"verbatim": True}})
+    samples = prepared(declared, tmp_path)
+    writing = writing_of(declared, samples)
+    rows = TokenRows(samples / "train", writing.read).rows(range(30))
+    assert not list(written_fields(rows[0], writing))
+    swaps = Swaps(rows, writing, 1.0, 0.0, 96)
+    assert any(swaps.swapped(row, np.random.default_rng(number)) != row for number, row in enumerate(rows))

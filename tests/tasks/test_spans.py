@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.spans import Follows, Mark, Region, joined, marks_of, occurrences, place, required_span, spans_of, trimmed
+from tasks.spans import Follows, Mark, Region, joined, marks_of, occurrences, place, required_spans, spans_of, trimmed
 
 TEXT = "From Boston to Denver on flight 201, not 2012"
 ALL = [(0, len(TEXT))]
@@ -65,9 +65,9 @@ def test_no_value_goes_on_where_none_has_begun() -> None:
 def test_a_value_that_must_be_somewhere_is_put_where_it_is_likeliest() -> None:
     marks: list[Mark] = [(), ("B:a",), ("I:a",)]
     shares = np.array([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.2, 0.0, 0.8], [0.7, 0.0, 0.3]])
-    assert required_span(shares, marks, "a", [False] * 4) == (1, 2)
-    assert required_span(shares, marks, "a", [False, True, False, True]) == (0, 3)
-    assert required_span(shares[:0], marks, "a", []) is None
+    assert next(required_spans(shares, marks, "a", [False] * 4)) == (1, 2)
+    assert next(required_spans(shares, marks, "a", [False, True, False, True])) == (0, 3)
+    assert list(required_spans(shares[:0], marks, "a", [])) == []
 
 
 def test_no_value_begins_or_ends_within_a_word() -> None:

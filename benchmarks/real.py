@@ -10,7 +10,10 @@ Every set is trained with the defaults (tasks/budget.py). What was tried for the
 | atis, 3 epochs | learning rate 4e-3 against 2e-3, after the first epoch | validation loss 0.587 against 0.552: left out |
 | restaurant8k | tokens of blanks marked as outside of a value | values were cut short: "in" of "in 14 days"; now inside |
 | restaurant8k | marks token by token, without holding words together | "rmgard" of "Irmgard", "1" of "11"; now whole words |
-| restaurant8k | fields as JSON, spelled out | field F1 0.326 (test) against 0.811 (validation) with marks, both 0.9 M parameters |
+| order_intake, 6 epochs | marks weighing as much as written tokens | unit and priority as the most frequent; with 0.2 they are learned |
+| order_intake | quantities chosen among the 40 seen | 17 of 391 right; numbers in the e-mail are now marked, 340 of 391 |
+| order_intake | days spelled out, digit by digit | 1 of 265 right; days are now marked and read by rules |
+| restaurant8k | fields as JSON, spelled out | field F1 0.326 (test, 0.9 M parameters) against 0.886 with marks (test, 4 epochs, 1.3 M) |
 """
 
 import json

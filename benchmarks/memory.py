@@ -111,6 +111,7 @@ def publish_tiny(process: Any, folder: Path) -> str:
     from infra.store import open_store
     from tasks.aliases import champion_of, move_alias
     from tasks.artifacts import write_json
+    from tasks.budget import Counts, settle
     from tasks.models import build_model
     from tasks.prompts import completion_of
     from tasks.registry import files_in, publish_version
@@ -119,7 +120,7 @@ def publish_tiny(process: Any, folder: Path) -> str:
     labels = list(process.output.labels)
     tokens = [completion_of(process, label) for label in labels]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(WORDS, 400, tokens), eos_token=EOS)  # type: ignore[no-untyped-call]
-    build_model(process.finetuning, tokenizer, 128).save_pretrained(folder)
+    build_model(settle(process.finetuning, "label", Counts(100, 1000, 400)), tokenizer, 128).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     contract = {"kind": "label", "labels": labels, "label_ids": tokenizer.convert_tokens_to_ids(tokens), "max_new_tokens": 1}
     write_json(folder / "contract.json", contract)

@@ -26,7 +26,7 @@ DAY = ("0123456789", "0123456789", "0123456789", "0123456789", "-", "01", "01234
 
 @dataclass(slots=True)
 class Filled:
-    """Fields that were written or marked, and how likely all of it was (nats)."""
+    """Fields that were written or marked, and how likely (nats): all that was written; the least sure mark."""
 
     values: dict[str, Any] = field(default_factory=dict)
     log_probability: float = 0.0
@@ -148,7 +148,7 @@ class Marker:
         tokens = trimmed(prompt, offsets)
         together = joined(prompt, tokens)
         path = self._follows.likeliest(log_probabilities, together)
-        likely = float(log_probabilities[np.arange(len(path)), path].sum()) if path else 0.0
+        likely = float(log_probabilities[np.arange(len(path)), path].min()) if path else 0.0
         found, shares = Filled({}, likely), np.exp(log_probabilities)
         marks = [self.marks[number] for number in path]
         certain = shares[np.arange(len(path)), path] if path else np.zeros(0)

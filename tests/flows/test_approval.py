@@ -10,24 +10,12 @@ import yaml
 
 from infra.store import open_store
 from tasks.aliases import challenger_of, champion_of
+from tests.flows.conftest import clerkflow, write_rows
+from tests.tasks.test_notices import SECRET, receiver
 
-ROOT = Path(__file__).resolve().parents[2]
+__all__ = ["receiver"]  # a fixture of another file
+
 CANARY = "zanzibarquux"  # stands in records, and must not stand in a message
-
-
-def module_at(path: Path) -> Any:
-    """Another test file, whose helpers are used here."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-LIFE, NOTICES = module_at(ROOT / "tests/flows/test_life.py"), module_at(ROOT / "tests/tasks/test_notices.py")
-receiver = NOTICES.receiver
 
 
 @pytest.fixture
@@ -39,7 +27,7 @@ def careful(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (toy / "process.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
     rows = [json.loads(line) for line in (toy / "sample.jsonl").read_text(encoding="utf-8").splitlines()]
     rows[0]["id"] = CANARY
-    LIFE.TOYS.write_rows(toy / "sample.jsonl", rows)
+    write_rows(toy / "sample.jsonl", rows)
     (tmp_path / "approvers.yaml").write_text("anna: [owner]\nben: [intern]\n")
     monkeypatch.setenv("CLERKFLOW_APPROVERS", str(tmp_path / "approvers.yaml"))
     return toy
@@ -67,12 +55,12 @@ def test_a_model_waits_until_somebody_approves_it_and_all_that_is_told_without_v
     with pytest.raises(ValueError, match="no champion"):
         score("toy", str(careful / f"{CANARY}.jsonl"))
 
-    listed = LIFE.clerkflow("approvals", "toy")
+    listed = clerkflow("approvals", "toy")
     assert (listed.returncode, outcome.request in listed.stdout, "waiting" in listed.stdout) == (0, True, True), listed.stderr
     words = ("approve", "toy", outcome.request, "--reason", "measured by hand, too")
-    wrong = LIFE.clerkflow(*words, "--as", "ben")
+    wrong = clerkflow(*words, "--as", "ben")
     assert (wrong.returncode, "Traceback" in wrong.stderr, champion_of(store, "toy")) == (1, False, None)
-    right = LIFE.clerkflow(*words, "--as", "anna")
+    right = clerkflow(*words, "--as", "anna")
     assert (right.returncode, "approved" in right.stdout) == (0, True), right.stderr
     alias = champion_of(store, "toy")
     assert alias and "approved by anna (owner)" in alias.reason
@@ -85,17 +73,17 @@ def test_a_model_waits_until_somebody_approves_it_and_all_that_is_told_without_v
     assert f"clerkflow approve toy {outcome.request}" in receiver.came[1]["message"]
     assert "was approved by anna (owner)" in receiver.came[3]["message"]
     told = json.dumps(receiver.came)
-    assert not [word for word in (CANARY, NOTICES.SECRET, "measured by hand") if word in told]
+    assert not [word for word in (CANARY, SECRET, "measured by hand") if word in told]
 
 
 def test_overrides_cannot_lift_an_approval(careful: Path) -> None:
     for override in ("gate={rules: [{metric: accuracy, at_least: 0.1}], approval: null}", "gate.approval.by=[intern]"):
-        answer = LIFE.clerkflow("train", "toy", "--set", override)
+        answer = clerkflow("train", "toy", "--set", override)
         assert (answer.returncode, "gate.approval cannot be changed for one run" in answer.stderr) == (2, True), answer.stderr
 
 
 def test_check_says_who_must_approve_and_which_address_is_missing(careful: Path) -> None:
-    answer = LIFE.clerkflow("check", "toy")
+    answer = clerkflow("check", "toy")
     assert answer.returncode == 0, answer.stderr
     assert "then owner approves it within 24 hours" in " ".join(answer.stdout.split())
     assert "not set here: OPS_WEBHOOK" in answer.stdout

@@ -8,30 +8,16 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from benchmarks.memory import tiny_process
 from infra.store import Store, open_store
+from tests.tasks import test_backfill as days
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST, LAST = date(2026, 11, 1), date(2026, 11, 4)
-
-
-def module_at(path: Path) -> Any:
-    """Another test file, whose helpers are used here."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-HELP = module_at(ROOT / "tests/tasks/test_backfill.py")
 
 
 @pytest.fixture
@@ -45,10 +31,10 @@ def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def four_days(store: Store, tmp_path: Path) -> tuple[str, str]:
     """Files on four days; the champion changed on the third."""
-    first, second = HELP.two_versions(tmp_path)
-    HELP.champions(store, "memory", (first, "2026-11-01T08:00:00+00:00"), (second, "2026-11-03T08:00:00+00:00"))
+    first, second = days.two_versions(tmp_path)
+    days.champions(store, "memory", (first, "2026-11-01T08:00:00+00:00"), (second, "2026-11-03T08:00:00+00:00"))
     for day in range(1, 5):
-        HELP.put(store, f"2026-11-0{day}/a.jsonl", *(f"card {day} {number}" for number in range(day)), "")
+        days.put(store, f"2026-11-0{day}/a.jsonl", *(f"card {day} {number}" for number in range(day)), "")
     return first, second
 
 
@@ -102,7 +88,7 @@ def test_a_backfill_that_was_killed_goes_on_where_it_stopped_at_the_command_line
 
 
 def test_days_without_a_champion_are_refused_at_the_command_line(declared: None, server: str) -> None:
-    HELP.put(open_store(), "2026-11-02/a.jsonl", "card")
+    days.put(open_store(), "2026-11-02/a.jsonl", "card")
     line = [sys.executable, "-m", "flows", "backfill", "memory", "--from", str(FIRST), "--to", str(LAST)]
     answer = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (answer.returncode, "Traceback" in answer.stderr) == (1, False)

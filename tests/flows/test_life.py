@@ -24,28 +24,9 @@ from tasks.claims import read as read_claim
 from tasks.registry import versions_of
 from tasks.runs import STAGES, newest, record_of
 from tasks.stories import stories_of
+from tests.flows.conftest import clerkflow, tickets, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def conftest() -> Any:
-    """This folder's conftest, whose helpers make records."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("toys", Path(__file__).with_name("conftest.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TOYS = conftest()
-
-
-def clerkflow(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """The command line, as a user runs it."""
-    line = [sys.executable, "-m", "flows", *words]
-    return subprocess.run(line, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=240)
 
 
 def test_a_process_is_trained_published_used_watched_and_trained_again(toy: Path, server: str) -> None:
@@ -58,15 +39,15 @@ def test_a_process_is_trained_published_used_watched_and_trained_again(toy: Path
     first = champion_of(store, "toy")
     assert first is not None
 
-    known = [{"id": row["id"], "text": row["text"]} for row in TOYS.tickets(120, 2)]
-    batch = score("toy", str(TOYS.write_rows(toy / "new.jsonl", known)), "csv")[0]
+    known = [{"id": row["id"], "text": row["text"]} for row in tickets(120, 2)]
+    batch = score("toy", str(write_rows(toy / "new.jsonl", known)), "csv")[0]
     assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (120, 120, 0)
     assert not monitor("toy").facts["drifted"]
 
     strange = [{"id": f"s{n}", "text": "completely other words about leave and holidays and salary " * 3} for n in range(120)]
-    score("toy", str(TOYS.write_rows(toy / "strange.jsonl", strange)))
-    arrived = [row | {"text": f"{row['text']} leave holidays"} for row in TOYS.tickets(120, 3)]
-    store.upload(TOYS.write_rows(toy / "arrived.jsonl", arrived), "toy/inbox/arrived.jsonl")
+    score("toy", str(write_rows(toy / "strange.jsonl", strange)))
+    arrived = [row | {"text": f"{row['text']} leave holidays"} for row in tickets(120, 3)]
+    store.upload(write_rows(toy / "arrived.jsonl", arrived), "toy/inbox/arrived.jsonl")
     assert monitor("toy").facts["drifted"]
     assert len(versions_of(store, "toy")) == 2
     second = champion_of(store, "toy")

@@ -100,7 +100,7 @@ def test_a_declaration_gives_its_own_expectations() -> None:
     assert ("expect_column_values_to_not_be_null", {"column": "age"}) not in found
     assert ("expect_column_values_to_be_in_set", {"column": "queue", "value_set": ["a", "b"]}) in found
     assert ("expect_column_values_to_be_between", {"column": "age", "min_value": 0}) in found
-    assert ("expect_column_values_to_be_between", {"column": TOKENS, "min_value": 1, "max_value": 256}) in found
+    assert ("expect_column_values_to_be_between", {"column": TOKENS, "min_value": 1, "max_value": 512}) in found
     assert found[-1] == ("expect_column_values_to_be_unique", {"column": "id"})
     assert all(type in ALLOWED for type, _ in found)
 

@@ -1,6 +1,5 @@
 """Publishing and loading on a bad day, on a real MinIO server: killed, cut off, busy, without room."""
 
-import importlib.util
 import os
 import random
 import signal
@@ -22,23 +21,13 @@ from infra.store import LocalStore, Store, open_store
 from tasks.aliases import champion_of
 from tasks.manifests import Manifest, version_names
 from tasks.registry import check_whole, fetch_version, publish_version, versions_of
+from tests.infra.test_bucket import proxy
+
+__all__ = ["proxy"]  # a fixture of another file
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = os.environ.get("CI", "").lower() in ("1", "true")
 FACTS: dict[str, Any] = {"created": "2024-01-31T08:00:00Z", "run": "r"}
-
-
-def proxies() -> Any:
-    """The proxy that loses answers, beside the tests of the bucket."""
-    spec = importlib.util.spec_from_file_location("proxies", ROOT / "tests" / "infra" / "test_bucket.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PROXIES = proxies()
-proxy = PROXIES.proxy
 
 
 def files(seed: int, count: int = 12, size: int = 300_000) -> dict[str, Spans]:

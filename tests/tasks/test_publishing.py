@@ -12,6 +12,7 @@ from infra.settings import settings
 from infra.store import Conflict, open_store
 from tasks.aliases import aliases_of, challenger_of, champion_of
 from tasks.artifacts import Artifact, scratch, store_folder, write_json
+from tasks.budget import Counts, settle
 from tasks.declaration import parse_process
 from tasks.gate import RuleResult, Verdict
 from tasks.generation import Predictor
@@ -67,7 +68,10 @@ def made(run: Run, folder: Path, seed: int) -> Path:
     if not folder.exists():
         tokens = [completion_of(run.process, label) for label in run.process.output.labels or ()]
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(WORDS, 400, tokens), eos_token=EOS)
-        save_model(build_model(run.process.finetuning.model_copy(update={"seed": seed}), tokenizer, 32), folder)
+        save_model(
+            build_model(settle(run.process.finetuning.model_copy(update={"seed": seed}), "label", Counts(2, 20, 400)), tokenizer, 32),
+            folder,
+        )
         tokenizer.save_pretrained(folder)
         ids = tokenizer.convert_tokens_to_ids(tokens)
         write_json(folder / "contract.json", {"kind": "label", "labels": ["billing", "shipping"], "label_ids": ids, "max_new_tokens": 1})

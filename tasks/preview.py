@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FIRST = 100  # records looked at
+FORM_NOTE = (
+    "the model marks these values in the prompt, chooses or spells them, as training finds best; this JSON, counted below, comes out"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +236,8 @@ def _show_sample(preview: Preview, console: "Console") -> None:
     console.print(Text.assemble(("\nrecord      ", "bold"), preview.record_id))
     console.print(Text.assemble(("prompt      ", "bold"), repr(preview.prompt)))
     console.print(Text.assemble(("completion  ", "bold"), f"{preview.completion!r} {end}"))
+    if preview.process.field_tokens:
+        console.print(Text(f"            {FORM_NOTE}"))
     if tokens is None:
         return
     counts = f"prompt {tokens.prompt}, completion {tokens.completion}, longest of all both {tokens.longest}, max_length {limit}"

@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from infra.certificates import make_certificates
 from infra.connection import connect
 from infra.credentials import has_credentials, write_private
+from infra.ending import end
 from infra.settings import Settings, settings
 
 # The community edition is distributed as source; its checksum is kept in Go's public log.
@@ -105,7 +106,7 @@ def running(
                 s3_endpoint=address, s3_secure=tls, s3_ca_file=ca, s3_access_key=access, s3_secret_key=key, s3_credentials_file=None
             )
         finally:
-            _stop(server)
+            end(server)
 
 
 def credentials(file: Path | None) -> tuple[str, str]:
@@ -153,7 +154,7 @@ def _start(
     try:
         _wait(server, address, log, ca)
     except BaseException:
-        _stop(server)
+        end(server)
         raise
     return server, address
 
@@ -190,15 +191,6 @@ def _wait(server: "subprocess.Popen[bytes]", address: str, log: Path, ca: Path |
             time.sleep(0.1)
     said = log.read_text(encoding="utf-8", errors="replace")[-1000:]
     raise RuntimeError(f"minio did not answer at {address} in {START_SECONDS} s, exit status {server.poll()}: {said}")
-
-
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    server.terminate()
-    try:
-        server.wait(10)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait(10)
 
 
 def make_bucket(server: Settings, bucket: str) -> None:

@@ -18,10 +18,10 @@ from prefect.settings import PREFECT_WORKER_HEARTBEAT_SECONDS, PREFECT_WORKER_PR
 from prefect.utilities.processutils import command_to_string, setup_signal_handlers_worker
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
+from infra.ending import end
 from infra.settings import ROOT
 from infra.warm import SOCKET
 
-STOPPING_SECONDS = 10.0
 HEALTH_PORT = "PREFECT_WORKER_WEBSERVER_PORT"  # when it is set, /health there answers 200 while runs are looked for
 
 
@@ -58,7 +58,7 @@ def main() -> None:
         try:
             asyncio.run(work(asked.pool, asked.limit))
         finally:
-            _stop(warm)
+            end(warm)
 
 
 async def work(pool: str, limit: int | None) -> None:
@@ -70,15 +70,6 @@ async def work(pool: str, limit: int | None) -> None:
         prefetch_seconds=PREFECT_WORKER_PREFETCH_SECONDS.value(),
         heartbeat_interval_seconds=int(PREFECT_WORKER_HEARTBEAT_SECONDS.value()),
     ).start(with_healthcheck=HEALTH_PORT in os.environ)
-
-
-def _stop(warm: "subprocess.Popen[bytes]") -> None:
-    warm.terminate()
-    try:
-        warm.wait(STOPPING_SECONDS)
-    except subprocess.TimeoutExpired:
-        warm.kill()
-        warm.wait(STOPPING_SECONDS)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from infra.ending import end
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 START_SECONDS = 60.0
 WAIT_SECONDS = 60.0
@@ -126,12 +128,7 @@ def browser(program: Path, folder: Path) -> Iterator[Page]:
         with connect(_tab(_port(process, folder)), max_size=None, proxy=None) as socket:
             yield Page(socket)
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(20)
+        end(process, 20)
 
 
 def _port(process: "subprocess.Popen[bytes]", folder: Path) -> int:

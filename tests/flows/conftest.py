@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infra.ending import end
+
 ROOT = Path(__file__).resolve().parents[2]
 QUEUES = {"billing": ["invoice", "发票"], "shipping": ["parcel", "快递"]}
 FILLERS = [f"{first}{last}" for first in "bdfgklmnprst" for last in ("a", "ei", "o", "um")]  # words that say nothing
@@ -44,12 +46,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _wait_for(f"{address}/health", server, home / "server.log")
         yield address
     finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait(20)
+        end(server, 20)
 
 
 def _wait_for(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -58,7 +58,8 @@ def train_model(
     read = tokenizer.convert_tokens_to_ids(READ) if contract.get("form", {}).get("marks") else None
     rows, validation = TokenRows(samples / "train", read), TokenRows(samples / "validation", read)
     _refuse_unfit(process, rows, validation, len(tokenizer))
-    settings = settle(process.finetuning, process.output.kind, Counts(len(rows), int(rows.lengths.sum()), len(tokenizer)))
+    counts = Counts(len(rows), int(rows.lengths.sum()), int(rows.prompt_tokens.sum()), len(tokenizer), len(contract["labels"]))
+    settings = settle(process.finetuning, process.output.kind, counts)
     model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
     rework = _rework(process, contract, tokenizer, rows)
     tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework)

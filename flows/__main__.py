@@ -73,7 +73,7 @@ def train(
     with _told(1):
         outcome = console.worked(flow(process, Overrides.model_validate(overrides), from_stage=from_stage))
     console.show_verdict(outcome, process)
-    if outcome.became in ("refused", "rejected"):
+    if outcome.became in console.NOT_RELEASED:
         raise typer.Exit(1)
 
 

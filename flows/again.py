@@ -1,5 +1,6 @@
 """Again: the part of the command line that explains runs, repeats them, and finds those that died: clerkflow {why, retry, watchdog}."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, cast
 
 import typer
@@ -9,7 +10,12 @@ from infra.settings import settings
 from tasks.declaration import load_process
 
 Name = Annotated[str, typer.Argument(metavar="PROCESS", help="A folder of data/processes, or the path of one.")]
-FLOWS = ("train", "score", "monitor", "backfill")  # that can be asked for again
+SHOWN: dict[str, Callable[[Any, str], None]] = {  # flows that can be asked for again
+    "train": console.show_verdict,
+    "score": console.show_batches,
+    "monitor": console.show_drift,
+    "backfill": console.show_filled,
+}
 
 
 def why(
@@ -36,16 +42,18 @@ def retry(process: Name, run: Annotated[str, typer.Argument(help="The name of it
 
     name = load_process(process, settings().processes).name
     record = record_of(open_store(), name, run)
-    if record["flow"] not in FLOWS or "parameters" not in record.get("asked", {}):
-        raise ValueError(f"{run} is a run of {record['flow']}, which cannot be asked for again; those of {', '.join(FLOWS)} can")
+    if record["flow"] not in SHOWN or "parameters" not in record.get("asked", {}):
+        raise ValueError(f"{run} is a run of {record['flow']}, which cannot be asked for again; those of {', '.join(SHOWN)} can")
     console.quiet_libraries()
     from importlib import import_module
 
     flow = cast(Any, getattr(import_module(f"flows.{record['flow']}"), record["flow"]))
     with console.told(1):
-        console.worked(flow(**record["asked"]["parameters"]))
-    console.out.print(f"{name}: {record['flow']} was done again, as run {run} was asked for")
-    console.next_command(f"clerkflow why {process}" if record["flow"] == "train" else f"clerkflow models {process}")
+        found = console.worked(flow(**record["asked"]["parameters"]))
+        console.out.print(f"{name}: {record['flow']} was done again, as run {run} was asked for")
+        SHOWN[record["flow"]](found, name)
+    if getattr(found, "became", "") in console.NOT_RELEASED:
+        raise typer.Exit(1)
 
 
 def watchdog(process: Name) -> None:

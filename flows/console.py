@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tasks.verification import Finding
 
 __all__ = [
+    "NOT_RELEASED",
     "err",
     "escape",
     "next_command",
@@ -56,6 +57,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+NOT_RELEASED = ("refused", "rejected")  # what became of a model, with exit status 1
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -50,7 +50,8 @@ def mark_zombies(process: Process) -> list[str]:
             claims.close(store, process.name, claim.flow_run or "")
         for found in deaths.stuck(client, process.name, datetime.now(UTC) - BEGINS_WITHIN):
             never = claims.read(store, claims.run_key(process.name, str(found.id)))[0] is None
-            if (never or found.state_name == "Pending") and deaths.mark(client, found, "it never began; marked by the watchdog"):
+            taken = found.state is not None and found.state.is_pending()  # also as Submitting, which is Pending by another name
+            if (never or taken) and deaths.mark(client, found, "it never began; marked by the watchdog"):
                 names.append(found.name)
     claims.forget_old(store, process.name)
     return names

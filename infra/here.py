@@ -1,6 +1,7 @@
 """Here: this process, in words that tell it from every other one on every machine; and whether the one of such words still runs."""
 
 import os
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,11 @@ def machine() -> str:
 def here() -> str:
     """This process: its machine, id, and start, for ids are used again."""
     return f"{machine()} {os.getpid()} {psutil.Process().create_time():.2f}"
+
+
+def seconds() -> float:
+    """A clock whose differences count, and which goes on while this machine sleeps, where the system has such a one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def is_alive(place: str) -> bool | None:

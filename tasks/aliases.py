@@ -8,6 +8,7 @@ The champion's object holds its newest moves. The log is completed from them aft
 between loses nothing, and a reader sees all of it.
 """
 
+import errno
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -138,9 +139,15 @@ def version_named(store: Store, process: str, name: str) -> str:
 
 
 def challenge(store: Store, process: str, version: str, run: str | None = None) -> None:
-    """Say that a version passed its gate."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    store.write(alias_key(process, "challenger"), Challenger(version=version, since=since, run=run).as_bytes())
+    """Say that a version passed its gate; from then on no collection takes it.
+
+    Raises:
+        ValueError: the version is not there, or not whole: a collection came between.
+    """
+    manifest, since = read_manifest(store, process, version), datetime.now(UTC).isoformat(timespec="seconds")
+    with reserved(store, process, [manifest_key(process, version), *(piece.key for _, piece, _ in manifest.pieces())]):
+        check_whole(store, read_manifest(store, process, version))
+        store.write(alias_key(process, "challenger"), Challenger(version=version, since=since, run=run).as_bytes())
 
 
 def move_alias(
@@ -303,8 +310,11 @@ def log_of(store: Store, process: str) -> list[Move]:
     alias = champion_of(store, process)
     if alias is None:
         return []
-    with suppress(PermissionError):  # a reader may not write; it sees all the same
+    try:
         complete_log(store, process, alias)
+    except OSError as error:  # a reader may not write; it sees all the same
+        if error.errno != errno.EROFS and not isinstance(error, PermissionError):
+            raise
     remembered = {move.number: move for move in alias.history}
     moves: list[Move] = []
     for number in range(1, alias.number + 1):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 
+from infra.here import seconds
 from infra.store import Conflict, MissingObject, ObjectInfo, Store
 
 logger = logging.getLogger(__name__)
@@ -88,10 +89,10 @@ def reserved_keys(store: Store, process: str, now: datetime, tidy: bool = True) 
 
 
 class Lease:
-    """The right to delete, as long as it is renewed."""
+    """The right to delete, as long as it is renewed; the time that this machine slept counts."""
 
     def __init__(self, store: Store, process: str, etag: str) -> None:
-        self.store, self.key, self.etag, self.renewed = store, collection_key(process), etag, time.monotonic()
+        self.store, self.key, self.etag, self.renewed = store, collection_key(process), etag, seconds()
 
     @property
     def started(self) -> datetime:
@@ -104,13 +105,13 @@ class Lease:
         Raises:
             Conflict: the lease is lost; nothing more may be deleted.
         """
-        if time.monotonic() - self.renewed > LEASE_SECONDS - DELETING_SECONDS:  # publishers may have taken it for a dead one's
+        if seconds() - self.renewed > LEASE_SECONDS - DELETING_SECONDS:  # publishers may have taken it for a dead one's
             raise Conflict(f"{self.store.address(self.key)} was not renewed in time; nothing more is deleted, start again")
-        if time.monotonic() - self.renewed > RENEW_SECONDS:
-            asked = time.monotonic()
+        if seconds() - self.renewed > RENEW_SECONDS:
+            asked = seconds()
             self.etag = self.store.write(self.key, secrets.token_hex(8).encode(), if_match=self.etag)
             self.renewed = asked
-        if time.monotonic() - self.renewed > DELETING_SECONDS:
+        if seconds() - self.renewed > DELETING_SECONDS:
             raise Conflict(f"{self.store.address(self.key)} was not renewed in time; nothing more is deleted, start again")
 
     def release(self) -> None:

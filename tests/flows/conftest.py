@@ -8,13 +8,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
+from flows import __main__ as line
+from flows import console
 from infra.ending import end
+
+Command = Callable[..., tuple[int, str]]
 
 ROOT = Path(__file__).resolve().parents[2]
 QUEUES = {"billing": ["invoice", "发票"], "shipping": ["parcel", "快递"]}
@@ -123,3 +128,22 @@ def clerkflow(*words: str, **environment: str) -> "subprocess.CompletedProcess[s
     """The command line, as a user runs it."""
     line = [sys.executable, "-m", "flows", *words]
     return subprocess.run(line, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line in this process: status, and what stood on both streams with its line breaks as blanks."""
+    wide = Console(highlight=False, width=300, height=100)  # COLUMNS does not count where there is no terminal
+    monkeypatch.setattr(console, "out", wide)
+    monkeypatch.setattr(console, "quiet_libraries", lambda: None)  # what it does to a process would outlive the test
+
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["clerkflow", *words])
+        capsys.readouterr()  # what others said before
+        with pytest.raises(SystemExit) as end:
+            line.main()
+        told = capsys.readouterr()
+        assert "Traceback" not in told.out + told.err
+        return int(end.value.code or 0), " ".join((told.out + told.err).split())
+
+    return run

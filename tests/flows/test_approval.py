@@ -10,7 +10,7 @@ import yaml
 
 from infra.store import open_store
 from tasks.aliases import challenger_of, champion_of
-from tests.flows.conftest import clerkflow, write_rows
+from tests.flows.conftest import Command, write_rows
 from tests.tasks.test_notices import SECRET, receiver
 
 __all__ = ["receiver"]  # a fixture of another file
@@ -39,7 +39,9 @@ def asked(server: str, path: str, body: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
-def test_a_model_waits_until_somebody_approves_it_and_all_that_is_told_without_values(careful: Path, server: str, receiver: Any) -> None:
+def test_a_model_waits_until_somebody_approves_it_and_all_that_is_told_without_values(
+    careful: Path, server: str, receiver: Any, command: Command
+) -> None:
     from flows.decide import decide
     from flows.score import score
     from flows.train import train
@@ -55,13 +57,13 @@ def test_a_model_waits_until_somebody_approves_it_and_all_that_is_told_without_v
     with pytest.raises(ValueError, match="no champion"):
         score("toy", str(careful / f"{CANARY}.jsonl"))
 
-    listed = clerkflow("approvals", "toy")
-    assert (listed.returncode, outcome.request in listed.stdout, "waiting" in listed.stdout) == (0, True, True), listed.stderr
+    status, listed = command("approvals", "toy")
+    assert (status, outcome.request in listed, "waiting" in listed) == (0, True, True), listed
     words = ("approve", "toy", outcome.request, "--reason", "measured by hand, too")
-    wrong = clerkflow(*words, "--as", "ben")
-    assert (wrong.returncode, "Traceback" in wrong.stderr, champion_of(store, "toy")) == (1, False, None)
-    right = clerkflow(*words, "--as", "anna")
-    assert (right.returncode, "approved" in right.stdout) == (0, True), right.stderr
+    assert command(*words, "--as", "ben")[0] == 1
+    assert champion_of(store, "toy") is None
+    status, told = command(*words, "--as", "anna")
+    assert (status, "approved" in told) == (0, True), told
     alias = champion_of(store, "toy")
     assert alias and "approved by anna (owner)" in alias.reason
     assert decide("toy", outcome.request, "approved", "anna", "again").released
@@ -76,14 +78,14 @@ def test_a_model_waits_until_somebody_approves_it_and_all_that_is_told_without_v
     assert not [word for word in (CANARY, SECRET, "measured by hand") if word in told]
 
 
-def test_overrides_cannot_lift_an_approval(careful: Path) -> None:
+def test_overrides_cannot_lift_an_approval(careful: Path, command: Command) -> None:
     for override in ("gate={rules: [{metric: accuracy, at_least: 0.1}], approval: null}", "gate.approval.by=[intern]"):
-        answer = clerkflow("train", "toy", "--set", override)
-        assert (answer.returncode, "gate.approval cannot be changed for one run" in answer.stderr) == (2, True), answer.stderr
+        status, told = command("train", "toy", "--set", override)
+        assert (status, "gate.approval cannot be changed for one run" in told) == (2, True), told
 
 
-def test_check_says_who_must_approve_and_which_address_is_missing(careful: Path) -> None:
-    answer = clerkflow("check", "toy")
-    assert answer.returncode == 0, answer.stderr
-    assert "then owner approves it within 24 hours" in " ".join(answer.stdout.split())
-    assert "not set here: OPS_WEBHOOK" in answer.stdout
+def test_check_says_who_must_approve_and_which_address_is_missing(careful: Path, command: Command) -> None:
+    status, told = command("check", "toy")
+    assert status == 0, told
+    assert "then owner approves it within 24 hours" in told
+    assert "not set here: OPS_WEBHOOK" in told

@@ -1,15 +1,12 @@
 """The commands that look at published versions, move between them, prove, sign, take out and remove them."""
 
 import base64
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from rich.console import Console
 
 from flows import __main__ as line
-from flows import console
 from infra.signing import public_key_of
 from infra.spans import Spans
 from infra.store import LocalStore, open_store
@@ -17,25 +14,13 @@ from tasks.aliases import challenge, champion_of, move_alias
 from tasks.manifests import Manifest, manifest_key, read_unsigned, version_names
 from tasks.registry import publish_version
 from tasks.shards import shards_of
-
-Command = Callable[..., tuple[int, str]]
+from tests.flows.conftest import Command
 
 
 @pytest.fixture
-def clerkflow(toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command line in this process: status, and what stood on both streams with its line breaks as blanks."""
-    wide = Console(highlight=False, width=300, height=100)  # COLUMNS does not count where there is no terminal
-    monkeypatch.setattr(console, "out", wide)
-
-    def run(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["clerkflow", *words])
-        with pytest.raises(SystemExit) as end:
-            line.main()
-        told = capsys.readouterr()
-        assert "Traceback" not in told.out + told.err
-        return int(end.value.code or 0), " ".join((told.out + told.err).split())
-
-    return run
+def clerkflow(toy: Path, command: Command) -> Command:
+    """The command line in this process, which knows `toy`."""
+    return command
 
 
 def published(number: int) -> Manifest:

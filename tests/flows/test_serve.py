@@ -15,6 +15,7 @@ import yaml
 
 from tasks.declaration import declared_processes, load_process
 from tasks.process import Process
+from tests.flows.conftest import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOWS = ["backfill", "decide", "monitor", "reconcile", "score", "tidy", "train", "watchdog"]
@@ -135,10 +136,10 @@ def test_served_deployments_have_names_of_their_own_and_a_schedule_makes_runs(to
         child.wait(30)
 
 
-def test_without_a_server_serve_says_how_to_start_one(toy: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    for address in ({}, {"PREFECT_API_URL": "http://127.0.0.1:9/api"}):
-        words = [sys.executable, "-m", "flows", "serve", "toy"]
-        answer = subprocess.run(words, cwd=ROOT, env=environment | address, capture_output=True, text=True, timeout=120)
-        assert answer.returncode == 2, answer.stderr
-        assert "prefect server start" in answer.stderr
+def test_without_a_server_serve_says_how_to_start_one(toy: Path, command: Command) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    for address in (None, "http://127.0.0.1:9/api"):
+        with temporary_settings({PREFECT_API_URL: address}):
+            status, told = command("serve", "toy")
+        assert (status, "prefect server start" in told) == (2, True), told

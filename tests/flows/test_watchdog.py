@@ -1,15 +1,28 @@
 """Runs that died are found, marked and tried again, a bounded number of times, on a real Prefect server."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 
 from infra.store import open_store
 from tasks import claims
 from tasks.declaration import load_process
+from tasks.process import Process
+from tests.flows.test_arrivals import batches, card, memory, put, until
+
+__all__ = ["memory"]  # a fixture of another file
+
+ROOT = Path(__file__).resolve().parents[2]
 
 DEAD = {"place": "another-boot pid:[1] 7 1.00", "lease_seconds": -10.0}  # of another machine, and its lease is over
 
@@ -43,9 +56,11 @@ def begin(client: Any, id: UUID, *states: Any) -> None:
     store.write(key, claim.model_copy(update=DEAD).as_bytes(), if_match=etag)
 
 
-def test_a_run_that_died_is_marked_and_tried_again_and_given_up_after_two_retries(deployed: dict[str, UUID]) -> None:
+def test_a_run_that_died_is_marked_and_tried_again_and_given_up_after_two_retries(
+    deployed: dict[str, UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.states import Completed, Crashed, Pending, Running
+    from prefect.states import Completed, Crashed, Pending
 
     from flows.watchdog import watchdog
 
@@ -60,7 +75,9 @@ def test_a_run_that_died_is_marked_and_tried_again_and_given_up_after_two_retrie
         assert states == ["AwaitingRetry", "Completed", "Crashed"]  # reconcile comes again on its schedule
 
         assert watchdog("toy") == {"marked": [], "tried again": [], "given up": []}
-        begin(client, dead, Pending(), Running())
+        client.set_flow_run_state(dead, Pending(name="Submitting"), force=True)  # as a worker says that takes it, and dies too
+        assert watchdog("toy") == {"marked": [], "tried again": [], "given up": []}
+        monkeypatch.setattr("flows.watchdog.BEGINS_WITHIN", timedelta())
         assert watchdog("toy") == {"marked": [name], "tried again": [name], "given up": []}
         client.set_flow_run_state(dead, Crashed(), force=True)  # as a worker says that sees it die
         assert watchdog("toy") == {"marked": [], "tried again": [], "given up": [name]}
@@ -85,3 +102,58 @@ def test_a_run_that_is_executed_twice_leaves_its_state_to_the_one_at_work(toy: P
         with first, pytest.raises(Abort, match="the first one is at work on it"):
             run_flow(decide, flow_run=run, parameters=words)
         assert client.read_flow_run(run.id).state_name == "Running"
+
+
+@contextmanager
+def worker(**environment: str) -> Iterator[psutil.Popen]:
+    """A worker of the pool that `memory` is deployed to; it is killed in the end, with all that it started."""
+    words = [sys.executable, "-m", "infra.worker", "--pool", "arrivals"]
+    settings = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "0.5", "PREFECT_LOGGING_LEVEL": "ERROR"}
+    one = psutil.Popen(words, cwd=ROOT, env=settings | environment, stdout=subprocess.DEVNULL)
+    try:
+        yield one
+    finally:
+        for process in (*one.children(recursive=True), one):
+            process.kill()
+        one.wait(20)
+
+
+def test_runs_that_died_with_their_worker_are_taken_up_by_the_next_one_whether_they_had_begun_or_not(
+    memory: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows.watchdog import watchdog
+    from infra.dispatch import deployment_of
+
+    put("a.jsonl", card("a"))
+    with get_client(sync_client=True) as client:
+
+        def asked_for(flow: str) -> UUID:
+            deployment = deployment_of(client, flow, "memory")
+            assert deployment
+            return UUID(str(client.create_flow_run_from_deployment(deployment.id).id))
+
+        def states() -> list[str]:
+            return [client.read_flow_run(id).state_type.value for id in (begun, taken)]  # type: ignore[union-attr]
+
+        begun = taken = asked_for("score")
+        with worker(CLERKFLOW_LEASE_SECONDS="1") as first:
+            until(lambda: open_store().stat(claims.run_key("memory", str(begun))))
+            for process in first.children(recursive=True):
+                process.suspend()  # so that it is still under way when it is killed
+            taken = asked_for("monitor")
+            until(lambda: states()[1] == "PENDING")
+        assert (states(), batches()) == (["RUNNING", "PENDING"], [])
+
+        time.sleep(3.5)  # longer than the lease
+        monkeypatch.setattr("flows.watchdog.BEGINS_WITHIN", timedelta())
+        names = {client.read_flow_run(id).name for id in (begun, taken)}
+        found = watchdog("memory")
+        assert (set(found["marked"]), set(found["tried again"]), found["given up"]) == (names, names, [])
+        assert states() == ["SCHEDULED", "SCHEDULED"]
+        with worker():
+            until(lambda: states() == ["COMPLETED", "COMPLETED"], 90)
+        assert client.read_flow_run(begun).run_count == 2
+    assert batches() == ["a.jsonl"]
+    assert watchdog("memory") == {"marked": [], "tried again": [], "given up": []}

@@ -1,5 +1,6 @@
 """Which version is champion, challenger, previous; and a log of moves that nothing is ever lost from."""
 
+import errno
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -24,6 +25,7 @@ from tasks.aliases import (
     rollback,
     version_named,
 )
+from tasks.manifests import read_manifest
 from tasks.registry import publish_version
 
 
@@ -85,6 +87,14 @@ def test_a_challenger_that_became_champion_challenges_nobody_any_more_not_even_a
     assert challenger_of(store, "p") is None
     rollback(store, "p")
     assert aliases_of(store, "p") == {"champion": first}
+    assert challenger_of(store, "p") is None
+
+
+def test_what_a_collection_took_is_not_made_the_challenger(store: Store) -> None:
+    first = published(store, 1)
+    store.delete(next(piece.key for _, piece, _ in read_manifest(store, "p", first).pieces()))
+    with pytest.raises(ValueError, match="is not whole"):
+        challenge(store, "p", first)
     assert challenger_of(store, "p") is None
 
 
@@ -213,14 +223,15 @@ def test_a_move_that_is_gone_is_written_again_while_the_champion_remembers_it_an
         log_of(local, "p")
 
 
-def test_a_reader_that_may_not_write_sees_every_move(local: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refusal", [PermissionError("no"), OSError(errno.EROFS, "read-only")])
+def test_a_reader_that_may_not_write_sees_every_move(local: LocalStore, refusal: OSError) -> None:
     (first,) = crowned(local, 1)
     second = published(local, 2)
     killed_after(local, "/log/", 0, second, first)
 
     class ReadOnly(LocalStore):
         def write(self, key: str, data: bytes, **_: Any) -> str:
-            raise PermissionError(key)
+            raise refusal
 
     assert [move.version for move in log_of(ReadOnly(local.root), "p")] == [first, second]
 

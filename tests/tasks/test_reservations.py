@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from infra import here
 from infra.spans import Spans
 from infra.store import Conflict, LocalStore, Store
 from tasks import reservations
 from tasks.manifests import Manifest, manifest_key
 from tasks.registry import check_whole, publish_version
-from tasks.reservations import Lease, collecting, collection_key, reserved, reserved_keys
+from tasks.reservations import LEASE_SECONDS, Lease, collecting, collection_key, reserved, reserved_keys
 from tasks.retention import collect
 
 
@@ -90,6 +91,17 @@ def test_a_collection_that_never_ends_is_told_with_what_to_do(local: LocalStore,
     with pytest.raises(Conflict, match="still being collected; try again when 'clerkflow gc' has ended"), reserved(local, "p", ["p/a"]):
         pass
     assert reservations_of(local) == []
+
+
+def test_a_collector_whose_machine_slept_longer_than_its_lease_deletes_nothing_more(
+    local: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collecting(local, "p") as lease:
+        lease.check()
+        woken = here.seconds() + LEASE_SECONDS
+        monkeypatch.setattr("tasks.reservations.seconds", lambda: woken)
+        with pytest.raises(Conflict, match="was not renewed in time"):
+            lease.check()
 
 
 def test_collections_of_two_processes_do_not_meet(store: Store) -> None:

@@ -1,5 +1,6 @@
 """What a collection removes and what it keeps, also while others publish, roll back and are killed."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -171,6 +172,29 @@ def collector(root: Path, at: int, begin: Callable[[], Any]) -> Any:
     return Interrupted(root, at, lambda: (begin(), time.sleep(0.1)))
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two champions, and with the shards of a version that was dropped before: they are nobody's."""
+    folder = tmp_path_factory.mktemp("shared")
+    plain = LocalStore(folder)
+    crowned(plain, 1, 2)
+    plain.delete(manifest_key("p", publish(plain, 0, shared=b"old").version))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Manifest]]:
+    """A store with four champions, and these."""
+    folder = tmp_path_factory.mktemp("four")
+    return folder, crowned(LocalStore(folder), 1, 2, 3, 4)
+
+
+def copied(folder: Path, into: Path) -> LocalStore:
+    """The same store once more, which is quicker than to publish it all again."""
+    shutil.copytree(folder, into, dirs_exist_ok=True)
+    return LocalStore(into)
+
+
 def collect_quietly(store: Store) -> None:
     try:
         collect(store, "p", keep=1, grace_hours=0, dry_run=False)
@@ -180,14 +204,11 @@ def collect_quietly(store: Store) -> None:
 
 @pytest.mark.parametrize("at", range(1, 25))  # it makes 20 calls
 def test_a_version_is_whole_wherever_a_collection_comes_between_its_publishing(
-    tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shared: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old version's shards are shared with the new one, and nothing else keeps them."""
     monkeypatch.setattr(reservations, "POLL_SECONDS", 0.01)
-    plain = LocalStore(tmp_path)
-    crowned(plain, 1, 2)
-    lost = publish(plain, 0, shared=b"old")
-    plain.delete(manifest_key("p", lost.version))  # a version that was dropped before: its shards are nobody's
+    plain = copied(shared, tmp_path)
     publisher: Any = Interrupted(tmp_path, at, lambda: collect_quietly(plain))
     made = publish(publisher, 5, shared=b"old")
     move_alias(publisher, "p", made.version, "test", instead_of=champion_of(plain, "p").version)  # type: ignore[union-attr]
@@ -197,14 +218,11 @@ def test_a_version_is_whole_wherever_a_collection_comes_between_its_publishing(
 
 @pytest.mark.parametrize("at", range(1, 21))  # it makes 17 calls
 def test_a_version_is_whole_wherever_its_publishing_comes_between_a_collection(
-    tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shared: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The publisher meets the collector's lease: it waits in a thread of its own until the collector is done."""
     monkeypatch.setattr(reservations, "POLL_SECONDS", 0.01)
-    plain = LocalStore(tmp_path)
-    crowned(plain, 1, 2)
-    lost = publish(plain, 0, shared=b"old")
-    plain.delete(manifest_key("p", lost.version))
+    plain = copied(shared, tmp_path)
     with ThreadPoolExecutor(1) as pool:
         publishing: list[Future[Manifest]] = []
         collect(collector(tmp_path, at, lambda: publishing.append(pool.submit(publish, plain, 5, b"old"))), "p", 1, 0, dry_run=False)
@@ -215,11 +233,10 @@ def test_a_version_is_whole_wherever_its_publishing_comes_between_a_collection(
 
 @pytest.mark.parametrize("at", range(1, 25))  # it makes 21 calls
 def test_a_champion_is_whole_wherever_a_rollback_comes_between_a_collection(
-    tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, four: tuple[Path, list[Manifest]], at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reservations, "POLL_SECONDS", 0.01)
-    plain = LocalStore(tmp_path)
-    made = crowned(plain, 1, 2, 3, 4)
+    plain, made = copied(four[0], tmp_path), four[1]
     with ThreadPoolExecutor(1) as pool:
         moving: list[Future[Any]] = []
         other = collector(tmp_path, at, lambda: moving.append(pool.submit(rollback, plain, "p", made[0].version)))
@@ -235,8 +252,7 @@ def test_a_champion_is_whole_wherever_a_rollback_comes_between_a_collection(
 
 
 @pytest.mark.parametrize("at", range(1, 8))  # it makes 5 calls
-def test_versions_can_be_listed_wherever_a_collection_comes_between(tmp_path: Path, at: int) -> None:
-    plain = LocalStore(tmp_path)
-    made = crowned(plain, 1, 2, 3, 4)
+def test_versions_can_be_listed_wherever_a_collection_comes_between(tmp_path: Path, four: tuple[Path, list[Manifest]], at: int) -> None:
+    plain, made = copied(four[0], tmp_path), four[1]
     reader: Any = Interrupted(tmp_path, at, lambda: collect_quietly(plain))
     assert {made[2].version, made[3].version} <= {manifest.version for manifest in versions_of(reader, "p")}

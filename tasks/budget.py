@@ -30,7 +30,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # from scratch
 }
 PROMPT_MOST = 3.0  # a prompt's tokens together against those of its answer: a long prompt must not drown a short answer
 PROMPT_SHARE = 0.5  # of a prompt's tokens at most, drawn anew in each step, that are predicted: half the work for the same lesson
-SCRATCH_RATE, FEW_RATE, BASE_RATE, LORA_RATE = 2e-3, 1e-3, 1e-4, 5e-4
+SCRATCH_RATE, BASE_RATE, LORA_RATE = 2e-3, 1e-4, 5e-4
 BASE: dict[str, Any] = {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1}
 
 
@@ -43,10 +43,11 @@ class Counts:
     prompt_tokens: int  # of them, read for the first time
     vocabulary: int
     labels: int = 0
+    table: bool = False  # prompts of columns only, without any text
 
     def predicted(self, kind: str) -> float:
         """Tokens of one epoch whose prediction counts: answers, marks, and a part of the prompts where a label alone would teach little."""
-        answers, weight = self.tokens - self.prompt_tokens, RECIPES[kind]["prompt_loss_weight"]
+        answers, weight = self.tokens - self.prompt_tokens, recipe_of(kind, self)["prompt_loss_weight"]
         return answers + (PROMPT_SHARE * min(self.prompt_tokens, PROMPT_MOST * answers / weight) if weight else 0)
 
 
@@ -56,11 +57,19 @@ def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     if settings.base != "scratch":
         rate = LORA_RATE if settings.lora else BASE_RATE
         return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)
-    recipe = RECIPES[kind] | ({} if counts.labels >= FEW_LABELS or kind != "label" else {"label_smoothing_factor": 0.0})
     size = settings.size or size_for(settings.budget_minutes, kind, counts)
-    rate = SCRATCH_RATE if counts.samples > FEW_SAMPLES else FEW_RATE
-    found = {"size": size, "learning_rate": rate, "num_train_epochs": epochs_for(settings.budget_minutes, size, kind, counts)}
-    return Settled.model_validate(recipe | found | _batch(counts) | given)
+    found = {"size": size, "learning_rate": SCRATCH_RATE, "num_train_epochs": epochs_for(settings.budget_minutes, size, kind, counts)}
+    return Settled.model_validate(recipe_of(kind, counts) | found | _batch(counts) | given)
+
+
+def recipe_of(kind: str, counts: Counts) -> dict[str, Any]:
+    """What is not declared, from scratch: few labels are not smoothed, and of a table only the answer is learned."""
+    found = dict(RECIPES[kind])
+    if kind == "label" and counts.labels < FEW_LABELS:
+        found["label_smoothing_factor"] = 0.0
+    if kind == "label" and counts.table:
+        found["prompt_loss_weight"] = 0.0
+    return found
 
 
 def size_for(minutes: float, kind: str, counts: Counts) -> Size:

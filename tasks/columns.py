@@ -37,6 +37,7 @@ class Columns:
 
     tokens: tuple[str, ...] = ()  # names, and names with a value
     parts: dict[str, list[float]] = field(default_factory=dict)  # name of a column of numbers -> where its parts meet
+    whole: bool = False  # whether the prompt has no other columns: no text, from whose words something could be learned
 
     @property
     def part_tokens(self) -> list[str]:
@@ -46,7 +47,7 @@ class Columns:
     @classmethod
     def read(cls, found: Mapping[str, Any] | None) -> Self:
         """Of a contract; versions without one know no columns."""
-        return cls(tuple(found["tokens"]), dict(found["parts"])) if found else cls()
+        return cls(tuple(found["tokens"]), dict(found["parts"]), found["whole"]) if found else cls()
 
 
 class Parts:
@@ -72,7 +73,7 @@ def learn_columns(process: Process, samples: Iterable["Sample"]) -> Columns:
     """The columns of the training samples, where labels are tokens; the same samples give the same columns."""
     if not process.label_tokens:
         return Columns()
-    names = names_of(process.sample.prompt)
+    names, known = names_of(process.sample.prompt), 0
     seen: dict[str, Counter[str]] = {path: Counter() for path in names}
     for sample in islice(samples, LOOK_AT):
         for path, counted in seen.items():
@@ -81,11 +82,13 @@ def learn_columns(process: Process, samples: Iterable["Sample"]) -> Columns:
     for path, name in names.items():
         numbers = all(map(NUMBER.fullmatch, filter(None, seen[path])))
         if len(seen[path]) <= (MOST_NUMBERS if numbers else MOST_VALUES):
+            known += 1
             tokens += [name + value for value, count in sorted(seen[path].items()) if count >= OFTEN and len(value) <= LONGEST]
         elif numbers and (edges := edges_of(seen[path])):
+            known += 1
             tokens.append(name)
             parts[name] = edges
-    return Columns(tuple(tokens), parts)
+    return Columns(tuple(tokens), parts, known == len(process.input_columns))
 
 
 def names_of(template: str) -> dict[str, str]:

@@ -42,6 +42,8 @@ def test_values_that_repeat_are_tokens_with_their_names_and_texts_are_not() -> N
     found = learn_columns(process(), samples())
     assert found.tokens == ("Status: open", "Status: 已结清", "\nAmount: ")
     assert set(found.parts) == {"\nAmount: "}
+    assert not found.whole
+    assert learn_columns(process("Status: {status}\nAmount: {amount}\nDecision:"), samples()).whole
 
 
 def test_the_parts_of_a_range_have_as_many_records_each() -> None:

@@ -120,7 +120,7 @@ def publish_tiny(process: Any, folder: Path) -> str:
     labels = list(process.output.labels)
     tokens = [completion_of(process, label) for label in labels]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(WORDS, 400, tokens), eos_token=EOS)  # type: ignore[no-untyped-call]
-    build_model(settle(process.finetuning, "label", Counts(100, 1000, 400)), tokenizer, 128).save_pretrained(folder)
+    build_model(settle(process.finetuning, "label", Counts(100, 1000, 800, 400)), tokenizer, 128).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     contract = {"kind": "label", "labels": labels, "label_ids": tokenizer.convert_tokens_to_ids(tokens), "max_new_tokens": 1}
     write_json(folder / "contract.json", contract)

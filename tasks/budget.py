@@ -9,13 +9,14 @@ from typing import Any
 
 from tasks.tuning import Finetuning, Settled, Size
 
-OPERATIONS_PER_SECOND = 40e9  # two cores, training, measured on a shared machine: 30e9 to 37e9 on one of them
+OPERATIONS_PER_SECOND = 50e9  # two cores, training, measured on a quiet machine; 35e9 of one of them
 OPERATIONS = 6  # for each weight and token: two forward, four backward
 SIZES = tuple(
     Size(n_layer=layers, n_embd=width, n_head=heads)
     for layers, width, heads in ((2, 64, 4), (3, 96, 4), (3, 128, 4), (4, 128, 4), (4, 160, 5), (4, 192, 6), (6, 192, 6), (6, 256, 8))
 )
 FEW_SAMPLES = 2_000  # up to which the model is the second of the sizes at most: more would be learned by heart
+FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
 EPOCHS = {"label": 12.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
 MOST_EPOCHS = 20.0
 STEPS_PER_EPOCH = 200  # about; batches are between these sizes
@@ -27,6 +28,8 @@ RECIPES: dict[str, dict[str, Any]] = {  # from scratch
     "fields": {"label_smoothing_factor": 0.05, "prompt_loss_weight": 0.0, "token_dropout": 0.1, "dropout": 0.1},
     "text": {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1},
 }
+PROMPT_MOST = 3.0  # a prompt's tokens together against those of its answer: a long prompt must not drown a short answer
+PROMPT_SHARE = 0.5  # of a prompt's tokens at most, drawn anew in each step, that are predicted: half the work for the same lesson
 SCRATCH_RATE, BASE_RATE, LORA_RATE = 2e-3, 1e-4, 5e-4
 BASE: dict[str, Any] = {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1}
 
@@ -37,7 +40,15 @@ class Counts:
 
     samples: int
     tokens: int  # of one epoch, a second reading included
+    prompt_tokens: int  # of them, read for the first time
     vocabulary: int
+    labels: int = 0
+    table: bool = False  # prompts of columns only, without any text
+
+    def predicted(self, kind: str) -> float:
+        """Tokens of one epoch whose prediction counts: answers, marks, and a part of the prompts where a label alone would teach little."""
+        answers, weight = self.tokens - self.prompt_tokens, recipe_of(kind, self)["prompt_loss_weight"]
+        return answers + (PROMPT_SHARE * min(self.prompt_tokens, PROMPT_MOST * answers / weight) if weight else 0)
 
 
 def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
@@ -47,25 +58,35 @@ def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
         rate = LORA_RATE if settings.lora else BASE_RATE
         return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)
     size = settings.size or size_for(settings.budget_minutes, kind, counts)
-    found = {"size": size, "learning_rate": SCRATCH_RATE, "num_train_epochs": epochs_for(settings.budget_minutes, size, counts)}
-    return Settled.model_validate(RECIPES[kind] | found | _batch(counts) | given)
+    found = {"size": size, "learning_rate": SCRATCH_RATE, "num_train_epochs": epochs_for(settings.budget_minutes, size, kind, counts)}
+    return Settled.model_validate(recipe_of(kind, counts) | found | _batch(counts) | given)
+
+
+def recipe_of(kind: str, counts: Counts) -> dict[str, Any]:
+    """What is not declared, from scratch: few labels are not smoothed, and of a table only the answer is learned."""
+    found = dict(RECIPES[kind])
+    if kind == "label" and counts.labels < FEW_LABELS:
+        found["label_smoothing_factor"] = 0.0
+    if kind == "label" and counts.table:
+        found["prompt_loss_weight"] = 0.0
+    return found
 
 
 def size_for(minutes: float, kind: str, counts: Counts) -> Size:
     """The largest model that can see its samples often enough; the third one where even that is too slow."""
     sizes = SIZES[:2] if counts.samples <= FEW_SAMPLES else SIZES
-    fitting = [size for size in sizes if _epochs(minutes, size, counts) >= EPOCHS[kind]]
+    fitting = [size for size in sizes if _epochs(minutes, size, kind, counts) >= EPOCHS[kind]]
     return fitting[-1] if fitting else sizes[min(2, len(sizes) - 1)]
 
 
-def epochs_for(minutes: float, size: Size, counts: Counts) -> float:
+def epochs_for(minutes: float, size: Size, kind: str, counts: Counts) -> float:
     """Epochs that fit into the minutes, at most 20; a part of one where the samples are many."""
-    return max(0.01, round(min(MOST_EPOCHS, _epochs(minutes, size, counts)), 2))
+    return max(0.01, round(min(MOST_EPOCHS, _epochs(minutes, size, kind, counts)), 2))
 
 
-def _epochs(minutes: float, size: Size, counts: Counts) -> float:
-    weights = 12 * size.n_layer * size.n_embd**2 + counts.vocabulary * size.n_embd
-    return minutes * 60 * OPERATIONS_PER_SECOND / (OPERATIONS * weights * max(1, counts.tokens))
+def _epochs(minutes: float, size: Size, kind: str, counts: Counts) -> float:
+    body, head = 12 * size.n_layer * size.n_embd**2, counts.vocabulary * size.n_embd
+    return minutes * 60 * OPERATIONS_PER_SECOND / (OPERATIONS * max(1.0, body * counts.tokens + head * counts.predicted(kind)))
 
 
 def _batch(counts: Counts) -> dict[str, int]:

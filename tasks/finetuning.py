@@ -16,6 +16,7 @@ from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_f
 from tasks.batching import TokenRows
 from tasks.budget import Counts, settle
 from tasks.checkpoints import Checkpoints
+from tasks.columns import Columns
 from tasks.forms import READ, Form, Writing
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
 from tasks.process import Process
@@ -58,7 +59,8 @@ def train_model(
     read = tokenizer.convert_tokens_to_ids(READ) if contract.get("form", {}).get("marks") else None
     rows, validation = TokenRows(samples / "train", read), TokenRows(samples / "validation", read)
     _refuse_unfit(process, rows, validation, len(tokenizer))
-    settings = settle(process.finetuning, process.output.kind, Counts(len(rows), int(rows.lengths.sum()), len(tokenizer)))
+    counts = _counts(rows, len(tokenizer), contract)
+    settings = settle(process.finetuning, process.output.kind, counts)
     model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
     rework = _rework(process, contract, tokenizer, rows)
     tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework)
@@ -70,6 +72,12 @@ def train_model(
     _write_model(model, tokenizer, process, contract, story, folder)
     facts = {key: story[key] for key in ("parameters", "tokens", "steps", "best_step", "stopped_early", "precision")}
     return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
+
+
+def _counts(rows: TokenRows, vocabulary: int, contract: Mapping[str, Any]) -> Counts:
+    """What settles the size and the rest."""
+    tokens, prompt_tokens = int(rows.lengths.sum()), int(rows.prompt_tokens.sum())
+    return Counts(len(rows), tokens, prompt_tokens, vocabulary, len(contract["labels"]), Columns.read(contract.get("columns")).whole)
 
 
 def _rework(process: Process, contract: Mapping[str, Any], tokenizer: Any, rows: TokenRows) -> Rework | None:

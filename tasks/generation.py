@@ -27,6 +27,7 @@ from tasks.batching import (
     second_positions,
     wanted_in,
 )
+from tasks.columns import Columns
 from tasks.declaration import parse_process
 from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, ordered
 from tasks.forms import Form, Writing
@@ -85,7 +86,7 @@ class Predictor:
         self.tokens = as_written(tokenizer.backend_tokenizer)
         self.plain_head = has_plain_head(model)
         form = Form.read(contract["form"]) if contract.get("form") else None  # versions without one write fields as JSON
-        self.encoder = Encoder(process, tokenizer, form)
+        self.encoder = Encoder(process, tokenizer, form, Columns.read(contract.get("columns")))
         self.writing = self.encoder.writing
         self._grammar = Grammar(self.writing, self.eos) if self.writing else None
         self._marker = Marker(self.writing) if self.writing else None
@@ -122,7 +123,7 @@ class Predictor:
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts, as in training."""
-        return [self.encoder.asked(encoding.ids) for encoding in self.tokens.encode_batch(list(prompts), add_special_tokens=False)]
+        return self.encoder.prompts(prompts)
 
     @property
     def longest_prompt(self) -> int:

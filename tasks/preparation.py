@@ -28,7 +28,18 @@ from tasks.prompts import clean, clean_value, completion_of, output_of, prompt_o
 from tasks.records import Record, as_text, lookup, read_records
 from tasks.runs import Run, once
 from tasks.splitting import SIDES, TEST, TRAIN, check_sides, leaks, side_of
-from tasks.tokenising import Encoder, Sample, Tally, contract_of, learned_form, make_tokenizer, tell_facts_apart, tokenise, write_dataset
+from tasks.tokenising import (
+    Encoder,
+    Sample,
+    Tally,
+    contract_of,
+    learned_columns,
+    learned_form,
+    make_tokenizer,
+    tell_facts_apart,
+    tokenise,
+    write_dataset,
+)
 from tasks.vocabulary import base_folder
 
 logger = logging.getLogger(__name__)
@@ -197,16 +208,17 @@ def write_samples(process: Process, records: Iterable[Record], folder: Path, wor
         logger.warning("preparation: %s; declare output.labels, and each spelling becomes the one that stands there", told)
     tokenizer = make_tokenizer(process, _texts(process, corpus.chosen(indices[TRAIN])), labels)
     form = learned_form(process, tokenizer, lambda: corpus.chosen(indices[TRAIN]))
+    columns = learned_columns(process, tokenizer, corpus.chosen(indices[TRAIN]))
     tell_facts_apart(process, tokenizer, lambda: corpus.chosen(indices[TRAIN]))
     tokenizer.save_pretrained(folder / "tokenizer")
     tallies = [Tally() for _ in SIDES]
     for side, name in enumerate(SIDES):
         several = references(process, corpus, indices[side])
-        rows = tokenise(Encoder(process, tokenizer, form), corpus.chosen(indices[side]), several, side == TEST, tallies[side])
+        rows = tokenise(Encoder(process, tokenizer, form, columns), corpus.chosen(indices[side]), several, side == TEST, tallies[side])
         write_dataset(rows, folder, name)
     _refuse_empty(process, tallies)
     longest = max(tally.prompt_tokens_max for tally in tallies)
-    write_json(folder / "contract.json", contract_of(process, tokenizer, labels, form, tallies[TRAIN], longest))
+    write_json(folder / "contract.json", contract_of(process, tokenizer, labels, form, columns, tallies[TRAIN], longest))
     report = report_of(corpus, selection, tallies, len(tokenizer))
     write_json(folder / "report.json", report)
     return report

@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from tasks.cleaning import fold
+from tasks.columns import Columns, Parts, learn_columns
 from tasks.duplicates import digest
 from tasks.facts import PARTIAL, WHOLE, copied_marks, states_all, tells_apart
 from tasks.forms import Form, Writing, learn_form
@@ -93,11 +94,12 @@ class Tally:
 class Encoder:
     """Samples -> their tokens, in the words of one tokenizer."""
 
-    def __init__(self, process: Process, tokenizer: Any, form: Form | None) -> None:
+    def __init__(self, process: Process, tokenizer: Any, form: Form | None, columns: Columns) -> None:
         self.process, self.eos = process, int(tokenizer.eos_token_id)
         self.tokens: Tokenizer = as_written(tokenizer.backend_tokenizer)
         self.whole, self.partial = self.tokens.token_to_id(WHOLE), self.tokens.token_to_id(PARTIAL)
         self.writing = Writing(process, form, self.tokens) if form else None
+        self.parts = Parts(columns, self.tokens)
 
     def encode(self, batch: list[Sample]) -> Iterator[tuple[list[int], list[int], list[int]]]:
         """Tokens of each prompt, of its completion with the end, and the marks of the prompt's tokens."""
@@ -108,7 +110,8 @@ class Encoder:
         for sample, prompt, completion in zip(batch, prompts, self._completions(batch), strict=True):
             marks = self.writing.marks(sample, prompt.offsets) if self.writing else []
             nothing = self.writing.mark_ids[:1] if self.writing else []
-            yield self.asked(prompt.ids), [*completion, self.eos], marks if prompt.ids else nothing
+            asked = self.asked(self.parts.placed(sample.prompt, prompt))
+            yield asked, [*completion, self.eos], marks if prompt.ids else nothing
 
     def _texts(self, batch: list[Sample], prompts: Sequence[Any]) -> Iterator[tuple[list[int], list[int], list[int]]]:
         """The same of texts, whose marks say which values were copied from the prompt."""
@@ -120,6 +123,11 @@ class Encoder:
             before = len(asked) - (len(marks) - len(completion.ids))
             marks = [*marks[: len(prompt.ids)], *[0] * before, *marks[len(prompt.ids) :], 0]
             yield asked, [*completion.ids, self.eos], marks if any(marks) else []
+
+    def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The tokens of prompts as the model sees them."""
+        encodings = self.tokens.encode_batch(list(prompts), add_special_tokens=False)
+        return [self.asked(self.parts.placed(prompt, encoding)) for prompt, encoding in zip(prompts, encodings, strict=True)]
 
     def asked(self, prompt: list[int], told: list[int] | None = None) -> list[int]:
         """A prompt's tokens as the model sees them; an empty one begins with an end, to have something to go on from.
@@ -156,6 +164,14 @@ def learned_form(process: Process, tokenizer: Any, samples: Callable[[], Iterabl
     form = learn_form(process, samples, lambda prompt: tokens.encode(prompt, add_special_tokens=False).offsets)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in form.vocabulary])
     return form.measured(process, samples, as_written(tokenizer.backend_tokenizer))
+
+
+def learned_columns(process: Process, tokenizer: Any, samples: Iterable[Sample]) -> Columns:
+    """What is known of a table's columns, and its tokens added to the tokenizer."""
+    columns = learn_columns(process, samples)
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in columns.tokens])
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in columns.part_tokens])
+    return columns
 
 
 def tell_facts_apart(process: Process, tokenizer: Any, samples: Callable[[], Iterable[Sample]]) -> None:
@@ -221,7 +237,9 @@ def write_dataset(rows: Iterable[dict[str, Any]], folder: Path, name: str) -> No
     stream.unlink()
 
 
-def contract_of(process: Process, tokenizer: Any, labels: list[str], form: Form | None, train: Tally, longest: int) -> dict[str, Any]:
+def contract_of(
+    process: Process, tokenizer: Any, labels: list[str], form: Form | None, columns: Columns, train: Tally, longest: int
+) -> dict[str, Any]:
     """What whoever asks the model must know.
 
     Args:
@@ -236,4 +254,4 @@ def contract_of(process: Process, tokenizer: Any, labels: list[str], form: Form 
         "max_new_tokens": process.finetuning.max_new_tokens or most,
         "prompt_tokens_max": longest,
     }
-    return found | ({"form": asdict(form)} if form else {})
+    return found | ({"form": asdict(form)} if form else {}) | ({"columns": asdict(columns)} if columns.tokens else {})

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from infra.scratch import scratch
 from tasks.batching import Batch, Row, TokenRows, answers_at, by_length, drop_tokens, marks_at, plan, wanted_in
+from tasks.budget import PROMPT_MOST, PROMPT_SHARE
 from tasks.checkpoints import Checkpoint, Checkpoints
 from tasks.models import Gpt, has_plain_head, logits_at, plain, seeded, uses_bf16
 from tasks.tuning import Settled
@@ -62,16 +63,29 @@ def learning_rate(settings: Settled, step: int, steps: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def targets(batch: Batch, prompt_loss_weight: float) -> tuple[Tensor, Tensor]:
+def targets(batch: Batch, prompt_loss_weight: float = 0.0, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Which positions predict a token that counts, and how much each counts.
+
+    Args:
+        prompt_loss_weight: of a prompt's token against one of its completion, as long as the prompts weigh no more than PROMPT_MOST
+            times the completions; only a part of them is drawn, and weighs as much as all of them.
+        generator: draws that part.
 
     Returns:
         Mask (rows, longest - 1), True where a target is predicted; and the weights of the targets, in order: a completion's
-        token counts 1, a mark MARK_WEIGHT, a prompt's token `prompt_loss_weight`, over their sum.
+        token counts 1, a mark MARK_WEIGHT, over their sum.
     """
-    answer, following = answers_at(batch), torch.arange(1, batch.input_ids.shape[1])
-    where = answer | (following < batch.prompt_tokens[:, None]) if prompt_loss_weight else answer
-    weights = torch.where(marks_at(batch)[:, :-1], MARK_WEIGHT, torch.where(answer, 1.0, prompt_loss_weight))[where]
+    answer = answers_at(batch)
+    values = torch.where(marks_at(batch)[:, :-1], MARK_WEIGHT, 1.0)
+    where = answer
+    if prompt_loss_weight:
+        prompt = torch.arange(1, batch.input_ids.shape[1]) < batch.prompt_tokens[:, None]
+        tokens, weight = int(prompt.sum()), float(values[answer].sum())
+        share = min(PROMPT_SHARE, PROMPT_SHARE * PROMPT_MOST * weight / max(1.0, prompt_loss_weight * tokens))
+        drawn = prompt & (torch.rand(prompt.shape, generator=generator) < share)
+        where = answer | drawn
+        values = torch.where(drawn, prompt_loss_weight / PROMPT_SHARE, values)
+    weights = values[where]
     return where, weights / weights.sum()
 
 
@@ -183,12 +197,11 @@ class Tuning:
         """
         settings, progress = self.settings, self.progress
         torch.manual_seed(settings.seed * SEED_STRIDE + progress.step)
-        shown = batch
+        shown, generator = batch, torch.Generator().manual_seed(settings.seed * SEED_STRIDE + progress.step)
         if settings.token_dropout:
-            generator = torch.Generator().manual_seed(settings.seed * SEED_STRIDE + progress.step)
             shown = drop_tokens(batch, settings.token_dropout, self.eos, generator)
         self.model.train()
-        where, weights = targets(batch, settings.prompt_loss_weight)
+        where, weights = targets(batch, settings.prompt_loss_weight, generator)
         losses = self._losses(shown, wanted_in(batch)[where], where, settings.label_smoothing_factor)
         loss = (losses * weights.to(self.device)).sum()
         if not math.isfinite(value := loss.item()):
@@ -250,7 +263,7 @@ class Tuning:
         with torch.inference_mode():
             for indices in by_length(self.validation.lengths[chosen].tolist(), self.settings.tokens_per_batch):
                 batch = self.validation.batch(chosen[indices])
-                where, _ = targets(batch, 0.0)
+                where, _ = targets(batch)
                 total += float(self._losses(batch, wanted_in(batch)[where], where).sum())
                 tokens += int(where.sum())
         if not math.isfinite(total):

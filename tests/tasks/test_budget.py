@@ -16,34 +16,47 @@ def weights(size: Size) -> int:
 
 def test_what_is_declared_is_never_changed() -> None:
     given = {"size": {"n_layer": 2, "n_embd": 32, "n_head": 2}, "num_train_epochs": 7, "dropout": 0.0, "tokens_per_batch": 100}
-    found = settled(Counts(10_000, 200_000, 3_000), **given)
+    found = settled(Counts(10_000, 200_000, 180_000, 3_000, 77), **given)
     assert found.model_dump(include=set(given)) == given
 
 
 def test_the_same_counts_give_the_same_settings_and_nothing_is_left_open() -> None:
-    one, two = (settled(Counts(8_000, 400_000, 2_000), kind) for kind in ("fields", "fields"))
+    one, two = (settled(Counts(8_000, 400_000, 360_000, 2_000, 77), kind) for kind in ("fields", "fields"))
     assert one == two
     assert None not in one.model_dump(exclude={"revision", "lora", "max_new_tokens"}).values()
 
 
 def test_more_minutes_allow_a_larger_model_and_more_samples_fewer_epochs() -> None:
-    few, many = Counts(10_000, 200_000, 3_000), Counts(1_000_000, 20_000_000, 3_000)
+    few, many = Counts(10_000, 200_000, 180_000, 3_000, 77), Counts(1_000_000, 20_000_000, 18_000_000, 3_000, 77)
     assert weights(settled(few, budget_minutes=60).size) > weights(settled(few, budget_minutes=2).size)
     assert settled(many).num_train_epochs < 1 < settled(few).num_train_epochs
 
 
 def test_a_small_set_gets_a_small_model_that_sees_it_at_most_twenty_times() -> None:
-    found = settled(Counts(800, 160_000, 1_000))
+    found = settled(Counts(800, 160_000, 144_000, 1_000, 77))
     assert found.size.n_embd <= 96
     assert found.num_train_epochs <= 20
 
 
 def test_a_batch_is_never_a_few_long_samples() -> None:
-    assert settled(Counts(800, 160_000, 1_000)).tokens_per_batch >= 16 * 200
+    assert settled(Counts(800, 160_000, 144_000, 1_000, 77)).tokens_per_batch >= 16 * 200
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 8}])
 def test_a_base_is_tuned_gently(lora: object) -> None:
-    found = settled(Counts(8_000, 400_000, 50_000), base="gpt2", lora=lora)
+    found = settled(Counts(8_000, 400_000, 360_000, 50_000, 77), base="gpt2", lora=lora)
     assert found.learning_rate < 1e-3
     assert (found.prompt_loss_weight, found.token_dropout, found.num_train_epochs) == (0.0, 0.0, 3.0)
+
+
+def test_few_labels_are_not_smoothed_and_of_a_table_only_the_answer_is_learned() -> None:
+    table, text = settled(Counts(800, 25_000, 23_000, 600, 2, True)), settled(Counts(9_000, 190_000, 170_000, 3_000, 77))
+    assert (table.label_smoothing_factor, table.prompt_loss_weight) == (0.0, 0.0)
+    assert (text.label_smoothing_factor, text.prompt_loss_weight) == (0.1, 0.3)
+
+
+def test_what_is_predicted_is_what_costs() -> None:
+    counts = Counts(1_000, 100_000, 98_000, 3_000, 10)
+    assert counts.predicted("text") == 2_000
+    assert counts.predicted("label") == 2_000 + 10_000  # a prompt weighs three times its answer at most
+    assert Counts(1_000, 12_000, 10_000, 3_000, 10).predicted("label") == 2_000 + 5_000

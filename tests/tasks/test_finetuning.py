@@ -95,12 +95,27 @@ def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
 
 def test_the_loss_is_on_the_completion_only_unless_the_prompt_is_given_a_weight() -> None:
     batch = right_padded([[5, 6, 7, 0], [5, 7, 0]], [2, 1])
-    where, weights = targets(batch, 0.0)
+    where, weights = targets(batch)
     assert where.tolist() == [[False, True, True], [True, True, False]]
     assert weights.tolist() == [0.25] * 4
-    where, weights = targets(batch, 0.3)
-    assert where.tolist() == [[True, True, True], [True, True, False]]
-    assert weights.tolist() == pytest.approx([share / 4.3 for share in (0.3, 1, 1, 1, 1)])
+
+
+def test_a_part_of_the_prompt_is_drawn_and_weighs_as_much_as_all_of_it() -> None:
+    batch = right_padded([[*range(1, 41), 0]] * 50, [40] * 50)
+    where, weights = targets(batch, 0.05, torch.Generator().manual_seed(1))
+    prompt = where[:, :39]
+    assert 0.4 < prompt.float().mean() < 0.6
+    assert where[:, 39:].all()
+    assert weights.sum() == pytest.approx(1)
+    assert float(weights[~(weights == weights.max())].sum() / weights.max()) == pytest.approx(0.05 * 39 * 50, rel=0.15)
+
+
+def test_a_long_prompt_does_not_drown_a_short_answer() -> None:
+    batch = right_padded([[*[1] * 400, 2, 0]] * 20, [400] * 20)
+    where, weights = targets(batch, 0.3, torch.Generator().manual_seed(1))
+    answers = float(weights[weights == weights.max()].sum())
+    assert 0.2 < answers < 0.3  # a prompt weighs three times its answer
+    assert where[:, :399].float().mean() < 0.1
 
 
 def test_the_model_opens_in_transformers_and_has_learned(samples: Path, checkpoints: Checkpoints, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def made(run: Run, folder: Path, seed: int) -> Path:
         tokens = [completion_of(run.process, label) for label in run.process.output.labels or ()]
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(WORDS, 400, tokens), eos_token=EOS)
         save_model(
-            build_model(settle(run.process.finetuning.model_copy(update={"seed": seed}), "label", Counts(2, 20, 400)), tokenizer, 32),
+            build_model(settle(run.process.finetuning.model_copy(update={"seed": seed}), "label", Counts(2, 20, 16, 400)), tokenizer, 32),
             folder,
         )
         tokenizer.save_pretrained(folder)

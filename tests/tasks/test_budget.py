@@ -32,10 +32,11 @@ def test_more_minutes_allow_a_larger_model_and_more_samples_fewer_epochs() -> No
     assert settled(many).num_train_epochs < 1 < settled(few).num_train_epochs
 
 
-def test_a_small_set_gets_a_small_model_that_sees_it_at_most_twenty_times() -> None:
-    found = settled(Counts(800, 160_000, 144_000, 1_000, 77))
-    assert found.size.n_embd <= 96
-    assert found.num_train_epochs <= 20
+@pytest.mark.parametrize(("table", "width", "epochs"), [(False, 96, 40), (True, 64, 20)])
+def test_a_small_set_gets_a_small_model_that_does_not_see_it_too_often(table: bool, width: int, epochs: int) -> None:
+    found = settled(Counts(800, 30_000, 28_000, 1_000, 2, table))
+    assert found.size.n_embd <= width
+    assert found.num_train_epochs == epochs
 
 
 def test_a_batch_is_never_a_few_long_samples() -> None:

@@ -31,6 +31,7 @@ from tasks.declaration import parse_process
 from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, ordered
 from tasks.forms import Form, Writing
 from tasks.models import Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
+from tasks.predictions import Prediction as Prediction
 from tasks.process import Process
 from tasks.prompts import parse, prompt_of
 from tasks.tokenising import Encoder
@@ -39,22 +40,6 @@ from tasks.vocabulary import as_written
 TOKENS_PER_BATCH = 8192  # with padding and with what is still to be written; more is no faster on a CPU
 LOADING = threading.Lock()  # transformers makes a model through torch's global state: a process loads one at a time
 DECIMALS = 6  # of a confidence: what is left of rounding when a prompt stands in another batch
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the model says to one prompt.
-
-    `confidence` is the probability of the label among all labels when labels are single tokens; of the whole completion
-    for spelled labels and fields; and the geometric mean over the tokens for text. `problem` is a code word when there
-    is no output: too_long, unknown_label, unparseable or unfinished.
-    """
-
-    output: Any | None
-    completion: str
-    confidence: float  # 0-1
-    problem: str | None
-    tokens: int  # of the prompt
 
 
 @dataclass(slots=True)
@@ -130,6 +115,11 @@ class Predictor:
         tuned = self.process.finetuning.max_length - 1
         held = positions_of(self.model)
         return tuned if held is None else min(tuned, held - (0 if self.label_ids else self.max_new_tokens))
+
+    @property
+    def decoding(self) -> str:
+        """What, beside the model and the prompt, decides an answer; to be raised when answers of one model change."""
+        return "greedy 1"
 
     @property
     def reads_twice(self) -> bool:

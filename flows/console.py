@@ -159,8 +159,12 @@ def show_batches(batches: Sequence["Artifact"], process: str) -> None:
     store = open_store()
     for batch in batches:
         facts = batch.facts
-        out.print(f"{process}: {facts['rows']:,} records in = {facts['done']:,} done + {facts['dead']:,} dead letters")
+        review = f"{facts['review']:,} for review + " if facts.get("review") else ""
+        known = f"; the model was asked about {facts['asked']:,}" if "asked" in facts else ""
+        out.print(f"{process}: {facts['rows']:,} records in = {facts['done']:,} done + {review}{facts['dead']:,} dead letters{known}")
         out.print(f"  {store.address(batch.prefix)}", soft_wrap=True)
+    if lost := next((batch.facts["batch"] for batch in batches if batch.facts["dead"]), None):
+        next_command(f"clerkflow replay {process} {lost}")
     if not batches:
         out.print(f"{process}: nothing waits in the inbox; name a file with --input, or put one below {store.address(process + '/inbox')}")
     else:

@@ -120,3 +120,12 @@ class Keep(Declared):
     batches_days: int = Field(365, ge=1)  # predictions and drift reports
     ledger_days: int = Field(365, ge=1)  # entries of inbox files that are gone
     versions: int = Field(20, ge=1)  # the newest ones, beside those that an alias names
+
+
+class Automation(Declared):
+    """How often an answer that is accepted without a person may be wrong; from which confidence on this holds is found at evaluation."""
+
+    max_error: float = Field(gt=0, lt=1)  # of the accepted records
+    confidence: float = Field(0.95, ge=0.5, lt=1)  # that it holds, for records like those of the test split
+    calibration_share: float = Field(0.5, gt=0, lt=1)  # of the test split chooses the thresholds; the rest measures what they give
+    out_of_scope: float | None = Field(0.01, gt=0, le=0.5)  # share of held-out records that may pass for strange; null: nothing does

@@ -13,6 +13,7 @@ from infra.store import ObjectInfo, Store, open_store
 from tasks import ledger
 from tasks.aliases import champion_of
 from tasks.artifacts import Artifact, read_json, shown
+from tasks.batches import finished_batch
 from tasks.claims import Claim
 from tasks.ledger import Arrival, Kind, Ledger, enter, inbox_of, is_settled, move, read_ledger, reopen, settled_inbox, shortened
 from tasks.process import Process, digest_of
@@ -20,7 +21,8 @@ from tasks.prompts import output_of
 from tasks.readers import Reader, check_readable, is_labelled
 from tasks.records import Record
 from tasks.runs import Run
-from tasks.scoring import check_columns, finished_batch, opened, score_batch, source_id
+from tasks.scoring import score_batch
+from tasks.sources import check_columns, opened, source_id
 
 logger = logging.getLogger(__name__)
 

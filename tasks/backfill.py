@@ -26,7 +26,8 @@ from tasks.manifests import read_manifest
 from tasks.process import Process
 from tasks.readers import is_labelled
 from tasks.runs import Run
-from tasks.scoring import check_columns, opened, score_batch
+from tasks.scoring import score_batch
+from tasks.sources import check_columns, opened
 
 logger = logging.getLogger(__name__)
 

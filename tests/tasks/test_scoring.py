@@ -10,10 +10,12 @@ import pytest
 
 from benchmarks.memory import LABELS, publish_tiny, tiny_process
 from infra.store import MissingObject, Store, open_store
+from tasks.answering import chunks
 from tasks.artifacts import Artifact, fetch_folder, file_digest
+from tasks.batches import batch_id, finished_batch, recall
 from tasks.process import Process
 from tasks.runs import Run
-from tasks.scoring import batch_id, chunks, finished_batch, recall, score_batch
+from tasks.scoring import score_batch
 
 
 @pytest.fixture
@@ -210,8 +212,8 @@ def test_chunks_end_at_a_number_of_records_or_of_characters() -> None:
 
 
 def test_a_long_batch_is_whole_and_its_monitoring_sample_bounded(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.scoring.MONITORING_ROWS", 50)
-    monkeypatch.setattr("tasks.scoring.CHUNK_RECORDS", 64)
+    monkeypatch.setattr("tasks.answering.MONITORING_ROWS", 50)
+    monkeypatch.setattr("tasks.answering.CHUNK_RECORDS", 64)
     batch = score(lines(tmp_path / "new.jsonl", *({"id": str(n), "text": f"card {n}"} for n in range(300))), run)
     found = files_of(batch, tmp_path / "batch")
     assert Counter(row["record_id"] for row in found["predictions.jsonl"]) == Counter(str(n) for n in range(300))

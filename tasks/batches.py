@@ -1,0 +1,63 @@
+"""Batches: batches/<batch>/manifest.json is what others go by; what is not named there is not seen.
+
+A batch is named after what decides its bytes: the source, the model's version, the format.
+"""
+
+from contextlib import suppress
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from infra.store import MissingObject, Store
+from tasks.artifacts import Artifact, is_whole
+from tasks.process import Process
+from tasks.sources import source_id
+
+
+def batch_id(source_sha256: str, name: str, process: Process, version: str, output_format: str) -> str:
+    """The batch's name: the source and how it is read, the model's version, the format."""
+    return f"{source_id(source_sha256, name, process)}-{version}-{output_format}"
+
+
+class Batch(BaseModel):
+    """What others go by in the manifest of a finished batch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    batch: str
+    version: str
+    finished: AwareDatetime
+    artifact: Artifact
+
+
+def read_batch(store: Store, key: str) -> Batch:
+    """What a batch's manifest says.
+
+    Raises:
+        MissingObject: it is not there.
+        ValueError: it is damaged.
+    """
+    data, _ = store.read(key)
+    try:
+        return Batch.model_validate_json(data)
+    except ValidationError:
+        raise ValueError(f"{store.address(key)} is damaged, and its batch counts as not done; score its file again, or delete it") from None
+
+
+def recall(store: Store, prefix: str) -> Artifact | None:
+    """A finished batch; None when its manifest is not there or damaged, or a file that it names is gone."""
+    try:
+        artifact = read_batch(store, f"{prefix}/manifest.json").artifact
+    except (MissingObject, ValueError):
+        return None
+    return artifact if is_whole(store, artifact) else None
+
+
+def finished_batch(store: Store, process: Process, sha256: str, name: str) -> str | None:
+    """The batch that has scored a source already, with whatever version; None when there is none whose manifest can be read."""
+    prefix = f"{process.name}/batches/"
+    for info in store.list(f"{prefix}{source_id(sha256, name, process)}-"):
+        if info.key.endswith("/manifest.json"):
+            with suppress(MissingObject, ValueError):
+                read_batch(store, info.key)
+                return info.key.removeprefix(prefix).partition("/")[0]
+    return None

@@ -1,0 +1,90 @@
+"""Sources: a file on disk, or a key of the store -> bytes on this machine, and their name among batches."""
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from infra.store import MissingObject, Store, copy_to
+from tasks.artifacts import copy_name, file_digest, scratch
+from tasks.encodings import byte_lines, encoding_of, text_codec
+from tasks.process import Process, digest_of
+from tasks.readers import Reader, columns_told, parse_object
+from tasks.records import Record
+
+LOOK_AT = 100  # records that show which columns a file has
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file to be scored: its bytes on this machine, and what they are called."""
+
+    path: Path
+    name: str  # the key, or the file's name
+    sha256: str
+    modified: tuple[int, int]  # size and time in ns when it was hashed
+
+
+@contextmanager
+def opened(store: Store, name: str) -> Iterator[Source]:
+    """A file on disk, or a key's object copied to this machine.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    path = Path(name)
+    if os.path.isfile(name):  # noqa: PTH113 - Path.is_file raises for a name that is too long
+        modified = modified_at(path)
+        yield Source(path, path.name, file_digest(path), modified)
+        return
+    with scratch() as folder:
+        copy = folder / copy_name(name)
+        try:
+            digest = copy_to(store, name, copy)
+        except (MissingObject, ValueError):
+            raise ValueError(f"{name!r} is neither a file here nor a key of {store.uri}") from None
+        yield Source(copy, name, digest, modified_at(copy))
+
+
+def modified_at(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def source_id(source_sha256: str, name: str, process: Process) -> str:
+    """A source as the beginning of its batches' names: the same bytes under another ending are read differently."""
+    reading = process.records.model_dump(mode="json", include={"encoding", "sheet", "key"})
+    return digest_of([source_sha256, Path(name).suffix.lower(), reading])[:16]
+
+
+def read_as_today(own: Process, today: Process) -> Process:
+    """The model's own declaration, with today's word on ids, encoding and sheet: these say how a file is read, not what the model takes."""
+    update = {name: getattr(today.records, name) for name in ("key", "encoding", "sheet")}
+    return own.model_copy(update={"records": own.records.model_copy(update=update)})
+
+
+def check_columns(path: Path, name: str, process: Process) -> None:
+    """That the first records of a file have a value that the prompt shows; tables are also checked by their reader.
+
+    Raises:
+        ValueError: they have none; the message names the columns expected, and of those found the ones like them.
+    """
+    reader = Reader(path, name, process, labelled=False)
+    first = [row for row in islice(reader, LOOK_AT) if isinstance(row, Record)]
+    if not first or any(record.values.get(path) is not None for record in first for path in process.input_columns):
+        return
+    told = f"{name}: no value in the prompt's columns {', '.join(process.input_columns)} in the first {len(first)} records"
+    if reader.facts["format"] == "jsonl":
+        told += f"; {columns_told(_names_in(path, process), process)}"
+    raise ValueError(told)
+
+
+def _names_in(path: Path, process: Process) -> Collection[str]:
+    """The names in the first objects of a file of JSON lines."""
+    found: dict[str, None] = {}
+    for line, _ in islice(byte_lines(path, encoding := encoding_of(path, process.records.encoding)), LOOK_AT):
+        with suppress(ValueError):
+            found |= dict.fromkeys(parse_object(line.decode(text_codec(encoding))))
+    return found

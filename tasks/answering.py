@@ -1,26 +1,32 @@
-"""Answering: records of a source + the model -> predictions, dead letters, and a sample for monitoring, chunk by chunk."""
+"""Answering: records of a source + what models have answered + the model -> predictions, dead letters, and a sample for monitoring.
+
+Chunk by chunk, so that memory stays flat. The model is asked only about what the ledger of answers does not know.
+"""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.answers import Answers, key_of
 from tasks.cleaning import fold
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
+from tasks.predictions import Prediction
 from tasks.process import Process
 from tasks.prompts import clean
 from tasks.readers import Reader
+from tasks.reasons import Reason, reason_of
 from tasks.records import Record, Rejected
 from tasks.repairs import repair
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
 from tasks.sources import Source, check_columns, modified_at
 
 if TYPE_CHECKING:
-    from tasks.generation import Prediction, Predictor
+    from tasks.generation import Predictor
 
 CHUNK_RECORDS = 1024
 CHUNK_CHARACTERS = 4_000_000  # of prompts; so that long records do not pile up
@@ -34,25 +40,40 @@ class Tally:
     rows: int = 0
     done: int = 0
     dead: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)  # stage: reason -> records
+    asked: int = 0  # of the model; the others were known
+    reasons: Counter[str] = field(default_factory=Counter)  # code -> dead letters
 
 
-def fault_in(process: Process, record: Record) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """Who is asked."""
+
+    predictor: "Predictor"
+    version: str
+    root: str  # of the version's manifest
+
+
+Asked = tuple[Record, str]  # a record and its prompt
+
+
+def fault_in(process: Process, record: Record) -> tuple[Reason, str] | None:
     """Why the model cannot be asked about a record, in words without values; None when it can."""
     for path, column in process.input_columns.items():
         value = record.values.get(path)
         if value is None and not column.optional:
-            return f"required input {path} is missing"
+            return Reason.INPUT_MISSING, f"required input {path} is missing"
         if value is None:
             continue
         kind, declared = kind_of(value, column), kinds_for(column)
         if kind not in declared:
-            return f"input {path} is of type {kind}, {' or '.join(declared)} is declared"
+            return Reason.INPUT_TYPE, f"input {path} is of type {kind}, {' or '.join(declared)} is declared"
         if not all(within(column, inner) for inner in (value if column.list else [value])):
-            return f"input {path} is outside its declared values, bounds or pattern"
+            return Reason.INPUT_OUTSIDE, f"input {path} is outside its declared values, bounds or pattern"
         if isinstance(value, str) and not column.optional and _is_blank(process, value):
-            return f"required input {path} is blank"
-    return None if any(record.values.get(path) not in (None, "", [], {}) for path in process.input_columns) else "every input is missing"
+            return Reason.INPUT_BLANK, f"required input {path} is blank"
+    if all(record.values.get(path) in (None, "", [], {}) for path in process.input_columns):
+        return Reason.INPUT_NONE, "every input is missing"
+    return None
 
 
 def _is_blank(process: Process, text: str) -> bool:
@@ -62,49 +83,93 @@ def _is_blank(process: Process, text: str) -> bool:
     return not fold(clean(process, text))
 
 
-def score_file(source: Source, predictor: "Predictor", process: Process, version: str, output_format: str, folder: Path) -> Tally:
+def score_file(source: Source, champion: Champion, process: Process, ledger: Answers, output_format: str, folder: Path) -> Tally:
     """Stream a file through the model into predictions.<format>, dead_letters.jsonl and monitoring.jsonl.
 
     Args:
         process: the model's own declaration, with today's word on how files are read.
 
     Raises:
+        DatabaseAwayError: the ledger does not answer; what was answered until then is in it.
         ValueError: the file cannot be read, or has none of the prompt's columns.
         RuntimeError: records in are not done + dead.
     """
     check_columns(source.path, source.name, process)
-    reader, tally = Reader(source.path, source.name, process, labelled=False), Tally()
-    monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + version)
-    writer = WRITERS[output_format]
+    reader = Reader(source.path, source.name, process, labelled=False)
     with (
-        writer(folder / f"predictions.{output_format}", process) as write_done,
+        WRITERS[output_format](folder / f"predictions.{output_format}", process) as write_done,
         json_lines(folder / "dead_letters.jsonl") as write_dead,
         _progress(f"Scoring {process.name}") as show,
     ):
-        for chunk in chunks(_asked(reader, process, predictor, write_dead, tally)):
-            _answer(chunk, predictor, version, monitoring, write_done, write_dead, tally)
-            show(tally)
+        job = Job(source, champion, process, ledger, write_done, write_dead)
+        for chunk in chunks(job.asked(reader)):
+            job.answer(chunk)
+            show(job.tally)
     with (folder / "monitoring.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
-        stream.writelines(as_json(row) + "\n" for row in monitoring.rows)
-    _check_whole(source, reader, tally)
-    return tally
+        stream.writelines(as_json(row) + "\n" for row in job.monitoring.rows)
+    _check_whole(source, reader, job.tally)
+    return job.tally
 
 
-Asked = tuple[Record, str]  # a record and its prompt
+class Job:
+    """A batch while it is made."""
 
+    def __init__(self, source: Source, champion: Champion, process: Process, ledger: Answers, write_done: Write, write_dead: Write) -> None:
+        self.source, self.champion, self.process, self.ledger = source, champion, process, ledger
+        self.write_done, self.write_dead = write_done, write_dead
+        self.tally = Tally()
+        self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)
 
-def _asked(reader: Reader, process: Process, predictor: "Predictor", write_dead: Write, tally: Tally) -> Iterator[Asked]:
-    """Records that the model can be asked about; the others go to the dead letters on the way."""
-    for row in reader:
-        tally.rows += 1
-        if isinstance(row, Rejected):
-            _bury(DeadLetter(row.id, row.line, "reading", row.reason, row.content), write_dead, tally)
-            continue
-        record = repair(process, row, None)
-        if reason := fault_in(process, record):
-            _bury(_letter(record, "inputs", reason), write_dead, tally)
-        else:
-            yield record, predictor.prompt_of(record.values)
+    def asked(self, reader: Iterable[Record | Rejected]) -> Iterator[Asked]:
+        """Records that the model can be asked about; the others go to the dead letters on the way."""
+        for row in reader:
+            self.tally.rows += 1
+            if isinstance(row, Rejected):
+                self.bury(row.id, row.line, Reason.UNREADABLE, row.reason, row.content)
+                continue
+            record = repair(self.process, row, None)
+            if fault := fault_in(self.process, record):
+                self.bury_record(record, *fault)
+            else:
+                yield record, self.champion.predictor.prompt_of(record.values)
+
+    def answer(self, chunk: Sequence[Asked]) -> None:
+        """Find or ask what is said to a chunk, keep what is new, and write it all down."""
+        predictor = self.champion.predictor
+        keys = [key_of(self.champion.root, predictor.decoding, record.id, prompt) for record, prompt in chunk]
+        known = self.ledger.known(list(dict.fromkeys(keys)))
+        new = {key: prompt for key, (_, prompt) in zip(keys, chunk, strict=True) if key not in known}
+        said = dict(zip(new, predictor.predict(list(new.values())), strict=True))
+        self.tally.asked += len(said)
+        with self.ledger.keep(self.process.name, said) as (_, counted):
+            known |= counted
+        self._write(chunk, [known[key] for key in keys])
+
+    def _write(self, chunk: Sequence[Asked], predictions: Sequence[Prediction]) -> None:
+        """Each record of a chunk to where it belongs."""
+        done = []
+        for (record, prompt), prediction in zip(chunk, predictions, strict=True):
+            self.monitoring.offer(self._monitored(record, prompt, prediction))
+            if prediction.output is None:
+                self.bury_record(record, reason_of(prediction.problem), prediction.problem or "no output")
+            else:
+                done.append(Predicted(record.id, prediction.output, prediction.confidence, self.champion.version, record.line))
+        self.write_done(done)
+        self.tally.done += len(done)
+
+    def _monitored(self, record: Record, prompt: str, prediction: Prediction) -> Callable[[], Row]:
+        return lambda: monitoring_row(self.champion.predictor.process, record.values, prompt, prediction)
+
+    def bury_record(self, record: Record, reason: Reason, words: str) -> None:
+        """A dead letter of a record that could be read."""
+        self.bury(record.id, record.line, reason, words, as_json(record.values))
+
+    def bury(self, id: str, line: int, reason: Reason, words: str, content: str) -> None:
+        """A dead letter."""
+        source = self.source
+        self.write_dead([DeadLetter(id, line, reason.stage, reason.value, words, 1, source.name, source.sha256, content)])
+        self.tally.dead += 1
+        self.tally.reasons[reason.value] += 1
 
 
 def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
@@ -119,41 +184,6 @@ def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
             chunk, characters = [], 0
     if chunk:
         yield chunk
-
-
-def _answer(
-    chunk: list[Asked],
-    predictor: "Predictor",
-    version: str,
-    monitoring: Reservoir[Row],
-    write_done: Write,
-    write_dead: Write,
-    tally: Tally,
-) -> None:
-    """Ask the model about a chunk and write what it says."""
-    done = []
-    for (record, prompt), prediction in zip(chunk, predictor.predict([prompt for _, prompt in chunk]), strict=True):
-        monitoring.offer(_monitored(predictor.process, record, prompt, prediction))
-        if prediction.output is None:
-            _bury(_letter(record, "prediction", prediction.problem or "no output"), write_dead, tally)
-        else:
-            done.append(Predicted(record.id, prediction.output, prediction.confidence, version, record.line))
-    write_done(done)
-    tally.done += len(done)
-
-
-def _monitored(process: Process, record: Record, prompt: str, prediction: "Prediction") -> Callable[[], Row]:
-    return lambda: monitoring_row(process, record.values, prompt, prediction)
-
-
-def _letter(record: Record, stage: str, reason: str) -> DeadLetter:
-    return DeadLetter(record.id, record.line, stage, reason, as_json(record.values))
-
-
-def _bury(letter: DeadLetter, write_dead: Write, tally: Tally) -> None:
-    write_dead([letter])
-    tally.dead += 1
-    tally.reasons[f"{letter.stage}: {letter.reason}"] += 1
 
 
 def _check_whole(source: Source, reader: Reader, tally: Tally) -> None:

@@ -117,6 +117,11 @@ class Predictor:
         return tuned if held is None else min(tuned, held - (0 if self.label_ids else self.max_new_tokens))
 
     @property
+    def decoding(self) -> str:
+        """What, beside the model and the prompt, decides an answer; to be raised when answers of one model change."""
+        return "greedy 1"
+
+    @property
     def reads_twice(self) -> bool:
         """Whether the model reads each prompt a second time, to mark values in it."""
         return self.writing is not None and bool(self.writing.form.marked)

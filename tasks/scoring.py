@@ -13,13 +13,16 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+from infra.database import ledger_url
 from infra.settings import settings
 from infra.store import Store, open_store
 from tasks.aliases import champion_of
-from tasks.answering import score_file
+from tasks.answering import Champion, score_file
+from tasks.answers import opened_ledger
 from tasks.artifacts import Artifact, json_bytes, scratch, shown, store_folder
 from tasks.batches import batch_id, recall
 from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
+from tasks.manifests import read_manifest
 from tasks.registry import fetch_version
 from tasks.runs import Run, told
 from tasks.sinks import WRITERS
@@ -89,9 +92,10 @@ def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: st
     started, clock = datetime.now(UTC), time.perf_counter()
     damaged = store.stat(f"{prefix}/manifest.json")
     predictor = Predictor.load(fetch_version(store, run.process.name, version, settings().cache))
+    champion = Champion(predictor, version, read_manifest(store, run.process.name, version).root)
     process = read_as_today(predictor.process, run.process)
-    with scratch() as folder:
-        tally = score_file(source, predictor, process, version, output_format, folder)
+    with scratch() as folder, opened_ledger(ledger_url(), "CLERKFLOW_LEDGER_URL") as ledger:
+        tally = score_file(source, champion, process, ledger, output_format, folder)
         seconds = time.perf_counter() - clock
         facts = {
             "batch": prefix.rpartition("/")[2],
@@ -101,6 +105,7 @@ def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: st
             "rows": tally.rows,
             "done": tally.done,
             "dead": tally.dead,
+            "asked": tally.asked,
             "seconds": round(seconds, 1),
             "rows_per_second": round(tally.rows / seconds, 1),
         }

@@ -78,7 +78,7 @@ def test_the_manifest_comes_last_and_accounts_for_the_batch(run: Run, tmp_path: 
     batch = score(lines(tmp_path / "new.jsonl", {"id": "a", "text": "card"}, {"id": "b"}), run)
     manifest = json.loads(open_store().read(batch.prefix + "manifest.json")[0])
     assert (manifest["rows"], manifest["done"], manifest["dead"], manifest["source"]) == (2, 1, 1, "new.jsonl")
-    assert manifest["reasons"] == {"inputs: required input text is missing": 1}
+    assert manifest["reasons"] == {"input_missing": 1}
     assert len(manifest["source_sha256"]) == 64
     times = {info.key: info.modified for info in open_store().list(batch.prefix)}
     assert max(times, key=lambda key: times[key]) == batch.prefix + "manifest.json"

@@ -1,4 +1,4 @@
-"""Answering: records of a source + what models have answered + the model -> predictions, dead letters, and a sample for monitoring.
+"""Answering: records of a source + what models have answered + the model -> predictions, what to review, dead letters, a sample to monitor.
 
 Chunk by chunk, so that memory stays flat. The model is asked only about what the ledger of answers does not know.
 """
@@ -22,6 +22,8 @@ from tasks.readers import Reader
 from tasks.reasons import Reason, reason_of
 from tasks.records import Record, Rejected
 from tasks.repairs import repair
+from tasks.routing import FILE as REVIEW
+from tasks.routing import Proposed, Router
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
 from tasks.sources import Source, check_columns, modified_at
 
@@ -38,10 +40,12 @@ class Tally:
     """What became of a batch's records."""
 
     rows: int = 0
-    done: int = 0
+    done: int = 0  # accepted
+    review: int = 0
     dead: int = 0
     asked: int = 0  # of the model; the others were known
     reasons: Counter[str] = field(default_factory=Counter)  # code -> dead letters
+    doubts: Counter[str] = field(default_factory=Counter)  # reason -> records to review
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class Champion:
     predictor: "Predictor"
     version: str
     root: str  # of the version's manifest
+    router: Router
 
 
 Asked = tuple[Record, str]  # a record and its prompt
@@ -84,7 +89,7 @@ def _is_blank(process: Process, text: str) -> bool:
 
 
 def score_file(source: Source, champion: Champion, process: Process, ledger: Answers, output_format: str, folder: Path) -> Tally:
-    """Stream a file through the model into predictions.<format>, dead_letters.jsonl and monitoring.jsonl.
+    """Stream a file through the model into predictions.<format>, review.jsonl, dead_letters.jsonl and monitoring.jsonl.
 
     Args:
         process: the model's own declaration, with today's word on how files are read.
@@ -92,16 +97,17 @@ def score_file(source: Source, champion: Champion, process: Process, ledger: Ans
     Raises:
         DatabaseAwayError: the ledger does not answer; what was answered until then is in it.
         ValueError: the file cannot be read, or has none of the prompt's columns.
-        RuntimeError: records in are not done + dead.
+        RuntimeError: records in are not accepted + review + dead.
     """
     check_columns(source.path, source.name, process)
     reader = Reader(source.path, source.name, process, labelled=False)
     with (
         WRITERS[output_format](folder / f"predictions.{output_format}", process) as write_done,
+        json_lines(folder / REVIEW) as write_review,
         json_lines(folder / "dead_letters.jsonl") as write_dead,
         _progress(f"Scoring {process.name}") as show,
     ):
-        job = Job(source, champion, process, ledger, write_done, write_dead)
+        job = Job(source, champion, process, ledger, write_done, write_review, write_dead)
         for chunk in chunks(job.asked(reader)):
             job.answer(chunk)
             show(job.tally)
@@ -114,9 +120,18 @@ def score_file(source: Source, champion: Champion, process: Process, ledger: Ans
 class Job:
     """A batch while it is made."""
 
-    def __init__(self, source: Source, champion: Champion, process: Process, ledger: Answers, write_done: Write, write_dead: Write) -> None:
+    def __init__(
+        self,
+        source: Source,
+        champion: Champion,
+        process: Process,
+        ledger: Answers,
+        write_done: Write,
+        write_review: Write,
+        write_dead: Write,
+    ) -> None:
         self.source, self.champion, self.process, self.ledger = source, champion, process, ledger
-        self.write_done, self.write_dead = write_done, write_dead
+        self.write_done, self.write_review, self.write_dead = write_done, write_review, write_dead
         self.tally = Tally()
         self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)
 
@@ -147,15 +162,21 @@ class Job:
 
     def _write(self, chunk: Sequence[Asked], predictions: Sequence[Prediction]) -> None:
         """Each record of a chunk to where it belongs."""
-        done = []
-        for (record, prompt), prediction in zip(chunk, predictions, strict=True):
+        done, doubtful = list[Predicted](), list[Proposed]()
+        routed = self.champion.router.route([record for record, _ in chunk], [prompt for _, prompt in chunk], predictions)
+        for (record, prompt), prediction, proposed in zip(chunk, predictions, routed, strict=True):
             self.monitoring.offer(self._monitored(record, prompt, prediction))
             if prediction.output is None:
                 self.bury_record(record, reason_of(prediction.problem), prediction.problem or "no output")
+            elif proposed:
+                doubtful.append(proposed)
             else:
                 done.append(Predicted(record.id, prediction.output, prediction.confidence, self.champion.version, record.line))
         self.write_done(done)
+        self.write_review(doubtful)
         self.tally.done += len(done)
+        self.tally.review += len(doubtful)
+        self.tally.doubts.update(each.reason for each in doubtful)
 
     def _monitored(self, record: Record, prompt: str, prediction: Prediction) -> Callable[[], Row]:
         return lambda: monitoring_row(self.champion.predictor.process, record.values, prompt, prediction)
@@ -188,8 +209,8 @@ def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
 
 def _check_whole(source: Source, reader: Reader, tally: Tally) -> None:
     found = reader.counts["records"] + reader.counts["rejected"]
-    if not found == tally.rows == tally.done + tally.dead:
-        counts = f"{found} records in the file, {tally.rows} read, {tally.done} done + {tally.dead} dead"
+    if not found == tally.rows == tally.done + tally.review + tally.dead:
+        counts = f"{found} records in the file, {tally.rows} read, {tally.done} accepted + {tally.review} to review + {tally.dead} dead"
         raise RuntimeError(f"{source.name}: the counts do not add up: {counts}; nothing is stored, please report this")
     if modified_at(source.path) != source.modified:
         raise ValueError(f"{source.name} was written to while it was scored; score it again when it is complete")
@@ -208,6 +229,7 @@ def _progress(title: str) -> Iterator[Callable[[Tally], None]]:
 
         def show(tally: Tally) -> None:
             pace = tally.rows / (time.perf_counter() - started)
-            bar.update(line, counts=f"{tally.rows:,} records  {pace:,.0f} records/s  {tally.dead:,} dead letters")
+            told = f"{tally.rows:,} records  {pace:,.0f} records/s  {tally.review:,} to review  {tally.dead:,} dead letters"
+            bar.update(line, counts=told)
 
         yield show

@@ -1,4 +1,4 @@
-"""Scoring: the champion and new records -> batches/<batch>/: predictions, dead_letters.jsonl, monitoring.jsonl, and manifest.json last.
+"""Scoring: the champion and new records -> batches/<batch>/: predictions, what to review, dead letters; manifest.json last.
 
 A batch that is done is found again; one that was killed starts anew and ends the same. Whoever reads batches goes by their manifests,
 so that half a batch is never seen.
@@ -24,6 +24,7 @@ from tasks.batches import batch_id, recall
 from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
 from tasks.manifests import read_manifest
 from tasks.registry import fetch_version
+from tasks.routing import Router
 from tasks.runs import Run, told
 from tasks.sinks import WRITERS
 from tasks.sources import Source, opened, read_as_today
@@ -91,8 +92,10 @@ def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: st
 
     started, clock = datetime.now(UTC), time.perf_counter()
     damaged = store.stat(f"{prefix}/manifest.json")
-    predictor = Predictor.load(fetch_version(store, run.process.name, version, settings().cache))
-    champion = Champion(predictor, version, read_manifest(store, run.process.name, version).root)
+    model = fetch_version(store, run.process.name, version, settings().cache)
+    predictor = Predictor.load(model)
+    router = Router.of(model, predictor.process, version, run.process)
+    champion = Champion(predictor, version, read_manifest(store, run.process.name, version).root, router)
     process = read_as_today(predictor.process, run.process)
     with scratch() as folder, opened_ledger(ledger_url(), "CLERKFLOW_LEDGER_URL") as ledger:
         tally = score_file(source, champion, process, ledger, output_format, folder)
@@ -104,6 +107,7 @@ def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: st
             "format": output_format,
             "rows": tally.rows,
             "done": tally.done,
+            "review": tally.review,
             "dead": tally.dead,
             "asked": tally.asked,
             "seconds": round(seconds, 1),
@@ -116,6 +120,7 @@ def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: st
             "run": run.id,
             "source_sha256": source.sha256,
             "reasons": dict(tally.reasons.most_common()),
+            "doubts": dict(tally.doubts.most_common()),
             "started": started.isoformat(),
             "finished": datetime.now(UTC).isoformat(),
             "artifact": artifact.model_dump(mode="json"),

@@ -1,11 +1,11 @@
-"""Answering: records of a source + what models have answered + the model -> predictions, dead letters, and a sample for monitoring.
+"""Answering: records of a source + what models have answered + the model -> predictions, what to review, dead letters, a sample to monitor.
 
 Chunk by chunk, so that memory stays flat. The model is asked only about what the ledger of answers does not know.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +25,14 @@ from tasks.records import Record, Rejected
 from tasks.repairs import repair
 from tasks.replays import Again
 from tasks.results import ResultTable
+from tasks.routing import FILE as REVIEW
+from tasks.routing import Proposed, Router
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
 from tasks.sources import Source, check_columns, modified_at
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from tasks.generation import Predictor
 
 CHUNK_RECORDS = 1024
@@ -42,11 +46,12 @@ class Tally:
     """What became of a batch's records."""
 
     rows: int = 0
-    done: int = 0
+    done: int = 0  # accepted
     review: int = 0
     dead: int = 0
     asked: int = 0  # of the model; the others were known
     reasons: Counter[str] = field(default_factory=Counter)  # code -> dead letters
+    doubts: Counter[str] = field(default_factory=Counter)  # reason -> records to review
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class Champion:
     predictor: "Predictor"
     version: str
     root: str  # of the version's manifest
+    router: Router
 
 
 Asked = tuple[Record, str]  # a record and its prompt
@@ -101,7 +107,7 @@ class Terms:
 
 
 def score_file(source: Source, champion: Champion, process: Process, terms: Terms, folder: Path) -> Tally:
-    """Stream a file through the model into predictions.<format>, dead_letters.jsonl and monitoring.jsonl.
+    """Stream a file through the model into predictions.<format>, review.jsonl, dead_letters.jsonl and monitoring.jsonl.
 
     Args:
         process: the model's own declaration, with today's word on how files are read.
@@ -109,16 +115,17 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
     Raises:
         DatabaseAwayError: the ledger does not answer; what was answered until then is in it.
         ValueError: the file cannot be read, or has none of the prompt's columns; or more than max_dead of it are dead letters.
-        RuntimeError: records in are not done + review + dead.
+        RuntimeError: records in are not accepted + review + dead.
     """
     check_columns(source.path, source.name, process)
     reader = Reader(source.path, source.name, process, labelled=False)
     with (
         WRITERS[terms.output_format](folder / f"predictions.{terms.output_format}", process) as write_done,
+        json_lines(folder / REVIEW) as write_review,
         json_lines(folder / "dead_letters.jsonl") as write_dead,
         _progress(f"Scoring {process.name}") as show,
     ):
-        job = Job(source, champion, process, terms, write_done, write_dead)
+        job = Job(source, champion, process, terms, write_done, write_review, write_dead)
         for chunk in chunks(job.asked(reader)):
             job.answer(chunk)
             show(job.tally)
@@ -131,12 +138,30 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
     return job.tally
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Which records of a chunk are accepted, which are for a person, and by line why an accepted one cannot stand in the table."""
+
+    accepted: list[Predicted]
+    doubtful: list[Proposed]
+    left: dict[int, tuple[Reason, str]]
+
+
 class Job:
     """A batch while it is made."""
 
-    def __init__(self, source: Source, champion: Champion, process: Process, terms: Terms, write_done: Write, write_dead: Write) -> None:
+    def __init__(
+        self,
+        source: Source,
+        champion: Champion,
+        process: Process,
+        terms: Terms,
+        write_done: Write,
+        write_review: Write,
+        write_dead: Write,
+    ) -> None:
         self.source, self.champion, self.process, self.terms = source, champion, process, terms
-        self.write_done, self.write_dead = write_done, write_dead
+        self.write_done, self.write_review, self.write_dead = write_done, write_review, write_dead
         self.tally = Tally()
         self.attempts: dict[int, int] = {}  # line -> of what is asked about again
         self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)
@@ -170,31 +195,39 @@ class Job:
         new = {key: prompt for key, (_, prompt) in zip(keys, chunk, strict=True) if key not in known}
         said = dict(zip(new, predictor.predict(list(new.values())), strict=True))
         self.tally.asked += len(said)
-        left: dict[int, tuple[Reason, str]] = {}  # line -> why a record that was answered is not done
         with self.terms.ledger.keep(self.process.name, said) as (connection, counted):
-            predictions = [(known | counted)[key] for key in keys]
-            done = [self._predicted(record, each) for (record, _), each in zip(chunk, predictions, strict=True) if each.output is not None]
-            if self.terms.results:
-                left = self.terms.results.stage(connection, self.terms.batch, done)
-        self._write(chunk, predictions, done, left)
+            answers = [(known | counted)[key] for key in keys]
+            settled = self._settle(connection, chunk, answers)
+        self._write(chunk, answers, settled)
         self.check_budget()
 
-    def _predicted(self, record: Record, prediction: Prediction) -> Predicted:
-        return Predicted(record.id, prediction.output, prediction.confidence, self.champion.version, record.line)
+    def _settle(self, connection: "Connection", chunk: Sequence[Asked], answers: Sequence[Prediction]) -> "Settled":
+        """What is accepted, and what a person shall look at; accepted rows are put beside the table of results, where there is one."""
+        routed = self.champion.router.route([record for record, _ in chunk], [prompt for _, prompt in chunk], answers)
+        doubtful = {each.line: each for each in routed if each}
+        version, left = self.champion.version, dict[int, tuple[Reason, str]]()
+        accepted = [
+            Predicted(record.id, answer.output, answer.confidence, version, record.line)
+            for (record, _), answer in zip(chunk, answers, strict=True)
+            if answer.output is not None and record.line not in doubtful
+        ]
+        if self.terms.results:
+            left = self.terms.results.stage(connection, self.terms.batch, accepted)
+        return Settled([row for row in accepted if row.line not in left], list(doubtful.values()), left)
 
-    def _write(
-        self, chunk: Sequence[Asked], predictions: Sequence[Prediction], done: Sequence[Predicted], left: Mapping[int, tuple[Reason, str]]
-    ) -> None:
+    def _write(self, chunk: Sequence[Asked], answers: Sequence[Prediction], settled: "Settled") -> None:
         """Each record of a chunk to where it belongs."""
-        for (record, prompt), prediction in zip(chunk, predictions, strict=True):
-            self.monitoring.offer(self._monitored(record, prompt, prediction))
-            if prediction.output is None:
-                self.bury_record(record, reason_of(prediction.problem), prediction.problem or "no output")
-            elif record.line in left:
-                self.bury_record(record, *left[record.line])
-        stays = [row for row in done if row.line not in left]
-        self.write_done(stays)
-        self.tally.done += len(stays)
+        for (record, prompt), answer in zip(chunk, answers, strict=True):
+            self.monitoring.offer(self._monitored(record, prompt, answer))
+            if answer.output is None:
+                self.bury_record(record, reason_of(answer.problem), answer.problem or "no output")
+            elif record.line in settled.left:
+                self.bury_record(record, *settled.left[record.line])
+        self.write_done(settled.accepted)
+        self.write_review(settled.doubtful)
+        self.tally.done += len(settled.accepted)
+        self.tally.review += len(settled.doubtful)
+        self.tally.doubts.update(each.reason for each in settled.doubtful)
 
     def _monitored(self, record: Record, prompt: str, prediction: Prediction) -> Callable[[], Row]:
         return lambda: monitoring_row(self.champion.predictor.process, record.values, prompt, prediction)
@@ -249,7 +282,7 @@ def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
 
 def _check_whole(source: Source, found: int, tally: Tally) -> None:
     if not found == tally.rows == tally.done + tally.review + tally.dead:
-        counts = f"{found} records in the file, {tally.rows} read, {tally.done} done + {tally.review} for review + {tally.dead} dead"
+        counts = f"{found} records in the file, {tally.rows} read, {tally.done} accepted + {tally.review} to review + {tally.dead} dead"
         raise RuntimeError(f"{source.name}: the counts do not add up: {counts}; nothing is stored, please report this")
     if modified_at(source.path) != source.modified:
         raise ValueError(f"{source.name} was written to while it was scored; score it again when it is complete")
@@ -268,6 +301,7 @@ def _progress(title: str) -> Iterator[Callable[[Tally], None]]:
 
         def show(tally: Tally) -> None:
             pace = tally.rows / (time.perf_counter() - started)
-            bar.update(line, counts=f"{tally.rows:,} records  {pace:,.0f} records/s  {tally.dead:,} dead letters")
+            told = f"{tally.rows:,} records  {pace:,.0f} records/s  {tally.review:,} to review  {tally.dead:,} dead letters"
+            bar.update(line, counts=told)
 
         yield show

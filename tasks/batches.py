@@ -3,6 +3,7 @@
 A batch is named after what decides its bytes: the source, the model's version, the format.
 """
 
+from collections.abc import Iterable
 from contextlib import suppress
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
@@ -22,6 +23,22 @@ def batch_id(source_sha256: str, name: str, process: Process, version: str, outp
     sink = process.batch.sink
     source = source_id(f"{source_sha256} {replayed}" if replayed else source_sha256, name, process)
     return f"{source}-{version}-{output_format}" + (f"-{digest_of(sink.model_dump(mode='json'))[:8]}" if sink else "")
+
+
+COUNTS = ("rows", "done", "review", "dead")  # of a batch's facts: rows = done + review + dead, where done is accepted
+
+
+def counts_of(batches: Iterable[Artifact]) -> dict[str, int]:
+    """What became of the records of some batches; those made before there was a review had none."""
+    found = list(batches)
+    return {name: sum(int(batch.facts.get(name, 0)) for batch in found) for name in COUNTS}
+
+
+def accounted(batch: Artifact) -> str:
+    """A batch's records in words; the counts add up."""
+    count = counts_of([batch])
+    parts = f"{count['done']:,} accepted + {count['review']:,} to review + {count['dead']:,} dead letters"
+    return f"{count['rows']:,} records in = {parts}"
 
 
 class Batch(BaseModel):

@@ -154,9 +154,12 @@ class Predictor:
         for row, *parts in zip(rows, marked, written, strict=True):
             output = ordered(writing, *(part.values for part in parts))
             sure = round(likelihood(*(part.log_probability for part in parts)), DECIMALS)
+            each = {name: round(chance, DECIMALS) for part in parts for name, chance in part.sure.items()}
             completion = json.dumps(output, ensure_ascii=False)
             lacking = missing(writing, output)
-            yield Prediction(None if lacking else output, completion, sure, "unparseable" if lacking else None, len(row))
+            yield Prediction(
+                None if lacking else output, completion, sure, "unparseable" if lacking else None, len(row), ordered(writing, each)
+            )
 
     @torch.inference_mode()
     def _marked(self, prompts: Sequence[str], rows: Sequence[list[int]], writing: Writing) -> list[Filled]:
@@ -183,7 +186,7 @@ class Predictor:
             begun = [read_twice(row, prompt, writing.read) for row, prompt in zip(begun, twice, strict=True)]
         guides = [Guide(self._grammar) for _ in rows]
         found = self.write(begun, guides, twice)
-        return [Filled(guide.output(), math.fsum(each.log_probabilities)) for guide, each in zip(guides, found, strict=True)]
+        return [Filled(guide.output(), math.fsum(each.log_probabilities), guide.sure()) for guide, each in zip(guides, found, strict=True)]
 
     def _read_answer(self, prompt_tokens: int, written: Written) -> Prediction:
         """What a written completion states."""
@@ -254,8 +257,9 @@ def _guided(shares: Tensor, guides: Sequence[Guide]) -> tuple[Tensor, Tensor]:
         allowed = guide.allowed()
         among = row[allowed]
         best = int(among.argmax())
-        guide.take(int(allowed[best]))
-        found.append((float(among[best] - among.logsumexp(0)), int(allowed[best])))
+        chance = float(among[best] - among.logsumexp(0))
+        guide.take(int(allowed[best]), chance)
+        found.append((chance, int(allowed[best])))
     chances, tokens = zip(*found, strict=True)
     return torch.tensor(chances), torch.tensor(tokens, device=shares.device)
 

@@ -1,5 +1,6 @@
 """Predictions: what the model says to one prompt; apart from the model, so that it can be told without one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,3 +19,4 @@ class Prediction:
     confidence: float  # 0-1
     problem: str | None
     tokens: int  # of the prompt
+    fields: Mapping[str, float] | None = None  # how likely each field is what it says, or rightly absent; where fields are told apart

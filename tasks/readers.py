@@ -40,7 +40,7 @@ class Reader:
     Args:
         path: the file.
         name: how people know it, such as its key in the store.
-        split: "validation" or "test" when the file is declared as such.
+        split: "train", "validation" or "test" when the file is declared as such.
         labelled: whether the columns of the output must be there.
 
     Raises, while it is read:

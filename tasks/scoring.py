@@ -1,4 +1,4 @@
-"""Scoring: the champion and new records -> batches/<batch>/: predictions, dead_letters.jsonl, monitoring.jsonl, and manifest.json last.
+"""Scoring: the champion and new records -> batches/<batch>/: predictions, what to review, dead letters; manifest.json last.
 
 A batch that is done is found again; one that was killed starts anew and ends the same. Whoever reads batches goes by their manifests,
 so that half a batch is never seen.
@@ -29,6 +29,7 @@ from tasks.reasons import Reason
 from tasks.registry import fetch_version
 from tasks.replays import Again, letters_of
 from tasks.results import ResultTable
+from tasks.routing import Router
 from tasks.runs import Run, told
 from tasks.sinks import WRITERS
 from tasks.sources import Source, opened, read_as_today
@@ -134,8 +135,10 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
 
     started, clock, declared = datetime.now(UTC), time.perf_counter(), order.run.process
     damaged = store.stat(f"{order.prefix}/manifest.json")
-    predictor = Predictor.load(fetch_version(store, declared.name, order.version, settings().cache))
-    champion = Champion(predictor, order.version, read_manifest(store, declared.name, order.version).root)
+    model = fetch_version(store, declared.name, order.version, settings().cache)
+    predictor = Predictor.load(model)
+    router = Router.of(model, predictor.process, order.version, declared)
+    champion = Champion(predictor, order.version, read_manifest(store, declared.name, order.version).root, router)
     process = read_as_today(predictor.process, declared, order.source)
     with scratch() as folder, opened_ledger(*_ledger_of(declared)) as ledger:
         sink = declared.batch.sink
@@ -188,6 +191,7 @@ def _manifest(order: Order, tally: Tally, artifact: Artifact, started: datetime)
         "source_sha256": order.source.sha256,
         "replay_of": order.again.batch if order.again else None,
         "reasons": dict(tally.reasons.most_common()),
+        "doubts": dict(tally.doubts.most_common()),
         "started": started.isoformat(),
         "finished": datetime.now(UTC).isoformat(),
         "artifact": artifact.model_dump(mode="json"),

@@ -50,7 +50,7 @@ class DeadLetter:
 Write = Callable[[Sequence[Any]], None]
 
 
-def as_dict(row: Predicted | DeadLetter) -> dict[str, Any]:
+def as_dict(row: Any) -> dict[str, Any]:
     """The row by column name; dataclasses.asdict would copy every value in it."""
     return {name: getattr(row, name) for name in row.__slots__}
 

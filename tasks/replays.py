@@ -67,7 +67,7 @@ def letters_of(store: Store, process: str, batch: str, reason: Reason | None) ->
         ValueError: no such batch, or it has no such letters.
     """
     key = f"{process}/batches/{batch}/manifest.json"
-    if "/" in batch or store.stat(key) is None:
+    if "/" in batch or not batch.strip(".") or store.stat(key) is None:
         raise ValueError(f"{process} has no batch {batch!r}; look below {store.address(process + '/batches/')}")
     manifest: dict[str, Any] = json.loads(store.read(key)[0])
     letters = [letter for letter in _read(store, read_batch(store, key).artifact) if reason in (None, letter.code)]

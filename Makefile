@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-publishing bench-arrivals clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-publishing bench-arrivals bench-kills bench-batches clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -44,6 +44,12 @@ bench-publishing: $(READY)  ## a 500 MB model to MinIO and back, beside mc and a
 
 bench-arrivals: $(READY)  ## new files start runs: how soon, and exactly once while events are lost and the worker is killed
 	@$(BIN)/python -m benchmarks.arrivals
+
+bench-kills: $(READY)   ## 50 kills during a batch from and into PostgreSQL: each record exactly once
+	@$(BIN)/python -m benchmarks.kills
+
+bench-batches: $(READY) ## memory and rerun of a batch of a million records with a model that answers at once
+	@$(BIN)/python -m benchmarks.batches
 
 clean:           ## remove what was built here; the store stays
 	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

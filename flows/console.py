@@ -158,12 +158,15 @@ def show_verdict(verdict: "Outcome", process: str) -> None:
 def show_batches(batches: Sequence["Artifact"], process: str) -> None:
     """What each batch did with its records, and where its files are."""
     from infra.store import open_store
+    from tasks.batches import accounted
 
     store = open_store()
     for batch in batches:
-        facts = batch.facts
-        out.print(f"{process}: {facts['rows']:,} records in = {facts['done']:,} done + {facts['dead']:,} dead letters")
+        known = f"; the model was asked about {batch.facts['asked']:,}" if "asked" in batch.facts else ""
+        out.print(f"{process}: {accounted(batch)}{known}")
         out.print(f"  {store.address(batch.prefix)}", soft_wrap=True)
+    if lost := next((batch.facts["batch"] for batch in batches if batch.facts["dead"]), None):
+        next_command(f"clerkflow replay {process} {lost}")
     if not batches:
         out.print(f"{process}: nothing waits in the inbox; name a file with --input, or put one below {store.address(process + '/inbox')}")
     else:
@@ -247,13 +250,14 @@ def show_standings(found: Sequence["Standing"], process: str) -> None:
 def show_filled(filled: Sequence["Filled"], process: str) -> None:
     """What became of each past day."""
     table = Table(title=f"backfill of {process}", title_justify="left")
-    columns = ("day", "version", "files", "reused", "rows", "done", "dead") + (("drift",) if any(day.why for day in filled) else ())
+    numbers = ("files", "reused", "rows", "done", "review", "dead")
+    columns = ("day", "version", *numbers) + (("drift",) if any(day.why for day in filled) else ())
     for heading in columns:
         table.add_column(
             heading, justify="left" if heading in ("day", "version", "drift") else "right", no_wrap=heading in ("day", "version")
         )
     for day in filled:
-        counts = (f"{getattr(day, name):,}" for name in ("files", "reused", "rows", "done", "dead"))
+        counts = (f"{getattr(day, name):,}" for name in numbers)
         table.add_row(day.day, day.version, *counts, *([escape(day.why)] if "drift" in columns else []))
     out.print(table) if filled else out.print(f"{process}: no file of the inbox belongs to these days")
 

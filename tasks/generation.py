@@ -32,6 +32,7 @@ from tasks.declaration import parse_process
 from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, ordered
 from tasks.forms import Form, Writing
 from tasks.models import Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
+from tasks.predictions import Prediction as Prediction
 from tasks.process import Process
 from tasks.prompts import parse, prompt_of
 from tasks.tokenising import Encoder
@@ -40,22 +41,6 @@ from tasks.vocabulary import as_written
 TOKENS_PER_BATCH = 8192  # with padding and with what is still to be written; more is no faster on a CPU
 LOADING = threading.Lock()  # transformers makes a model through torch's global state: a process loads one at a time
 DECIMALS = 6  # of a confidence: what is left of rounding when a prompt stands in another batch
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the model says to one prompt.
-
-    `confidence` is the probability of the label among all labels when labels are single tokens; of the whole completion
-    for spelled labels and fields; and the geometric mean over the tokens for text. `problem` is a code word when there
-    is no output: too_long, unknown_label, unparseable or unfinished.
-    """
-
-    output: Any | None
-    completion: str
-    confidence: float  # 0-1
-    problem: str | None
-    tokens: int  # of the prompt
 
 
 @dataclass(slots=True)
@@ -133,6 +118,11 @@ class Predictor:
         return tuned if held is None else min(tuned, held - (0 if self.label_ids else self.max_new_tokens))
 
     @property
+    def decoding(self) -> str:
+        """What, beside the model and the prompt, decides an answer; to be raised when answers of one model change."""
+        return "greedy 1"
+
+    @property
     def reads_twice(self) -> bool:
         """Whether the model reads each prompt a second time, to mark values in it."""
         return self.writing is not None and bool(self.writing.form.marked)
@@ -165,9 +155,12 @@ class Predictor:
         for row, *parts in zip(rows, marked, written, strict=True):
             output = ordered(writing, *(part.values for part in parts))
             sure = round(likelihood(*(part.log_probability for part in parts)), DECIMALS)
+            each = {name: round(chance, DECIMALS) for part in parts for name, chance in part.sure.items()}
             completion = json.dumps(output, ensure_ascii=False)
             lacking = missing(writing, output)
-            yield Prediction(None if lacking else output, completion, sure, "unparseable" if lacking else None, len(row))
+            yield Prediction(
+                None if lacking else output, completion, sure, "unparseable" if lacking else None, len(row), ordered(writing, each)
+            )
 
     @torch.inference_mode()
     def _marked(self, prompts: Sequence[str], rows: Sequence[list[int]], writing: Writing) -> list[Filled]:
@@ -194,7 +187,7 @@ class Predictor:
             begun = [read_twice(row, prompt, writing.read) for row, prompt in zip(begun, twice, strict=True)]
         guides = [Guide(self._grammar) for _ in rows]
         found = self.write(begun, guides, twice)
-        return [Filled(guide.output(), math.fsum(each.log_probabilities)) for guide, each in zip(guides, found, strict=True)]
+        return [Filled(guide.output(), math.fsum(each.log_probabilities), guide.sure()) for guide, each in zip(guides, found, strict=True)]
 
     def _read_answer(self, prompt_tokens: int, written: Written) -> Prediction:
         """What a written completion states."""
@@ -265,8 +258,9 @@ def _guided(shares: Tensor, guides: Sequence[Guide]) -> tuple[Tensor, Tensor]:
         allowed = guide.allowed()
         among = row[allowed]
         best = int(among.argmax())
-        guide.take(int(allowed[best]))
-        found.append((float(among[best] - among.logsumexp(0)), int(allowed[best])))
+        chance = float(among[best] - among.logsumexp(0))
+        guide.take(int(allowed[best]), chance)
+        found.append((chance, int(allowed[best])))
     chances, tokens = zip(*found, strict=True)
     return torch.tensor(chances), torch.tensor(tokens, device=shares.device)
 

@@ -1,5 +1,5 @@
 """The command line: clerkflow {check, train, approvals, approve, reject, score, monitor, backfill, models, rollback, verify, export, sign,
-gc, tidy, why, retry, watchdog, deploy, serve, watch, reconcile, demo}.
+gc, tidy, why, retry, replay, watchdog, deploy, serve, watch, reconcile, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
 1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
@@ -296,7 +296,7 @@ def tidy(
         console.next_command(f"clerkflow tidy {process} --delete")
 
 
-for command in (again.why, again.retry, again.watchdog):
+for command in (again.why, again.retry, again.replay, again.watchdog):
     app.command()(command)
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[PROCESS]...", help="All declared processes when absent.")]

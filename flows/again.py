@@ -1,4 +1,4 @@
-"""Again: the part of the command line that explains runs, repeats them, and finds those that died: clerkflow {why, retry, watchdog}."""
+"""Again: the commands that explain runs, repeat them, and find those that died: clerkflow {why, retry, replay, watchdog}."""
 
 from typing import Annotated, Any, cast
 
@@ -7,9 +7,10 @@ import typer
 from flows import console
 from infra.settings import settings
 from tasks.declaration import load_process
+from tasks.reasons import Reason
 
 Name = Annotated[str, typer.Argument(metavar="PROCESS", help="A folder of data/processes, or the path of one.")]
-FLOWS = ("train", "score", "monitor", "backfill")  # that can be asked for again
+FLOWS = ("train", "score", "monitor", "backfill", "replay")  # that can be asked for again
 
 
 def why(
@@ -46,6 +47,20 @@ def retry(process: Name, run: Annotated[str, typer.Argument(help="The name of it
         console.worked(flow(**record["asked"]["parameters"]))
     console.out.print(f"{name}: {record['flow']} was done again, as run {run} was asked for")
     console.next_command(f"clerkflow why {process}" if record["flow"] == "train" else f"clerkflow models {process}")
+
+
+def replay(
+    process: Name,
+    batch: Annotated[str, typer.Argument(help="Its name, as its folder says it.")],
+    reason: Annotated[Reason | None, typer.Option("--reason", help="Only the dead letters of this code.")] = None,
+) -> None:
+    """Ask again about the dead letters of a batch, after the data or the model was mended; what comes of them is a batch of its own."""
+    load_process(process, settings().processes)
+    console.quiet_libraries()
+    from flows.replay import replay as flow
+
+    with console.told(1):
+        console.show_batches(console.worked(flow(process, batch, reason)), process)
 
 
 def watchdog(process: Name) -> None:

@@ -159,8 +159,11 @@ def show_batches(batches: Sequence["Artifact"], process: str) -> None:
 
     store = open_store()
     for batch in batches:
-        out.print(f"{process}: {accounted(batch)}")
+        known = f"; the model was asked about {batch.facts['asked']:,}" if "asked" in batch.facts else ""
+        out.print(f"{process}: {accounted(batch)}{known}")
         out.print(f"  {store.address(batch.prefix)}", soft_wrap=True)
+    if lost := next((batch.facts["batch"] for batch in batches if batch.facts["dead"]), None):
+        next_command(f"clerkflow replay {process} {lost}")
     if not batches:
         out.print(f"{process}: nothing waits in the inbox; name a file with --input, or put one below {store.address(process + '/inbox')}")
     else:

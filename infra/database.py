@@ -156,7 +156,7 @@ def address(url: "URL") -> str:
     return f"{url.get_backend_name()}://{url.host or 'local'}{f':{url.port}' if url.port else ''}/{url.database or ''}"
 
 
-def upserting(connection: "Connection", table: "Table") -> Any:
+def upsert(connection: "Connection", table: "Table") -> Any:
     """INSERT INTO a table, with ON CONFLICT as both databases write it."""
     from sqlalchemy.dialects import postgresql, sqlite
 

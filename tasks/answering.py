@@ -5,13 +5,14 @@ Chunk by chunk, so that memory stays flat. The model is asked only about what th
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.answers import Answers, key_of
+from tasks.artifacts import shown
 from tasks.cleaning import fold
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
@@ -22,6 +23,8 @@ from tasks.readers import Reader
 from tasks.reasons import Reason, reason_of
 from tasks.records import Record, Rejected
 from tasks.repairs import repair
+from tasks.replays import Again
+from tasks.results import ResultTable
 from tasks.routing import FILE as REVIEW
 from tasks.routing import Proposed, Router
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from tasks.generation import Predictor
 
 CHUNK_RECORDS = 1024
+JUDGED_FROM = 200  # records; of fewer, the share of dead letters says little
 CHUNK_CHARACTERS = 4_000_000  # of prompts; so that long records do not pile up
 MONITORING_ROWS = 5_000  # the most that drift ever looks at
 
@@ -45,7 +49,7 @@ class Tally:
     dead: int = 0
     asked: int = 0  # of the model; the others were known
     reasons: Counter[str] = field(default_factory=Counter)  # code -> dead letters
-    doubts: Counter[str] = field(default_factory=Counter)  # reason -> records to review
+    doubts: Counter[str] = field(default_factory=Counter)  # reason -> records for review
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,19 @@ def _is_blank(process: Process, text: str) -> bool:
     return not fold(clean(process, text))
 
 
-def score_file(source: Source, champion: Champion, process: Process, ledger: Answers, output_format: str, folder: Path) -> Tally:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a batch is made, beside its source and its model."""
+
+    ledger: Answers
+    batch: str
+    output_format: str
+    max_dead: float = 1.0  # share of dead letters from which on it is stopped
+    results: ResultTable | None = None
+    again: Again | None = None  # the dead letters that it replays; then nothing else of the source is asked about
+
+
+def score_file(source: Source, champion: Champion, process: Process, terms: Terms, folder: Path) -> Tally:
     """Stream a file through the model into predictions.<format>, review.jsonl, dead_letters.jsonl and monitoring.jsonl.
 
     Args:
@@ -96,48 +112,43 @@ def score_file(source: Source, champion: Champion, process: Process, ledger: Ans
 
     Raises:
         DatabaseAwayError: the ledger does not answer; what was answered until then is in it.
-        ValueError: the file cannot be read, or has none of the prompt's columns.
+        ValueError: the file cannot be read, or has none of the prompt's columns; or more than max_dead of it are dead letters.
         RuntimeError: records in are not accepted + review + dead.
     """
     check_columns(source.path, source.name, process)
     reader = Reader(source.path, source.name, process, labelled=False)
     with (
-        WRITERS[output_format](folder / f"predictions.{output_format}", process) as write_done,
+        WRITERS[terms.output_format](folder / f"predictions.{terms.output_format}", process) as write_done,
         json_lines(folder / REVIEW) as write_review,
         json_lines(folder / "dead_letters.jsonl") as write_dead,
         _progress(f"Scoring {process.name}") as show,
     ):
-        job = Job(source, champion, process, ledger, write_done, write_review, write_dead)
+        job = Job(source, champion, process, terms, (write_done, write_review, write_dead))
         for chunk in chunks(job.asked(reader)):
             job.answer(chunk)
             show(job.tally)
+        job.bury_missing()
+        job.check_budget()
     with (folder / "monitoring.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(as_json(row) + "\n" for row in job.monitoring.rows)
-    _check_whole(source, reader, job.tally)
+    rows = len(terms.again.letters) if terms.again else reader.counts["records"] + reader.counts["rejected"]
+    _check_whole(source, rows, job.tally)
     return job.tally
 
 
 class Job:
     """A batch while it is made."""
 
-    def __init__(
-        self,
-        source: Source,
-        champion: Champion,
-        process: Process,
-        ledger: Answers,
-        write_done: Write,
-        write_review: Write,
-        write_dead: Write,
-    ) -> None:
-        self.source, self.champion, self.process, self.ledger = source, champion, process, ledger
-        self.write_done, self.write_review, self.write_dead = write_done, write_review, write_dead
+    def __init__(self, source: Source, champion: Champion, process: Process, terms: Terms, write: tuple[Write, Write, Write]) -> None:
+        self.source, self.champion, self.process, self.terms = source, champion, process, terms
+        self.write_done, self.write_review, self.write_dead = write
         self.tally = Tally()
+        self.attempts: dict[int, int] = {}  # line -> of what is asked about again
         self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)
 
     def asked(self, reader: Iterable[Record | Rejected]) -> Iterator[Asked]:
         """Records that the model can be asked about; the others go to the dead letters on the way."""
-        for row in reader:
+        for row in self._picked(reader):
             self.tally.rows += 1
             if isinstance(row, Rejected):
                 self.bury(row.id, row.line, Reason.UNREADABLE, row.reason, row.content)
@@ -148,33 +159,54 @@ class Job:
             else:
                 yield record, self.champion.predictor.prompt_of(record.values)
 
+    def _picked(self, reader: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
+        if self.terms.again is None:
+            yield from reader
+            return
+        for row, attempt in self.terms.again.picked(reader, self.source.sha256):
+            self.attempts[row.line] = attempt
+            yield row
+
     def answer(self, chunk: Sequence[Asked]) -> None:
         """Find or ask what is said to a chunk, keep what is new, and write it all down."""
-        predictor = self.champion.predictor
+        predictor, router = self.champion.predictor, self.champion.router
+        similarities = router.similarities(chunk)
         keys = [key_of(self.champion.root, predictor.decoding, record.id, prompt) for record, prompt in chunk]
-        known = self.ledger.known(list(dict.fromkeys(keys)))
+        known = self.terms.ledger.known(list(dict.fromkeys(keys)))
         new = {key: prompt for key, (_, prompt) in zip(keys, chunk, strict=True) if key not in known}
         said = dict(zip(new, predictor.predict(list(new.values())), strict=True))
         self.tally.asked += len(said)
-        with self.ledger.keep(self.process.name, said) as (_, counted):
-            known |= counted
-        self._write(chunk, [known[key] for key in keys])
+        left: dict[int, tuple[Reason, str]] = {}  # line -> why a record that was answered is not done
+        with self.terms.ledger.keep(self.process.name, said) as (connection, counted):
+            predictions = [(known | counted)[key] for key in keys]
+            proposed = [router.proposed(record, *each) for (record, _), *each in zip(chunk, predictions, similarities, strict=True)]
+            answered = zip(chunk, predictions, proposed, strict=True)
+            done = [self._predicted(record, each) for (record, _), each, doubt in answered if each.output is not None and not doubt]
+            if self.terms.results:
+                left = self.terms.results.stage(connection, self.terms.batch, done)
+        self._write(chunk, predictions, done, left)
+        self._leave_to_people([each for each in proposed if each])
+        self.check_budget()
 
-    def _write(self, chunk: Sequence[Asked], predictions: Sequence[Prediction]) -> None:
+    def _predicted(self, record: Record, prediction: Prediction) -> Predicted:
+        return Predicted(record.id, prediction.output, prediction.confidence, self.champion.version, record.line)
+
+    def _write(
+        self, chunk: Sequence[Asked], predictions: Sequence[Prediction], done: Sequence[Predicted], left: Mapping[int, tuple[Reason, str]]
+    ) -> None:
         """Each record of a chunk to where it belongs."""
-        done, doubtful = list[Predicted](), list[Proposed]()
-        routed = self.champion.router.route([record for record, _ in chunk], [prompt for _, prompt in chunk], predictions)
-        for (record, prompt), prediction, proposed in zip(chunk, predictions, routed, strict=True):
+        for (record, prompt), prediction in zip(chunk, predictions, strict=True):
             self.monitoring.offer(self._monitored(record, prompt, prediction))
             if prediction.output is None:
                 self.bury_record(record, reason_of(prediction.problem), prediction.problem or "no output")
-            elif proposed:
-                doubtful.append(proposed)
-            else:
-                done.append(Predicted(record.id, prediction.output, prediction.confidence, self.champion.version, record.line))
-        self.write_done(done)
+            elif record.line in left:
+                self.bury_record(record, *left[record.line])
+        stays = [row for row in done if row.line not in left]
+        self.write_done(stays)
+        self.tally.done += len(stays)
+
+    def _leave_to_people(self, doubtful: Sequence[Proposed]) -> None:
         self.write_review(doubtful)
-        self.tally.done += len(done)
         self.tally.review += len(doubtful)
         self.tally.doubts.update(each.reason for each in doubtful)
 
@@ -187,10 +219,32 @@ class Job:
 
     def bury(self, id: str, line: int, reason: Reason, words: str, content: str) -> None:
         """A dead letter."""
-        source = self.source
-        self.write_dead([DeadLetter(id, line, reason.stage, reason.value, words, 1, source.name, source.sha256, content)])
+        source, attempt = self.source, self.attempts.get(line, 1)
+        self.write_dead([DeadLetter(id, line, reason.stage, reason.value, words, attempt, source.name, source.sha256, content)])
         self.tally.dead += 1
         self.tally.reasons[reason.value] += 1
+        self.check_budget()
+
+    def bury_missing(self) -> None:
+        """Dead letters of what was asked about again and is not in the source any more."""
+        for letter in self.terms.again.missing() if self.terms.again else ():
+            self.tally.rows += 1
+            self.attempts[letter.line] = letter.attempt + 1
+            self.bury(letter.id, letter.line, Reason.GONE, "not in the source any more, neither its line nor its id", "")
+
+    def check_budget(self) -> None:
+        """That not too many records are dead letters; a replay, which has only such, is not judged.
+
+        Raises:
+            ValueError: they are.
+        """
+        tally, most = self.tally, self.terms.max_dead
+        if self.terms.again or tally.rows < JUDGED_FROM or tally.dead <= most * tally.rows:
+            return
+        counts = f"{tally.dead:,} of the first {tally.rows:,} records are dead letters, batch.max_dead is {most:g}"
+        reasons = ", ".join(f"{code} {count:,}" for code, count in tally.reasons.most_common())
+        told = "nothing of this batch is seen, and what was answered is kept; mend the source, or raise batch.max_dead"
+        raise ValueError(f"{shown(self.source.name)}: stopped: {counts}: {reasons}; {told}")
 
 
 def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
@@ -207,10 +261,9 @@ def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
         yield chunk
 
 
-def _check_whole(source: Source, reader: Reader, tally: Tally) -> None:
-    found = reader.counts["records"] + reader.counts["rejected"]
+def _check_whole(source: Source, found: int, tally: Tally) -> None:
     if not found == tally.rows == tally.done + tally.review + tally.dead:
-        counts = f"{found} records in the file, {tally.rows} read, {tally.done} accepted + {tally.review} to review + {tally.dead} dead"
+        counts = f"{found} records in the file, {tally.rows} read, {tally.done} accepted + {tally.review} for review + {tally.dead} dead"
         raise RuntimeError(f"{source.name}: the counts do not add up: {counts}; nothing is stored, please report this")
     if modified_at(source.path) != source.modified:
         raise ValueError(f"{source.name} was written to while it was scored; score it again when it is complete")
@@ -229,7 +282,6 @@ def _progress(title: str) -> Iterator[Callable[[Tally], None]]:
 
         def show(tally: Tally) -> None:
             pace = tally.rows / (time.perf_counter() - started)
-            told = f"{tally.rows:,} records  {pace:,.0f} records/s  {tally.review:,} to review  {tally.dead:,} dead letters"
-            bar.update(line, counts=told)
+            bar.update(line, counts=f"{tally.rows:,} records  {pace:,.0f} records/s  {tally.dead:,} dead letters")
 
         yield show

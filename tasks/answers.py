@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from infra.database import connected, reading, upserting, writing
+from infra.database import connected, reading, upsert, writing
 from tasks.predictions import Prediction
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _enter(connection: "Connection", process: str, said: Mapping[bytes, Predicti
         return {}
     table, now = _table(), datetime.now(UTC)
     rows = [{"key": key, "process": process, "at": now, "answer": as_json(said[key])} for key in sorted(said)]
-    insert = upserting(connection, table).on_conflict_do_nothing().returning(table.c.key)
+    insert = upsert(connection, table).on_conflict_do_nothing().returning(table.c.key)
     new = {bytes(key) for (key,) in connection.execute(insert, rows)}
     return dict(said) | _read(connection, [key for key in said if key not in new])
 

@@ -10,13 +10,19 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from infra.store import MissingObject, Store
 from tasks.artifacts import Artifact, is_whole
-from tasks.process import Process
+from tasks.process import Process, digest_of
 from tasks.sources import source_id
 
 
-def batch_id(source_sha256: str, name: str, process: Process, version: str, output_format: str) -> str:
-    """The batch's name: the source and how it is read, the model's version, the format."""
-    return f"{source_id(source_sha256, name, process)}-{version}-{output_format}"
+def batch_id(source_sha256: str, name: str, process: Process, version: str, output_format: str, replayed: str = "") -> str:
+    """The batch's name: the source and how it is read, the model's version, the format; also the table of results, where there is one.
+
+    Args:
+        replayed: digest of the dead letters that it replays: then it is no batch of the whole source, and does not begin as one.
+    """
+    sink = process.batch.sink
+    source = source_id(f"{source_sha256} {replayed}" if replayed else source_sha256, name, process)
+    return f"{source}-{version}-{output_format}" + (f"-{digest_of(sink.model_dump(mode='json'))[:8]}" if sink else "")
 
 
 COUNTS = ("rows", "done", "review", "dead")  # of a batch's facts: rows = done + review + dead, where done is accepted

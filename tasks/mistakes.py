@@ -14,6 +14,8 @@ from tasks.features import watched_columns, watched_paths
 from tasks.metrics import AUTOMATED, EACH, MODELS_ONLY, NO_ANSWER, measures
 from tasks.process import Process, Rule, placeholders
 from tasks.records import as_text
+from tasks.results import OWN as RESULT_COLUMNS
+from tasks.results import output_columns as result_columns
 from tasks.vocabulary import too_small
 
 
@@ -26,6 +28,7 @@ def mistakes_of(process: Process) -> Iterator[str]:
         for mistake in (*_in_metric(process, rule), *_in_slice(process, rule)):
             yield f"gate.rules.{place}: {mistake}"
     yield from _in_drift(process)
+    yield from _in_batch(process)
     for path in sorted(computed_names(process.columns).intersection((process.records.key, *process.columns))):
         yield f"{path!r} is what validation calls a column of its own; give it another name"
     columns = {process.records.key: None} | {path: column_of(process, path) for path in process.columns}
@@ -133,6 +136,13 @@ def _in_drift(process: Process) -> Iterator[str]:
         known = name in (output.label, output.text, output.within) or any(_holds(name, column) for column in there)
         if not known and not any(_holds(path, name) for path in objects):
             yield f"drift.columns names {name!r}, which is not watched; {_meant(name, there)}"
+
+
+def _in_batch(process: Process) -> Iterator[str]:
+    """Outputs that have the name of a column which every table of results has."""
+    taken = [name for name in result_columns(process) if name.casefold() in RESULT_COLUMNS]
+    if process.batch.sink and taken:
+        yield f"batch.sink: {', '.join(taken)} is what every table of results has for itself; give the output another name"
 
 
 def _has_parts(process: Process, path: str) -> bool:

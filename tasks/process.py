@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.terms import Automation, Declared, Gate, Keep, Notify, Review
+from tasks.terms import Automation, Batches, Declared, Gate, Keep, Notify, Review
 from tasks.terms import Rule as Rule
 from tasks.tuning import SEEDS
 from tasks.tuning import Finetuning as Finetuning
@@ -256,6 +256,7 @@ class Process(Declared):
     publishing: Publishing = Publishing()
     review: Review = Review()
     drift: Drift = Drift()
+    batch: Batches = Batches()
     arrivals: Arrivals = Arrivals()
     schedules: Schedules = Schedules()
     keep: Keep = Keep()

@@ -1,4 +1,4 @@
-"""Scoring: the champion and new records -> batches/<batch>/: predictions, what to review, dead letters; manifest.json last.
+"""Scoring: the champion and new records -> batches/<batch>/: predictions, what to review, dead_letters.jsonl, monitoring.jsonl, and manifest.json last.
 
 A batch that is done is found again; one that was killed starts anew and ends the same. Whoever reads batches goes by their manifests,
 so that half a batch is never seen.
@@ -6,6 +6,7 @@ so that half a batch is never seen.
 
 import logging
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,17 +18,22 @@ from infra.database import ledger_url
 from infra.settings import settings
 from infra.store import Store, open_store
 from tasks.aliases import champion_of
-from tasks.answering import Champion, score_file
+from tasks.answering import Champion, Tally, Terms, score_file
 from tasks.answers import opened_ledger
 from tasks.artifacts import Artifact, json_bytes, scratch, shown, store_folder
 from tasks.batches import batch_id, recall
 from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
 from tasks.manifests import read_manifest
+from tasks.process import Process
+from tasks.reasons import Reason
 from tasks.registry import fetch_version
+from tasks.replays import Again, letters_of
+from tasks.results import ResultTable
 from tasks.routing import Router
 from tasks.runs import Run, told
 from tasks.sinks import WRITERS
 from tasks.sources import Source, opened, read_as_today
+from tasks.tables import url_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,38 +43,75 @@ def store_was_away(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -
     return isinstance(state.result(raise_on_failure=False), OSError)
 
 
-@task(
-    task_run_name="score-{run.process.name}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[1, 10],
-    retry_condition_fn=store_was_away,
-)
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A batch that is wanted."""
+
+    run: Run
+    source: Source
+    version: str
+    output_format: str
+    again: Again | None = None  # the dead letters that it replays
+
+    @property
+    def batch(self) -> str:
+        """Its name: an order that was carried out is found by it."""
+        replayed = self.again.digest if self.again else ""
+        return batch_id(self.source.sha256, self.source.name, self.run.process, self.version, self.output_format, replayed)
+
+    @property
+    def prefix(self) -> str:
+        """Where its files are."""
+        return f"{self.run.process.name}/batches/{self.batch}"
+
+
+TRIED_AGAIN: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [1, 10], "retry_condition_fn": store_was_away}
+
+
+@task(task_run_name="score-{run.process.name}", cache_policy=NO_CACHE, **TRIED_AGAIN)
 def score_batch(source: str, run: Run, output_format: str = "jsonl", version: str | None = None, wait: bool = False) -> Artifact | Claim:
-    """The champion and a file or a key -> batches/<batch>/; the claim of another run, when that one is at work on the batch.
+    """The champion and a file, a key or the declared table -> batches/<batch>/; the claim of another run that is at work on the batch.
 
     Args:
         version: another published version than the champion.
         wait: for another run that is at work on it, until that is done.
 
     Raises:
+        DatabaseAwayError: the ledger's database, or a table's, does not answer; nothing of what was answered is lost.
         ValueError: no champion, no such source or format, or a source that cannot be read or has none of the prompt's columns.
     """
     if output_format not in WRITERS:
         raise ValueError(f"output format {output_format!r} is not known; there are: {', '.join(WRITERS)}")
-    store, name = open_store(), run.process.name
-    version = version or _champion(store, name)
-    with opened(store, source) as found:
-        batch = batch_id(found.sha256, found.name, run.process, version, output_format)
-        prefix = f"{name}/batches/{batch}"
-        if known := _known(store, prefix):
-            return known
-        try:
-            with claimed(store, batch_key(name, batch), run.id, wait=wait) as hold:
-                return _known(store, prefix) or _make_batch(store, prefix, found, run, version, output_format, hold)
-        except Held as held:
-            logger.info("scoring: %s is left to run %s, which is at work on it", shown(found.name), held.claim.run)
-            return held.claim
+    store = open_store()
+    version = version or _champion(store, run.process.name)
+    with opened(store, source, run.process) as found:
+        return _carry_out(store, Order(run, found, version, output_format), wait)
+
+
+@task(task_run_name="replay-{run.process.name}", cache_policy=NO_CACHE, **TRIED_AGAIN)
+def replay_batch(batch: str, run: Run, reason: Reason | None = None, output_format: str = "jsonl") -> Artifact | Claim:
+    """The champion and the dead letters of a batch -> a batch of their own, from their source as it is now.
+
+    Raises:
+        ValueError: no such batch, none of its letters is meant, or its source is not there any more; or as `score_batch`.
+    """
+    store = open_store()
+    again = letters_of(store, run.process.name, batch, reason)
+    version = _champion(store, run.process.name)
+    with opened(store, again.location, run.process) as found:
+        return _carry_out(store, Order(run, found, version, output_format, again), wait=False)
+
+
+def _carry_out(store: Store, order: Order, wait: bool) -> Artifact | Claim:
+    """The finished batch; it is made when nobody has made it."""
+    if known := _known(store, order.prefix):
+        return known
+    try:
+        with claimed(store, batch_key(order.run.process.name, order.batch), order.run.id, wait=wait) as hold:
+            return _known(store, order.prefix) or _make_batch(store, order, hold)
+    except Held as held:
+        logger.info("scoring: %s is left to run %s, which is at work on it", shown(order.source.name), held.claim.run)
+        return held.claim
 
 
 def _known(store: Store, prefix: str) -> Artifact | None:
@@ -86,47 +129,70 @@ def _champion(store: Store, name: str) -> str:
     return champion.version
 
 
-def _make_batch(store: Store, prefix: str, source: Source, run: Run, version: str, output_format: str, hold: Hold) -> Artifact:
-    """Load the champion, score the file, store its files and then the manifest, which only replaces a damaged one."""
+def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
+    """Load the model, score the source, store its files, move rows into the table of results, and write the manifest last."""
     from tasks.generation import Predictor
 
-    started, clock = datetime.now(UTC), time.perf_counter()
-    damaged = store.stat(f"{prefix}/manifest.json")
-    model = fetch_version(store, run.process.name, version, settings().cache)
+    started, clock, declared = datetime.now(UTC), time.perf_counter(), order.run.process
+    damaged = store.stat(f"{order.prefix}/manifest.json")
+    model = fetch_version(store, declared.name, order.version, settings().cache)
     predictor = Predictor.load(model)
-    router = Router.of(model, predictor.process, version, run.process)
-    champion = Champion(predictor, version, read_manifest(store, run.process.name, version).root, router)
-    process = read_as_today(predictor.process, run.process)
-    with scratch() as folder, opened_ledger(ledger_url(), "CLERKFLOW_LEDGER_URL") as ledger:
-        tally = score_file(source, champion, process, ledger, output_format, folder)
-        seconds = time.perf_counter() - clock
-        facts = {
-            "batch": prefix.rpartition("/")[2],
-            "source": source.name,
-            "version": version,
-            "format": output_format,
-            "rows": tally.rows,
-            "done": tally.done,
-            "review": tally.review,
-            "dead": tally.dead,
-            "asked": tally.asked,
-            "seconds": round(seconds, 1),
-            "rows_per_second": round(tally.rows / seconds, 1),
-        }
+    router = Router.of(model, predictor.process, order.version, declared)
+    champion = Champion(predictor, order.version, read_manifest(store, declared.name, order.version).root, router)
+    process = read_as_today(predictor.process, declared, order.source)
+    with scratch() as folder, opened_ledger(*_ledger_of(declared)) as ledger:
+        sink = declared.batch.sink
+        results = ResultTable(ledger.engine, sink, process) if sink else None
+        terms = Terms(ledger, order.batch, order.output_format, declared.batch.max_dead, results, order.again)
+        tally = score_file(order.source, champion, process, terms, folder)
         check(store, hold)
-        artifact = store_folder(store, folder, prefix, tally.rows).model_copy(update={"facts": facts})
-        manifest = facts | {
-            "process": run.process.name,
-            "run": run.id,
-            "source_sha256": source.sha256,
-            "reasons": dict(tally.reasons.most_common()),
-            "doubts": dict(tally.doubts.most_common()),
-            "started": started.isoformat(),
-            "finished": datetime.now(UTC).isoformat(),
-            "artifact": artifact.model_dump(mode="json"),
-        }
+        artifact = store_folder(store, folder, order.prefix, tally.rows)
         check(store, hold)
-        key, etag = f"{prefix}/manifest.json", damaged.etag if damaged else None
-        store.write(key, json_bytes(manifest), if_absent=damaged is None, if_match=etag)
+        if results:
+            results.publish(order.batch)
+        artifact = artifact.model_copy(update={"facts": _facts(order, tally, time.perf_counter() - clock)})
+        check(store, hold)
+        manifest = json_bytes(_manifest(order, tally, artifact, started))
+        key, etag = f"{order.prefix}/manifest.json", damaged.etag if damaged else None
+        store.write(key, manifest, if_absent=damaged is None, if_match=etag)
     logger.info("scoring: %s", told(artifact, artifact.facts["seconds"], False))
     return artifact
+
+
+def _ledger_of(process: Process) -> tuple[str, str]:
+    """URL of the ledger's database, and the variable that says it: that of the table of results, so that one transaction holds both."""
+    sink = process.batch.sink
+    return (url_of(sink.database, "batch.sink"), sink.database) if sink else (ledger_url(), "CLERKFLOW_LEDGER_URL")
+
+
+def _facts(order: Order, tally: Tally, seconds: float) -> dict[str, Any]:
+    """Counts for people."""
+    return {
+        "batch": order.batch,
+        "source": order.source.name,
+        "version": order.version,
+        "format": order.output_format,
+        "rows": tally.rows,
+        "done": tally.done,
+        "review": tally.review,
+        "dead": tally.dead,
+        "asked": tally.asked,
+        "seconds": round(seconds, 1),
+        "rows_per_second": round(tally.rows / seconds, 1),
+    }
+
+
+def _manifest(order: Order, tally: Tally, artifact: Artifact, started: datetime) -> dict[str, Any]:
+    """What others go by."""
+    return artifact.facts | {
+        "process": order.run.process.name,
+        "run": order.run.id,
+        "location": order.source.location,
+        "source_sha256": order.source.sha256,
+        "replay_of": order.again.batch if order.again else None,
+        "reasons": dict(tally.reasons.most_common()),
+        "doubts": dict(tally.doubts.most_common()),
+        "started": started.isoformat(),
+        "finished": datetime.now(UTC).isoformat(),
+        "artifact": artifact.model_dump(mode="json"),
+    }

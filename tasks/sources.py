@@ -13,6 +13,7 @@ from tasks.encodings import byte_lines, encoding_of, text_codec
 from tasks.process import Process, digest_of
 from tasks.readers import Reader, columns_told, parse_object
 from tasks.records import Record
+from tasks.terms import SourceTable
 
 LOOK_AT = 100  # records that show which columns a file has
 
@@ -22,22 +23,34 @@ class Source:
     """A file to be scored: its bytes on this machine, and what they are called."""
 
     path: Path
-    name: str  # the key, or the file's name
+    name: str  # the key, or the file's name; sql:<table> for the rows of a table
     sha256: str
     modified: tuple[int, int]  # size and time in ns when it was hashed
+    location: str  # what `opened` finds it by again
 
 
 @contextmanager
-def opened(store: Store, name: str) -> Iterator[Source]:
-    """A file on disk, or a key's object copied to this machine.
+def opened(store: Store, name: str, process: Process | None = None) -> Iterator[Source]:
+    """A file on disk, a key's object, or the rows of the declared table, copied to this machine.
+
+    Args:
+        process: who may have declared a table.
 
     Raises:
-        ValueError: there is neither.
+        DatabaseAwayError: the table's database does not answer.
+        ValueError: there is none of them.
     """
-    path = Path(name)
+    path, declared = Path(name), process.batch.source if process else None
+    if process and declared and name == table_name(declared):
+        from tasks.tables import copy_rows
+
+        with scratch() as folder:
+            digest, _ = copy_rows(declared, process, copy := folder / "rows.jsonl")
+            yield Source(copy, name, digest, modified_at(copy), name)
+        return
     if os.path.isfile(name):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         modified = modified_at(path)
-        yield Source(path, path.name, file_digest(path), modified)
+        yield Source(path, path.name, file_digest(path), modified, str(path.absolute()))
         return
     with scratch() as folder:
         copy = folder / copy_name(name)
@@ -45,7 +58,7 @@ def opened(store: Store, name: str) -> Iterator[Source]:
             digest = copy_to(store, name, copy)
         except (MissingObject, ValueError):
             raise ValueError(f"{name!r} is neither a file here nor a key of {store.uri}") from None
-        yield Source(copy, name, digest, modified_at(copy))
+        yield Source(copy, name, digest, modified_at(copy), name)
 
 
 def modified_at(path: Path) -> tuple[int, int]:
@@ -59,9 +72,16 @@ def source_id(source_sha256: str, name: str, process: Process) -> str:
     return digest_of([source_sha256, Path(name).suffix.lower(), reading])[:16]
 
 
-def read_as_today(own: Process, today: Process) -> Process:
+def table_name(declared: SourceTable) -> str:
+    """What a declared table is called among sources."""
+    return f"sql:{declared.table}"
+
+
+def read_as_today(own: Process, today: Process, source: Source) -> Process:
     """The model's own declaration, with today's word on ids, encoding and sheet: these say how a file is read, not what the model takes."""
     update = {name: getattr(today.records, name) for name in ("key", "encoding", "sheet")}
+    if today.batch.source and source.name == table_name(today.batch.source):
+        update["encoding"] = None  # the copy is ours
     return own.model_copy(update={"records": own.records.model_copy(update=update)})
 
 

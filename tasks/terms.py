@@ -135,3 +135,52 @@ class Review(Declared):
     """Where the records go that a person has looked at: the first ones measure models, the later ones teach them."""
 
     gold: int = Field(200, ge=0)  # records of the test split, by text; beyond that they are trained on
+
+
+class SourceTable(Declared):
+    """A SQL table or view whose rows are records. `database` is the NAME of an environment variable that holds its URL: a secret."""
+
+    database: str
+    table: str = Field(min_length=1)  # or schema.table
+    key: tuple[str, ...] = Field(("id",), min_length=1)  # columns that tell rows apart; read in their order
+
+    @field_validator("database")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        return a_variable(name)
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _short_form(cls, key: Any) -> Any:
+        return [key] if isinstance(key, str) else key
+
+
+class SinkTable(Declared):
+    """A SQL table that holds a row for each record that got an output; made when it is not there."""
+
+    database: str
+    table: str = Field(min_length=1)  # or schema.table
+
+    @field_validator("database")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        return a_variable(name)
+
+
+class Batches(Declared):
+    """What a batch job reads and writes beside files, and when it gives up."""
+
+    source: SourceTable | None = None  # scored by every run, beside the inbox
+    sink: SinkTable | None = None
+    max_dead: float = Field(0.1, gt=0, le=1)  # share of dead letters from which on a batch is stopped
+
+
+def a_variable(name: str) -> str:
+    """The name of an environment variable; what was written is not repeated, for it may be a URL with a password.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not VARIABLE.fullmatch(name):
+        raise ValueError("expected the name of an environment variable, such as ORDERS_DATABASE; its URL belongs into the environment")
+    return name

@@ -1,4 +1,4 @@
-"""Scoring: the champion and new records -> batches/<batch>/: predictions, what to review, dead_letters.jsonl, monitoring.jsonl, and manifest.json last.
+"""Scoring: the champion and new records -> batches/<batch>/: predictions, what to review, dead letters; manifest.json last.
 
 A batch that is done is found again; one that was killed starts anew and ends the same. Whoever reads batches goes by their manifests,
 so that half a batch is never seen.

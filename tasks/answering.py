@@ -179,7 +179,8 @@ class Job:
         left: dict[int, tuple[Reason, str]] = {}  # line -> why a record that was answered is not done
         with self.terms.ledger.keep(self.process.name, said) as (connection, counted):
             predictions = [(known | counted)[key] for key in keys]
-            proposed = [router.proposed(record, *each) for (record, _), *each in zip(chunk, predictions, similarities, strict=True)]
+            told = zip(chunk, predictions, similarities, strict=True)
+            proposed = [router.proposed(record, said_of, alike) for (record, _), said_of, alike in told]
             answered = zip(chunk, predictions, proposed, strict=True)
             done = [self._predicted(record, each) for (record, _), each, doubt in answered if each.output is not None and not doubt]
             if self.terms.results:

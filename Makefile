@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-publishing bench-arrivals bench-kills bench-batches clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -38,6 +38,9 @@ bench-dirty: $(READY)   ## two dirty files against their manifests
 
 bench-memory: $(READY)  ## peak memory of a batch of 2,000 and of 200,000 records
 	@$(BIN)/python -m benchmarks.memory
+
+bench-automation: $(READY)  ## does the certified bound hold: nominal against observed violations over 200 seeds
+	@$(BIN)/python -m benchmarks.automation
 
 bench-publishing: $(READY)  ## a 500 MB model to MinIO and back, beside mc and a minio-py loop
 	@$(BIN)/python -m benchmarks.publishing

@@ -135,6 +135,21 @@ def score(
 
 
 @app.command()
+def review(
+    process: Name,
+    as_: Annotated[str, typer.Option("--as", metavar="NAME", help="Who reviews; kept with each decision.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On loopback; any that is free when absent.")] = 0,
+) -> None:
+    """Open a page on which a person accepts, corrects or rejects what batches left to review; stop it with Ctrl-C."""
+    declared = load_process(process, settings().processes)
+    from flows.review import serve as show
+    from infra.store import open_store
+
+    with _told(1):
+        show(open_store(), declared, as_, port, lambda address: console.out.print(f"{declared.name}: {address}", soft_wrap=True))
+
+
+@app.command()
 def monitor(
     process: Name,
     retrain: Annotated[bool, typer.Option("--train/--no-train", help="Start a training run when it drifts.")] = True,

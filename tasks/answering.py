@@ -189,7 +189,7 @@ class Job:
 
     def answer(self, chunk: Sequence[Asked]) -> None:
         """Find or ask what is said to a chunk, keep what is new, and write it all down."""
-        predictor = self.champion.predictor
+        predictor, similarities = self.champion.predictor, self.champion.router.similarities(chunk)
         keys = [key_of(self.champion.root, predictor.decoding, record.id, prompt) for record, prompt in chunk]
         known = self.terms.ledger.known(list(dict.fromkeys(keys)))
         new = {key: prompt for key, (_, prompt) in zip(keys, chunk, strict=True) if key not in known}
@@ -197,13 +197,16 @@ class Job:
         self.tally.asked += len(said)
         with self.terms.ledger.keep(self.process.name, said) as (connection, counted):
             answers = [(known | counted)[key] for key in keys]
-            settled = self._settle(connection, chunk, answers)
+            settled = self._settle(connection, chunk, answers, similarities)
         self._write(chunk, answers, settled)
         self.check_budget()
 
-    def _settle(self, connection: "Connection", chunk: Sequence[Asked], answers: Sequence[Prediction]) -> "Settled":
+    def _settle(
+        self, connection: "Connection", chunk: Sequence[Asked], answers: Sequence[Prediction], similarities: Sequence[float | None]
+    ) -> "Settled":
         """What is accepted, and what a person shall look at; accepted rows are put beside the table of results, where there is one."""
-        routed = self.champion.router.route([record for record, _ in chunk], [prompt for _, prompt in chunk], answers)
+        router, told = self.champion.router, zip(chunk, answers, similarities, strict=True)
+        routed = [router.proposed(record, answer, similarity) for (record, _), answer, similarity in told]
         doubtful = {each.line: each for each in routed if each}
         version, left = self.champion.version, dict[int, tuple[Reason, str]]()
         accepted = [

@@ -116,6 +116,11 @@ class Queue:
             self._batches[prefix] = [Item(item_id(row.record_id, row.inputs), batch, row) for row in rows]
         return self._batches[prefix]
 
+    def known(self, id: str) -> Item | None:
+        """A record of any finished batch, whether it waits or not."""
+        items = (item for _, prefix in self._finished() for item in self._items(prefix))
+        return next((item for item in items if item.id == id), None)
+
     def words(self) -> list[Reviewed]:
         """Every word, in the order in which they were given."""
         for info in self.store.list(f"{self.process.name}/reviews/"):

@@ -58,26 +58,37 @@ class Router:
                 raise ValueError(f"{folder} says from where on a record is out of scope, and not what is in it; publish the version again")
         return cls(process, version, certificate, scope, today.automation is not None)
 
-    def route(self, records: Sequence[Record], prompts: Sequence[str], predictions: Sequence[Prediction]) -> list[Proposed | None]:
-        """For each answer what a person has to look at; None where it is accepted, or there is none.
+    def similarities(self, asked: Sequence[tuple[Record, str]]) -> Sequence[float | None]:
+        """How much each record is like the training records; None where nobody asks.
+
+        Args:
+            asked: records with their prompts.
+        """
+        if not self.scope:
+            return [None] * len(asked)
+        found: list[float] = self.scope.similarities([text_of(self.process, record.values, prompt) for record, prompt in asked]).tolist()
+        return found
+
+    def proposed(self, record: Record, prediction: Prediction, similarity: float | None) -> Proposed | None:
+        """What a person has to look at; None where the answer is accepted, or there is none.
 
         A version without a certificate accepts everything; once the declaration asks for one, nothing.
         """
-        if self.certificate is None and not self.asked:
-            return [None] * len(records)
-        similarities: list[float] | list[None] = [None] * len(records)
-        if self.scope:
-            pairs = zip(records, prompts, strict=True)
-            similarities = self.scope.similarities([text_of(self.process, record.values, prompt) for record, prompt in pairs]).tolist()
-        return [self._proposed(*each) for each in zip(records, predictions, similarities, strict=True)]
-
-    def _proposed(self, record: Record, prediction: Prediction, similarity: float | None) -> Proposed | None:
         label = label_of(self.process.output.kind, prediction.output)
-        reason: Reason | None = "uncertified"
+        reason: Reason | None = "uncertified" if self.asked else None
         if self.certificate:
             reason = self.certificate.reason(label, prediction.confidence, similarity)
         if prediction.output is None or reason is None:
             return None
-        threshold = self.certificate.threshold_of(label) if self.certificate else None
-        told = (None if similarity is None else round(similarity, 4)), self.version, dict(record.values)
-        return Proposed(record.id, record.line, reason, prediction.output, prediction.confidence, threshold, prediction.fields, *told)
+        return Proposed(
+            record_id=record.id,
+            line=record.line,
+            reason=reason,
+            output=prediction.output,
+            confidence=prediction.confidence,
+            threshold=self.certificate.threshold_of(label) if self.certificate else None,
+            fields=prediction.fields,
+            similarity=None if similarity is None else round(similarity, 4),
+            model_version=self.version,
+            inputs=dict(record.values),
+        )

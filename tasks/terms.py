@@ -122,6 +122,21 @@ class Keep(Declared):
     versions: int = Field(20, ge=1)  # the newest ones, beside those that an alias names
 
 
+class Automation(Declared):
+    """How often an answer that is accepted without a person may be wrong; from which confidence on this holds is found at evaluation."""
+
+    max_error: float = Field(gt=0, lt=1)  # of the accepted records
+    confidence: float = Field(0.95, ge=0.5, lt=1)  # that it holds, for records like those of the test split
+    calibration_share: float = Field(0.5, gt=0, lt=1)  # of the test split chooses the thresholds; the rest measures what they give
+    out_of_scope: float | None = Field(0.01, gt=0, le=0.5)  # share of held-out records that may pass for strange; null: nothing does
+
+
+class Review(Declared):
+    """Where the records go that a person has looked at: the first ones measure models, the later ones teach them."""
+
+    gold: int = Field(200, ge=0)  # records of the test split, by text; beyond that they are trained on
+
+
 class SourceTable(Declared):
     """A SQL table or view whose rows are records. `database` is the NAME of an environment variable that holds its URL: a secret."""
 
@@ -169,18 +184,3 @@ def a_variable(name: str) -> str:
     if not VARIABLE.fullmatch(name):
         raise ValueError("expected the name of an environment variable, such as ORDERS_DATABASE; its URL belongs into the environment")
     return name
-
-
-class Automation(Declared):
-    """How often an answer that is accepted without a person may be wrong; from which confidence on this holds is found at evaluation."""
-
-    max_error: float = Field(gt=0, lt=1)  # of the accepted records
-    confidence: float = Field(0.95, ge=0.5, lt=1)  # that it holds, for records like those of the test split
-    calibration_share: float = Field(0.5, gt=0, lt=1)  # of the test split chooses the thresholds; the rest measures what they give
-    out_of_scope: float | None = Field(0.01, gt=0, le=0.5)  # share of held-out records that may pass for strange; null: nothing does
-
-
-class Review(Declared):
-    """Where the records go that a person has looked at: the first ones measure models, the later ones teach them."""
-
-    gold: int = Field(200, ge=0)  # records of the test split, by text; beyond that they are trained on

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from tasks.bases import base_folder, refuse_unknown, unopened
 from tasks.cleaning import fold
 from tasks.duplicates import digest
 from tasks.facts import PARTIAL, WHOLE, copied_marks, states_all, tells_apart
@@ -19,7 +20,7 @@ from tasks.forms import Form, Writing, learn_form
 from tasks.process import Process
 from tasks.prompts import LABEL_TOKEN
 from tasks.records import as_text, lookup
-from tasks.vocabulary import EOS, as_written, base_folder, completion_ids, train_vocabulary
+from tasks.vocabulary import EOS, as_written, completion_ids, train_vocabulary
 
 BATCH = 1000  # samples tokenised or written at a time
 
@@ -43,7 +44,7 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
     Special tokens in a text are read as plain text (`split_special_tokens`): no customer can write a label or an end.
 
     Raises:
-        ValueError: the vocabulary is too small for the labels, or the base's tokenizer cannot be had or has no end.
+        ValueError: the vocabulary is too small for the labels, or the base or its tokenizer cannot be had.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -62,11 +63,11 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
     options: dict[str, Any] = {"revision": settings.revision or "main", "trust_remote_code": False, "split_special_tokens": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_folder(settings.base) or settings.base, **options)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"finetuning.base {settings.base!r} has no tokenizer that can be opened: {reason}") from None
+    except (OSError, ValueError) as error:
+        raise unopened(settings.base, "tokenizer", error) from None
+    refuse_unknown(settings.base, settings.revision)
     if tokenizer.eos_token is None:
-        raise ValueError(f"finetuning.base {settings.base!r}: its tokenizer has no end-of-text token, so completions could not end")
+        tokenizer.add_special_tokens({"eos_token": EOS})
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer

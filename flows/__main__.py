@@ -1,5 +1,5 @@
-"""The command line: clerkflow {check, train, approvals, approve, reject, score, monitor, backfill, models, rollback, verify, export, sign,
-gc, tidy, why, retry, watchdog, deploy, serve, watch, reconcile, demo}.
+"""The command line: clerkflow {check, train, tune, approvals, approve, reject, score, monitor, backfill, models, rollback,
+verify, export, sign, gc, tidy, why, retry, watchdog, deploy, serve, watch, reconcile, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
 1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
@@ -75,6 +75,24 @@ def train(
     console.show_verdict(outcome, process)
     if outcome.became in ("refused", "rejected"):
         raise typer.Exit(1)
+
+
+@app.command()
+def tune(
+    process: Name,
+    set_: Overrides = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="How long; as declared when absent.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, max=64, help="Processes at once, which share the cores.")] = None,
+) -> None:
+    """Search for better settings of the training, and print them for process.yaml; the same command again goes on searching."""
+    overrides = _overrides(set_)
+    load_process(process, settings().processes, overrides)
+    console.quiet_libraries()
+    from flows.parameters import Overrides
+    from flows.tune import tune as flow
+
+    with _told(1):
+        console.show_search(console.worked(flow(process, Overrides.model_validate(overrides), minutes, workers)), process)
 
 
 Request = Annotated[str, typer.Argument(help="As 'clerkflow approvals' says it.")]

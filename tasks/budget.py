@@ -42,7 +42,7 @@ class Counts:
 
 def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     """The settings of one training, what is declared first."""
-    given = {name: value for name, value in settings.model_dump().items() if value is not None}
+    given = {name: value for name, value in settings.model_dump(exclude={"search"}).items() if value is not None}
     if settings.base != "scratch":
         rate = LORA_RATE if settings.lora else BASE_RATE
         return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)

@@ -55,7 +55,7 @@ def train_model(
     use_threads()
     contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(samples / "tokenizer")
-    read = tokenizer.convert_tokens_to_ids(READ) if contract.get("form", {}).get("marks") else None
+    read = read_token(contract, tokenizer)
     rows, validation = TokenRows(samples / "train", read), TokenRows(samples / "validation", read)
     _refuse_unfit(process, rows, validation, len(tokenizer))
     settings = settle(process.finetuning, process.output.kind, Counts(len(rows), int(rows.lengths.sum()), len(tokenizer)))
@@ -70,6 +70,11 @@ def train_model(
     _write_model(model, tokenizer, process, contract, story, folder)
     facts = {key: story[key] for key in ("parameters", "tokens", "steps", "best_step", "stopped_early", "precision")}
     return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
+
+
+def read_token(contract: Mapping[str, Any], tokenizer: Any) -> int | None:
+    """The token between two readings of a prompt, where prompts are read twice."""
+    return int(tokenizer.convert_tokens_to_ids(READ)) if contract.get("form", {}).get("marks") else None
 
 
 def _rework(process: Process, contract: Mapping[str, Any], tokenizer: Any, rows: TokenRows) -> Rework | None:
@@ -154,7 +159,7 @@ def _measures(progress: Progress, tokens_per_second: float) -> str:
     return f"loss {loss:.3f}{validation}  {tokens_per_second:,.0f} tokens/s"
 
 
-def _fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
+def fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
     """All of samples/ but the test split, which training must never see."""
     for below in ("train/", "validation/", "tokenizer/"):
         fetch_folder(store, samples, folder, below)
@@ -167,12 +172,13 @@ def finetune(samples: Artifact, run: Run) -> Artifact:
     """samples/ -> model/."""
     process = run.process
     settings = process.part(*SECTIONS) | {"base": base_digest(process.finetuning.base)}
+    del settings["finetuning"]["search"]
     prefix = f"{process.name}/checkpoints/{fingerprint_of(STAGE, [samples], settings)}"
     checkpoints = Checkpoints(open_store(), prefix, run.claim)
 
     def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
         with scratch() as folder:
-            facts = train_model(process, _fetch_samples(store, samples, folder / "samples"), folder / "model", checkpoints)
+            facts = train_model(process, fetch_samples(store, samples, folder / "samples"), folder / "model", checkpoints)
             return store_folder(store, folder / "model", prefix, **facts)
 
     model = once(run, STAGE, "model", [samples], settings, work)

@@ -7,13 +7,16 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from pydantic import ValidationError
+
 from tasks.arguments import mistakes_in
 from tasks.cleaning import CLEANERS, alike, fold
 from tasks.expectations import column_of, computed_names
 from tasks.features import watched_columns, watched_paths
 from tasks.metrics import EACH, MODELS_ONLY, NO_ANSWER, measures
-from tasks.process import Process, Rule, placeholders
+from tasks.process import Finetuning, Process, Rule, placeholders
 from tasks.records import as_text
+from tasks.spaces import Choices
 from tasks.vocabulary import too_small
 
 
@@ -25,6 +28,7 @@ def mistakes_of(process: Process) -> Iterator[str]:
         for mistake in (*_in_metric(process, rule), *_in_slice(process, rule)):
             yield f"gate.rules.{place}: {mistake}"
     yield from _in_drift(process)
+    yield from _in_search(process)
     for path in sorted(computed_names(process.columns).intersection((process.records.key, *process.columns))):
         yield f"{path!r} is what validation calls a column of its own; give it another name"
     columns = {process.records.key: None} | {path: column_of(process, path) for path in process.columns}
@@ -125,6 +129,16 @@ def _in_drift(process: Process) -> Iterator[str]:
         known = name in (output.label, output.text, output.within) or any(_holds(name, column) for column in there)
         if not known and not any(_holds(path, name) for path in objects):
             yield f"drift.columns names {name!r}, which is not watched; {_meant(name, there)}"
+
+
+def _in_search(process: Process) -> Iterator[str]:
+    """Ends of ranges, and choices, that the setting itself could not be."""
+    for name, part in (process.finetuning.search.space or {}).items():
+        for value in part.choices if isinstance(part, Choices) else (part.low, part.high):
+            try:
+                Finetuning.model_validate({name: value})
+            except ValidationError as error:
+                yield f"finetuning.search.space.{name}: {value}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
 
 
 def _has_parts(process: Process, path: str) -> bool:

@@ -17,7 +17,7 @@ from tasks.declaration import declared_processes, load_process
 from tasks.process import Process
 
 ROOT = Path(__file__).resolve().parents[2]
-FLOWS = ["backfill", "decide", "monitor", "reconcile", "score", "tidy", "train", "watchdog"]
+FLOWS = ["backfill", "decide", "monitor", "reconcile", "score", "tidy", "train", "tune", "watchdog"]
 
 
 def ask(address: str, path: str, body: dict[str, Any]) -> Any:

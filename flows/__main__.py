@@ -1,4 +1,4 @@
-"""The command line: clerkflow {check, train, tune, approvals, approve, reject, score, monitor, backfill, models, rollback,
+"""The command line: clerkflow {check, train, tune, pretrain, approvals, approve, reject, score, monitor, backfill, models, rollback,
 verify, export, sign, gc, tidy, why, retry, watchdog, deploy, serve, watch, reconcile, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
@@ -17,6 +17,7 @@ from flows import again, console
 from flows.console import told as _told
 from infra.settings import settings
 from tasks.declaration import declared_processes, load_process, merge
+from tasks.domains import load_domain
 from tasks.process import Process
 from tasks.runs import Stage
 
@@ -93,6 +94,18 @@ def tune(
 
     with _told(1):
         console.show_search(console.worked(flow(process, Overrides.model_validate(overrides), minutes, workers)), process)
+
+
+@app.command()
+def pretrain(base: Annotated[str, typer.Argument(metavar="BASE", help="A file of data/bases, without its ending.")]) -> None:
+    """Make a base model on the texts of the processes that it names, and publish it for them to be tuned from."""
+    load_domain(base, settings().processes.parent / "bases")
+    console.quiet_libraries()
+    from flows.pretrain import pretrain as flow
+
+    with _told(1):
+        alias = flow(base)
+    console.out.print(f"{base}: version {alias.version} is published; tune from it with finetuning: {{base: 'store:{base}'}}")
 
 
 Request = Annotated[str, typer.Argument(help="As 'clerkflow approvals' says it.")]

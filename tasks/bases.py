@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SCRATCH = "scratch"
+STORED = "store:"  # what was published here, such as by `clerkflow pretrain`; store:<name>@<version> stays the same
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")  # loading these may run code
 
 
@@ -19,6 +20,8 @@ def base_folder(base: str) -> Path | None:
     """
     if base == SCRATCH:
         return None
+    if base.startswith(STORED):
+        return _stored(base)
     folder = os.path.expanduser(base)  # noqa: PTH111 - a home that is not there stays as it is written
     if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         _refuse_pickles(Path(folder), base)
@@ -26,6 +29,29 @@ def base_folder(base: str) -> Path | None:
     if base.startswith(("/", "~", ".")) or base.count("/") > 1:
         raise ValueError(f"finetuning.base is {base!r}, and there is no such folder; save the base model there, or name one of the hub")
     return None
+
+
+def _stored(base: str) -> Path:
+    """The folder of a published model, every byte checked against its manifest.
+
+    Raises:
+        ValueError: nothing of this name is published, or it is damaged.
+    """
+    from infra.settings import settings
+    from infra.store import open_store
+    from tasks.aliases import champion_of
+    from tasks.registry import fetch_version
+
+    name, _, version = base.removeprefix(STORED).partition("@")
+    champion = None if version else champion_of(open_store(), name)
+    if not version and champion is None:
+        raise ValueError(f"finetuning.base is {base!r}, and no such model is published; make it: clerkflow pretrain {name}")
+    return fetch_version(open_store(), name, version or (champion.version if champion else ""), settings().cache)
+
+
+def is_own(base: str) -> bool:
+    """Whether a base is as small as what is made from scratch, and was made here."""
+    return base == SCRATCH or base.startswith(STORED)
 
 
 def _refuse_pickles(folder: Path, base: str) -> None:

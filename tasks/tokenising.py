@@ -46,20 +46,12 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
     Raises:
         ValueError: the vocabulary is too small for the labels, or the base or its tokenizer cannot be had.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
     special = [LABEL_TOKEN.format(label) for label in labels] if process.label_tokens else []
     settings = process.finetuning
     if settings.base == "scratch":
-        trained = train_vocabulary(texts, process.sample.vocabulary_size, special, characters=process.field_tokens)
-        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-            tokenizer_object=trained,
-            eos_token=EOS,
-            pad_token=EOS,
-            unk_token=EOS,  # never used, as every byte is a token; CTranslate2 dies without one
-            split_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
+        return own_tokenizer(texts, process.sample.vocabulary_size, special, process.field_tokens)
     options: dict[str, Any] = {"revision": settings.revision or "main", "trust_remote_code": False, "split_special_tokens": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_folder(settings.base) or settings.base, **options)
@@ -71,6 +63,20 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer
+
+
+def own_tokenizer(texts: Iterable[str], size: int, special: Sequence[str], characters: bool) -> Any:
+    """A tokenizer trained on texts; see `train_vocabulary`."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=train_vocabulary(texts, size, special, characters=characters),
+        eos_token=EOS,
+        pad_token=EOS,
+        unk_token=EOS,  # never used, as every byte is a token; CTranslate2 dies without one
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 @dataclass(slots=True)

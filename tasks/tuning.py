@@ -37,7 +37,7 @@ class Lora(Declared):
 class Finetuning(Declared):
     """How the model is tuned, in the words of TrainingArguments where they exist; what is not given is settled by `tasks.budget`."""
 
-    base: str = Field("scratch", min_length=1)  # or a hub id, or a folder
+    base: str = Field("scratch", min_length=1)  # or a hub id, a folder, or store:<name> of what was published here
     revision: str | None = None
     size: Size | None = None
     lora: Lora | None = None

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -53,6 +53,9 @@ bench-kills: $(READY)   ## 50 kills during a batch from and into PostgreSQL: eac
 
 bench-batches: $(READY) ## memory and rerun of a batch of a million records with a model that answers at once
 	@$(BIN)/python -m benchmarks.batches
+
+bench-search: $(READY)  ## what stopping bad trials of a search saves, on curves of real trainings
+	@$(BIN)/python -m benchmarks.search
 
 clean:           ## remove what was built here; the store stays
 	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,5 +1,5 @@
-"""The command line: clerkflow {check, train, approvals, approve, reject, score, monitor, backfill, models, rollback, verify, export, sign,
-gc, tidy, why, retry, replay, watchdog, deploy, serve, watch, reconcile, demo}.
+"""The command line: clerkflow {check, train, tune, pretrain, approvals, approve, reject, score, review, monitor, backfill, models,
+rollback, verify, export, sign, gc, tidy, why, retry, replay, watchdog, deploy, serve, watch, reconcile, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
 1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
@@ -17,6 +17,7 @@ from flows import again, console
 from flows.console import told as _told
 from infra.settings import settings
 from tasks.declaration import declared_processes, load_process, merge
+from tasks.domains import load_domain
 from tasks.process import Process
 from tasks.runs import Stage
 
@@ -75,6 +76,36 @@ def train(
     console.show_verdict(outcome, process)
     if outcome.became in console.NOT_RELEASED:
         raise typer.Exit(1)
+
+
+@app.command()
+def tune(
+    process: Name,
+    set_: Overrides = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="How long; as declared when absent.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, max=64, help="Processes at once, which share the cores.")] = None,
+) -> None:
+    """Search for better settings of the training, and print them for process.yaml; the same command again goes on searching."""
+    overrides = _overrides(set_)
+    load_process(process, settings().processes, overrides)
+    console.quiet_libraries()
+    from flows.parameters import Overrides
+    from flows.tune import tune as flow
+
+    with _told(1):
+        console.show_search(console.worked(flow(process, Overrides.model_validate(overrides), minutes, workers)), process)
+
+
+@app.command()
+def pretrain(base: Annotated[str, typer.Argument(metavar="BASE", help="A file of data/bases, without its ending.")]) -> None:
+    """Make a base model on the texts of the processes that it names, and publish it for them to be tuned from."""
+    load_domain(base, settings().processes.parent / "bases")
+    console.quiet_libraries()
+    from flows.pretrain import pretrain as flow
+
+    with _told(1):
+        alias = flow(base)
+    console.out.print(f"{base}: version {alias.version} is published; tune from it with finetuning: {{base: 'store:{base}'}}")
 
 
 Request = Annotated[str, typer.Argument(help="As 'clerkflow approvals' says it.")]

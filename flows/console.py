@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -48,6 +49,7 @@ __all__ = [
     "show_filled",
     "show_findings",
     "show_models",
+    "show_search",
     "show_signature",
     "show_standings",
     "show_verdict",
@@ -127,6 +129,19 @@ def next_command(command: str) -> None:
     store = os.environ.get("CLERKFLOW_STORE", "")
     named = f"CLERKFLOW_STORE={shlex.quote(store)} " if store and "://" not in store else ""  # a bucket's keys are in the environment too
     out.print(f"\nnext: [bold]{escape(named + prefix + command)}[/]", soft_wrap=True)
+
+
+def show_search(found: "Artifact", process: str) -> None:
+    """What a search found, as lines for process.yaml."""
+    best, declared = found.facts["best"], found.facts["declared"]
+    before = "" if declared is None else f", {declared:.4f} as declared"
+    out.print(f"{process}: {found.facts['trials']} trials, validation loss {best['loss']:.4f}{before}")
+    out.print(f"plots: {settings().store.rstrip('/')}/{found.prefix}page.html", soft_wrap=True)
+    if best["number"] == 0:
+        out.print("nothing is better than what is declared")
+        return
+    out.print(f"for process.yaml:\n{yaml.safe_dump({'finetuning': best['settings']}, sort_keys=False)}", end="")
+    next_command(f"clerkflow train {process}")
 
 
 def show_verdict(verdict: "Outcome", process: str) -> None:

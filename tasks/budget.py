@@ -7,6 +7,7 @@ splits cut from the training sets of public data, or taken from field notes; ben
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.bases import STORED
 from tasks.tuning import Finetuning, Settled, Size
 
 OPERATIONS_PER_SECOND = 50e9  # two cores, training, measured on a quiet machine; 35e9 of one of them
@@ -30,7 +31,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # from scratch
 }
 PROMPT_MOST = 3.0  # a prompt's tokens together against those of its answer: a long prompt must not drown a short answer
 PROMPT_SHARE = 0.5  # of a prompt's tokens at most, drawn anew in each step, that are predicted: half the work for the same lesson
-SCRATCH_RATE, BASE_RATE, LORA_RATE = 2e-3, 1e-4, 5e-4
+SCRATCH_RATE, STORED_RATE, BASE_RATE, LORA_RATE = 2e-3, 1e-3, 1e-4, 5e-4
 BASE: dict[str, Any] = {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1}
 
 
@@ -53,7 +54,10 @@ class Counts:
 
 def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     """The settings of one training, what is declared first."""
-    given = {name: value for name, value in settings.model_dump().items() if value is not None}
+    given = {name: value for name, value in settings.model_dump(exclude={"search"}).items() if value is not None}
+    if settings.base.startswith(STORED):
+        stored = {"learning_rate": STORED_RATE, "num_train_epochs": EPOCHS[kind]}
+        return Settled.model_validate(RECIPES[kind] | stored | _batch(counts) | given)
     if settings.base != "scratch":
         rate = LORA_RATE if settings.lora else BASE_RATE
         return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)

@@ -7,15 +7,18 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from pydantic import ValidationError
+
 from tasks.arguments import mistakes_in
 from tasks.cleaning import CLEANERS, alike, fold
 from tasks.expectations import column_of, computed_names
 from tasks.features import watched_columns, watched_paths
 from tasks.metrics import AUTOMATED, EACH, MODELS_ONLY, NO_ANSWER, measures
-from tasks.process import Process, Rule, placeholders
+from tasks.process import Finetuning, Process, Rule, placeholders
 from tasks.records import as_text
 from tasks.results import OWN as RESULT_COLUMNS
 from tasks.results import output_columns as result_columns
+from tasks.spaces import Choices
 from tasks.vocabulary import too_small
 
 
@@ -29,6 +32,7 @@ def mistakes_of(process: Process) -> Iterator[str]:
             yield f"gate.rules.{place}: {mistake}"
     yield from _in_drift(process)
     yield from _in_batch(process)
+    yield from _in_search(process)
     for path in sorted(computed_names(process.columns).intersection((process.records.key, *process.columns))):
         yield f"{path!r} is what validation calls a column of its own; give it another name"
     columns = {process.records.key: None} | {path: column_of(process, path) for path in process.columns}
@@ -143,6 +147,16 @@ def _in_batch(process: Process) -> Iterator[str]:
     taken = [name for name in result_columns(process) if name.casefold() in RESULT_COLUMNS]
     if process.batch.sink and taken:
         yield f"batch.sink: {', '.join(taken)} is what every table of results has for itself; give the output another name"
+
+
+def _in_search(process: Process) -> Iterator[str]:
+    """Ends of ranges, and choices, that the setting itself could not be."""
+    for name, part in (process.finetuning.search.space or {}).items():
+        for value in part.choices if isinstance(part, Choices) else (part.low, part.high):
+            try:
+                Finetuning.model_validate({name: value})
+            except ValidationError as error:
+                yield f"finetuning.search.space.{name}: {value}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
 
 
 def _has_parts(process: Process, path: str) -> bool:

@@ -57,7 +57,7 @@ def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     given = {name: value for name, value in settings.model_dump(exclude={"search"}).items() if value is not None}
     if settings.base.startswith(STORED):
         stored = {"learning_rate": STORED_RATE, "num_train_epochs": EPOCHS[kind]}
-        return Settled.model_validate(RECIPES[kind] | stored | _batch(counts) | given)
+        return Settled.model_validate(recipe_of(kind, counts) | stored | _batch(counts) | given)
     if settings.base != "scratch":
         rate = LORA_RATE if settings.lora else BASE_RATE
         return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)

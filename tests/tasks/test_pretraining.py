@@ -89,7 +89,7 @@ def test_a_base_is_published_and_tuned_from_and_has_read_nothing_that_measures(t
     words = [AutoTokenizer.from_pretrained(place)("card 7 of 发票").input_ids for place in (folder, tmp_path / "model")]
     assert words[0] == words[1]
     settled = json.loads((tmp_path / "model" / "training.json").read_text())["settings"]
-    assert settled["label_smoothing_factor"] == settle(process("one").finetuning, "label", Counts(9, 9, 9, 9)).label_smoothing_factor
+    assert settled["label_smoothing_factor"] == settle(process("one").finetuning, "label", Counts(9, 9, 9, 9, 2)).label_smoothing_factor
 
 
 def _noting(read: list[str]) -> Any:

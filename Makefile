@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-publishing bench-arrivals clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-publishing bench-arrivals bench-score clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -44,6 +44,9 @@ bench-publishing: $(READY)  ## a 500 MB model to MinIO and back, beside mc and a
 
 bench-arrivals: $(READY)  ## new files start runs: how soon, and exactly once while events are lost and the worker is killed
 	@$(BIN)/python -m benchmarks.arrivals
+
+bench-score: $(READY)  ## rows a second of a model that writes, beside transformers one by one, in batches, and sorted
+	@$(BIN)/python -m benchmarks.score
 
 clean:           ## remove what was built here; the store stays
 	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -21,6 +21,7 @@ from tasks import plots
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.baselines import CHARACTERS, CLASSES, TRAIN_ROWS, baseline_predictions, sampled
 from tasks.batching import Row
+from tasks.engines import choose
 from tasks.facts import facts_of
 from tasks.features import monitoring_row, watches_texts
 from tasks.generation import Prediction, Predictor, token_losses
@@ -49,7 +50,7 @@ from tasks.tokenising import Sample
 
 PROOF = 32  # test prompts that a published version is asked again
 CHUNK = 2048  # test samples asked at a time
-SECTIONS = ("name", "owner", "version", "description", "records", "output", "sample")
+SECTIONS = ("name", "owner", "version", "description", "records", "output", "sample", "scoring")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +159,13 @@ class Judged:
     champion: Answers | None
     baselines: dict[str, Answers]
     proof: list[dict[str, Any]]
+    engine: dict[str, Any]
 
 
 def answers_of_all(model: Path, test: Test, train: Any, champion: Path | None, process: Process) -> Judged:
     """Ask the model, the champion and the baselines, one after the other."""
     predictor = Predictor.load(model)
+    engine = choose(predictor, model, process.scoring.engine, proof_prompts(test))
     predictions = ask(predictor, test, lambda row: str(row["prompt"]))
     losses = losses_of(predictor, test)
     proof = answered(predictor, proof_prompts(test))
@@ -176,6 +179,7 @@ def answers_of_all(model: Path, test: Test, train: Any, champion: Path | None, p
         champion_answers(champion, test, losses, process) if champion else None,
         {name: Answers(outputs) for name, outputs in baselines.items()},
         proof,
+        engine,
     )
 
 
@@ -214,6 +218,7 @@ def metrics_of(process: Process, test: Test, judged: Judged, version: str | None
         "champion_version": version,
         "baselines": {name: found for name, (found, _) in baselines.items()},
         "baseline_slices": {name: found for name, (_, found) in baselines.items()},
+        "engine": judged.engine,
         "baseline_train_rows": min(counts["train"], TRAIN_ROWS),
         "reliability": [asdict(part) for part in reliability_of(kind, cases, judged.model)],
         "counts": dict(counts) | {"cases": len(cases)},

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.terms import Declared, Gate, Keep, Notify
+from tasks.terms import Declared, Gate, Keep, Notify, Scoring
 from tasks.terms import Rule as Rule
 from tasks.tuning import SEEDS
 from tasks.tuning import Finetuning as Finetuning
@@ -253,6 +253,7 @@ class Process(Declared):
     finetuning: Finetuning = Finetuning()
     gate: Gate
     publishing: Publishing = Publishing()
+    scoring: Scoring = Scoring()
     drift: Drift = Drift()
     arrivals: Arrivals = Arrivals()
     schedules: Schedules = Schedules()

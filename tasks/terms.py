@@ -120,3 +120,9 @@ class Keep(Declared):
     batches_days: int = Field(365, ge=1)  # predictions and drift reports
     ledger_days: int = Field(365, ge=1)  # entries of inbox files that are gone
     versions: int = Field(20, ge=1)  # the newest ones, beside those that an alias names
+
+
+class Scoring(Declared):
+    """What writes answers that are written token by token; it is checked when a model is evaluated, and the version keeps it."""
+
+    engine: Literal["auto", "transformers", "ctranslate2"] = "auto"  # auto: CTranslate2 where it gives the very same answers

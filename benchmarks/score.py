@@ -71,8 +71,9 @@ def shipped_prompts(rows: int) -> list[str]:
     found = []
     for name, share in PROCESSES.items():
         process = load_process(name, ROOT / "data" / "processes")
+        needed = [path for path, column in process.input_columns.items() if column.type == "string" and not column.optional]
         reader = Reader(process.folder / "sample.jsonl", "sample.jsonl", process)
-        records = [row for row in reader if isinstance(row, Record) and all(isinstance(v, str | int) for v in row.values.values())]
+        records = [row for row in reader if isinstance(row, Record) and all(isinstance(row.values.get(path), str) for path in needed)]
         wanted = max(1, round(share * rows))
         found += [prompt_of(process, record.values) for record in records[:: max(1, len(records) // wanted)][:wanted]]
     return sorted(found, key=lambda prompt: hash_of(prompt))[:rows]

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-score clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -56,6 +56,9 @@ bench-batches: $(READY) ## memory and rerun of a batch of a million records with
 
 bench-search: $(READY)  ## what stopping bad trials of a search saves, on curves of real trainings
 	@$(BIN)/python -m benchmarks.search
+
+bench-score: $(READY)  ## rows a second of a model that writes, beside transformers one by one, in batches, and sorted
+	@$(BIN)/python -m benchmarks.score
 
 clean:           ## remove what was built here; the store stays
 	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

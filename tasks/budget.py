@@ -16,9 +16,10 @@ SIZES = tuple(
     Size(n_layer=layers, n_embd=width, n_head=heads)
     for layers, width, heads in ((2, 64, 4), (3, 96, 4), (3, 128, 4), (4, 128, 4), (4, 160, 5), (4, 192, 6), (6, 192, 6), (6, 256, 8))
 )
+SHALLOW = tuple(Size(n_layer=2, n_embd=width, n_head=width // 32) for width in (64, 96, 128, 160, 192, 256, 320))  # for labels
 FEW_SAMPLES = 2_000  # up to which the model is the second of the sizes at most, of tables the first: more would be learned by heart
 FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
-EPOCHS = {"label": 12.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
+EPOCHS = {"label": 16.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
 MOST_EPOCHS, TABLE_EPOCHS = 40.0, 20.0
 STEPS_PER_EPOCH = 200  # about; batches are between these sizes
 SMALLEST_BATCH, LARGEST_BATCH, ROWS = 512, 4096, 16
@@ -78,7 +79,9 @@ def recipe_of(kind: str, counts: Counts) -> dict[str, Any]:
 
 def size_for(minutes: float, kind: str, counts: Counts) -> Size:
     """The largest model that can see its samples often enough; the third one where even that is too slow."""
-    sizes = SIZES if counts.samples > FEW_SAMPLES else SIZES[:1] if counts.table else SIZES[:2]
+    sizes = SHALLOW if kind == "label" else SIZES
+    if counts.samples <= FEW_SAMPLES:
+        sizes = sizes[:1] if counts.table else sizes[:2]
     fitting = [size for size in sizes if _epochs(minutes, size, kind, counts) >= EPOCHS[kind]]
     return fitting[-1] if fitting else sizes[min(2, len(sizes) - 1)]
 

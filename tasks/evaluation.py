@@ -26,6 +26,7 @@ from tasks.cases import Test as Test
 from tasks.cases import ask, chunks
 from tasks.cases import cases_of as cases_of
 from tasks.certificate import Certificate
+from tasks.engines import choose
 from tasks.features import monitoring_row, watches_texts
 from tasks.generation import Prediction, Predictor, token_losses
 from tasks.metrics import (
@@ -52,7 +53,7 @@ from tasks.scope import Scope
 from tasks.tokenising import Sample
 
 PROOF = 32  # test prompts that a published version is asked again
-SECTIONS = ("name", "owner", "version", "description", "records", "output", "sample", "automation")
+SECTIONS = ("name", "owner", "version", "description", "records", "output", "sample", "automation", "scoring")
 
 
 # Asking
@@ -118,6 +119,7 @@ class Judged:
     champion: Answers | None
     baselines: dict[str, Answers]
     proof: list[dict[str, Any]]
+    engine: dict[str, Any]
     certificate: Certificate | None = None
     scope: Scope | None = None
 
@@ -129,6 +131,7 @@ def answers_of_all(model: Path, test: Test, choosing: Test | None, train: Any, c
         choosing: validation cases, when answers are to be accepted without a person.
     """
     predictor, certificate, accepted = Predictor.load(model), None, None
+    engine = choose(predictor, model, process.scoring.engine, proof_prompts(test))
     predictions = ask(predictor, test, lambda row: str(row["prompt"]))
     losses = losses_of(predictor, test)
     proof = answered(predictor, proof_prompts(test))
@@ -145,6 +148,7 @@ def answers_of_all(model: Path, test: Test, choosing: Test | None, train: Any, c
         champion_answers(champion, test, choosing, losses, process) if champion else None,
         {name: Answers(outputs) for name, outputs in baselines.items()},
         proof,
+        engine,
         certificate,
         scope,
     )
@@ -198,6 +202,7 @@ def metrics_of(process: Process, test: Test, judged: Judged, version: str | None
         "champion_version": version,
         "baselines": {name: found for name, (found, _) in baselines.items()},
         "baseline_slices": {name: found for name, (_, found) in baselines.items()},
+        "engine": judged.engine,
         "baseline_train_rows": min(counts["train"], TRAIN_ROWS),
         "reliability": [asdict(part) for part in reliability_of(kind, cases, judged.model)],
         "counts": dict(counts) | {"cases": len(cases)},

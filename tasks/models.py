@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from tasks.vocabulary import base_tokenizer
 
 Gpt = Any  # a transformers PreTrainedModel with a language-model head; its own annotations do not hold under strict typing
 
+LOADING = threading.Lock()  # transformers makes a model through torch's global state: a process loads one at a time
 BF16_PARAMETERS = 1_000_000  # below, the casts cost more than they save
 PROBE_TOKENS = 8
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from tasks.bases import is_own
-from tasks.terms import Automation, Batches, Declared, Gate, Keep, Notify, Review
+from tasks.terms import Automation, Batches, Declared, Gate, Keep, Notify, Review, Scoring
 from tasks.terms import Rule as Rule
 from tasks.tuning import SEEDS
 from tasks.tuning import Finetuning as Finetuning
@@ -256,6 +256,7 @@ class Process(Declared):
     automation: Automation | None = None  # without it every answer is accepted
     publishing: Publishing = Publishing()
     review: Review = Review()
+    scoring: Scoring = Scoring()
     drift: Drift = Drift()
     batch: Batches = Batches()
     arrivals: Arrivals = Arrivals()

@@ -184,3 +184,9 @@ def a_variable(name: str) -> str:
     if not VARIABLE.fullmatch(name):
         raise ValueError("expected the name of an environment variable, such as ORDERS_DATABASE; its URL belongs into the environment")
     return name
+
+
+class Scoring(Declared):
+    """What writes answers that are written token by token; it is checked when a model is evaluated, and the version keeps it."""
+
+    engine: Literal["auto", "transformers", "ctranslate2"] = "auto"  # auto: CTranslate2 where it gives the very same answers

@@ -283,9 +283,7 @@ def test_export_of_a_damaged_version_leaves_nothing_behind(clerkflow: Command, t
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "words", [["export", "toy", "challenger", "out"], ["verify", "toy", "challenger"], ["sign", "toy", "challenger"]]
-)
+@pytest.mark.parametrize("words", [["export", "toy", "challenger", "out"], ["verify", "toy", "challenger"], ["sign", "toy", "challenger"]])
 def test_an_alias_that_stands_for_nothing_is_told_with_the_versions_there_are(clerkflow: Command, words: list[str]) -> None:
     (first,) = crowned(1)
     status, told = clerkflow(*words)

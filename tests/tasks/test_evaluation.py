@@ -85,6 +85,7 @@ def test_every_file_is_written_for_each_kind_of_output_and_twice_the_same(kind: 
     assert named <= {path.as_posix() for path in files}
     assert metrics["model"]["perplexity"] >= 1
     assert metrics["champion"] is None
+    assert metrics["engine"]["name"] == ("ctranslate2" if kind == "text" else "transformers")
     assert metrics["counts"]["test"] == len(rows)
     predictions = lines_of(tmp_path / "first" / "predictions.jsonl")
     assert [line["record_id"] for line in predictions] == [f"{number}test" for number in range(len(rows))]

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-publishing bench-arrivals clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-score clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -39,11 +39,26 @@ bench-dirty: $(READY)   ## two dirty files against their manifests
 bench-memory: $(READY)  ## peak memory of a batch of 2,000 and of 200,000 records
 	@$(BIN)/python -m benchmarks.memory
 
+bench-automation: $(READY)  ## does the certified bound hold: nominal against observed violations over 200 seeds
+	@$(BIN)/python -m benchmarks.automation
+
 bench-publishing: $(READY)  ## a 500 MB model to MinIO and back, beside mc and a minio-py loop
 	@$(BIN)/python -m benchmarks.publishing
 
 bench-arrivals: $(READY)  ## new files start runs: how soon, and exactly once while events are lost and the worker is killed
 	@$(BIN)/python -m benchmarks.arrivals
+
+bench-kills: $(READY)   ## 50 kills during a batch from and into PostgreSQL: each record exactly once
+	@$(BIN)/python -m benchmarks.kills
+
+bench-batches: $(READY) ## memory and rerun of a batch of a million records with a model that answers at once
+	@$(BIN)/python -m benchmarks.batches
+
+bench-search: $(READY)  ## what stopping bad trials of a search saves, on curves of real trainings
+	@$(BIN)/python -m benchmarks.search
+
+bench-score: $(READY)  ## rows a second of a model that writes, beside transformers one by one, in batches, and sorted
+	@$(BIN)/python -m benchmarks.score
 
 clean:           ## remove what was built here; the store stays
 	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -70,10 +70,10 @@ def table_of(found: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(title="memory of a batch job", title_justify="left")
-    for heading in ("records", "done", "dead", "peak RSS, MiB", "seconds", "records/s"):
+    for heading in ("records", "accepted", "review", "dead", "peak RSS, MiB", "seconds", "records/s"):
         table.add_column(heading, justify="right")
     for batch in found:
-        counts = [f"{batch[name]:,}" for name in ("rows", "done", "dead")]
+        counts = [f"{batch[name]:,}" for name in ("rows", "done", "review", "dead")]
         table.add_row(*counts, f"{batch['peak_bytes'] / MEBIBYTE:,.0f}", f"{batch['seconds']:,.1f}", f"{batch['rows_per_second']:,.0f}")
     return table
 

@@ -25,6 +25,11 @@ Prefect UI · `clerkflow backfill`
         ▼
 past days of the inbox + that day's champion ──► predictions · drift reports          backfill.py
 
+Prefect UI · `clerkflow tune`
+        │
+        ▼
+raw records ──► samples ──► settings of the training, for a person to declare         tune.py
+
 schedule
         │
         ▼

@@ -1,5 +1,5 @@
-"""The command line: clerkflow {check, train, approvals, approve, reject, score, monitor, backfill, models, rollback, verify, export, sign,
-gc, tidy, why, retry, watchdog, deploy, serve, watch, reconcile, demo}.
+"""The command line: clerkflow {check, train, tune, pretrain, approvals, approve, reject, score, review, monitor, backfill, models,
+rollback, verify, export, sign, gc, tidy, why, retry, replay, watchdog, deploy, serve, watch, reconcile, demo}.
 
 Nothing heavy is imported before a command needs it, so `--help` and `check` answer at once. Exit status: 0 done,
 1 a gate refused or a run was stopped, 2 a mistake in what was asked for.
@@ -17,6 +17,7 @@ from flows import again, console
 from flows.console import told as _told
 from infra.settings import settings
 from tasks.declaration import declared_processes, load_process, merge
+from tasks.domains import load_domain
 from tasks.process import Process
 from tasks.runs import Stage
 
@@ -77,6 +78,36 @@ def train(
         raise typer.Exit(1)
 
 
+@app.command()
+def tune(
+    process: Name,
+    set_: Overrides = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="How long; as declared when absent.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, max=64, help="Processes at once, which share the cores.")] = None,
+) -> None:
+    """Search for better settings of the training, and print them for process.yaml; the same command again goes on searching."""
+    overrides = _overrides(set_)
+    load_process(process, settings().processes, overrides)
+    console.quiet_libraries()
+    from flows.parameters import Overrides
+    from flows.tune import tune as flow
+
+    with _told(1):
+        console.show_search(console.worked(flow(process, Overrides.model_validate(overrides), minutes, workers)), process)
+
+
+@app.command()
+def pretrain(base: Annotated[str, typer.Argument(metavar="BASE", help="A file of data/bases, without its ending.")]) -> None:
+    """Make a base model on the texts of the processes that it names, and publish it for them to be tuned from."""
+    load_domain(base, settings().processes.parent / "bases")
+    console.quiet_libraries()
+    from flows.pretrain import pretrain as flow
+
+    with _told(1):
+        alias = flow(base)
+    console.out.print(f"{base}: version {alias.version} is published; tune from it with finetuning: {{base: 'store:{base}'}}")
+
+
 Request = Annotated[str, typer.Argument(help="As 'clerkflow approvals' says it.")]
 As = Annotated[str, typer.Option("--as", metavar="NAME", help="Who decides, a name in the file that CLERKFLOW_APPROVERS names.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the champion's log.")]
@@ -132,6 +163,21 @@ def score(
 
     with _told(1):
         console.show_batches(console.worked(flow(process, source, format_)), process)
+
+
+@app.command()
+def review(
+    process: Name,
+    as_: Annotated[str, typer.Option("--as", metavar="NAME", help="Who reviews; kept with each decision.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On loopback; any that is free when absent.")] = 0,
+) -> None:
+    """Open a page on which a person accepts, corrects or rejects what batches left to review; stop it with Ctrl-C."""
+    declared = load_process(process, settings().processes)
+    from flows.review import serve as show
+    from infra.store import open_store
+
+    with _told(1):
+        show(open_store(), declared, as_, port, lambda address: console.out.print(f"{declared.name}: {address}", soft_wrap=True))
 
 
 @app.command()
@@ -281,7 +327,7 @@ def tidy(
         console.next_command(f"clerkflow tidy {process} --delete")
 
 
-for command in (again.why, again.retry, again.watchdog):
+for command in (again.why, again.retry, again.replay, again.watchdog):
     app.command()(command)
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[PROCESS]...", help="All declared processes when absent.")]

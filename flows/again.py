@@ -1,4 +1,4 @@
-"""Again: the part of the command line that explains runs, repeats them, and finds those that died: clerkflow {why, retry, watchdog}."""
+"""Again: the commands that explain runs, repeat them, and find those that died: clerkflow {why, retry, replay, watchdog}."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, cast
@@ -8,6 +8,7 @@ import typer
 from flows import console
 from infra.settings import settings
 from tasks.declaration import load_process
+from tasks.reasons import Reason
 
 Name = Annotated[str, typer.Argument(metavar="PROCESS", help="A folder of data/processes, or the path of one.")]
 SHOWN: dict[str, Callable[[Any, str], None]] = {  # flows that can be asked for again
@@ -15,6 +16,7 @@ SHOWN: dict[str, Callable[[Any, str], None]] = {  # flows that can be asked for 
     "score": console.show_batches,
     "monitor": console.show_drift,
     "backfill": console.show_filled,
+    "replay": console.show_batches,
 }
 
 
@@ -54,6 +56,20 @@ def retry(process: Name, run: Annotated[str, typer.Argument(help="The name of it
         SHOWN[record["flow"]](found, name)
     if getattr(found, "became", "") in console.NOT_RELEASED:
         raise typer.Exit(1)
+
+
+def replay(
+    process: Name,
+    batch: Annotated[str, typer.Argument(help="Its name, as its folder says it.")],
+    reason: Annotated[Reason | None, typer.Option("--reason", help="Only the dead letters of this code.")] = None,
+) -> None:
+    """Ask again about the dead letters of a batch, after the data or the model was mended; what comes of them is a batch of its own."""
+    load_process(process, settings().processes)
+    console.quiet_libraries()
+    from flows.replay import replay as flow
+
+    with console.told(1):
+        console.show_batches(console.worked(flow(process, batch, reason)), process)
 
 
 def watchdog(process: Name) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -48,6 +49,7 @@ __all__ = [
     "show_filled",
     "show_findings",
     "show_models",
+    "show_search",
     "show_signature",
     "show_standings",
     "show_verdict",
@@ -129,6 +131,19 @@ def next_command(command: str) -> None:
     out.print(f"\nnext: [bold]{escape(named + prefix + command)}[/]", soft_wrap=True)
 
 
+def show_search(found: "Artifact", process: str) -> None:
+    """What a search found, as lines for process.yaml."""
+    best, declared = found.facts["best"], found.facts["declared"]
+    before = "" if declared is None else f", {declared:.4f} as declared"
+    out.print(f"{process}: {found.facts['trials']} trials, validation loss {best['loss']:.4f}{before}")
+    out.print(f"plots: {settings().store.rstrip('/')}/{found.prefix}page.html", soft_wrap=True)
+    if best["number"] == 0:
+        out.print("nothing is better than what is declared")
+        return
+    out.print(f"for process.yaml:\n{yaml.safe_dump({'finetuning': best['settings']}, sort_keys=False)}", end="")
+    next_command(f"clerkflow train {process}")
+
+
 def show_verdict(verdict: "Outcome", process: str) -> None:
     """Every rule with its measure, then what became of the model."""
     table = Table(title=f"gate of {process}", title_justify="left")
@@ -158,12 +173,15 @@ def show_verdict(verdict: "Outcome", process: str) -> None:
 def show_batches(batches: Sequence["Artifact"], process: str) -> None:
     """What each batch did with its records, and where its files are."""
     from infra.store import open_store
+    from tasks.batches import accounted
 
     store = open_store()
     for batch in batches:
-        facts = batch.facts
-        out.print(f"{process}: {facts['rows']:,} records in = {facts['done']:,} done + {facts['dead']:,} dead letters")
+        known = f"; the model was asked about {batch.facts['asked']:,}" if "asked" in batch.facts else ""
+        out.print(f"{process}: {accounted(batch)}{known}")
         out.print(f"  {store.address(batch.prefix)}", soft_wrap=True)
+    if lost := next((batch.facts["batch"] for batch in batches if batch.facts["dead"]), None):
+        next_command(f"clerkflow replay {process} {lost}")
     if not batches:
         out.print(f"{process}: nothing waits in the inbox; name a file with --input, or put one below {store.address(process + '/inbox')}")
     else:
@@ -247,13 +265,14 @@ def show_standings(found: Sequence["Standing"], process: str) -> None:
 def show_filled(filled: Sequence["Filled"], process: str) -> None:
     """What became of each past day."""
     table = Table(title=f"backfill of {process}", title_justify="left")
-    columns = ("day", "version", "files", "reused", "rows", "done", "dead") + (("drift",) if any(day.why for day in filled) else ())
+    numbers = ("files", "reused", "rows", "done", "review", "dead")
+    columns = ("day", "version", *numbers) + (("drift",) if any(day.why for day in filled) else ())
     for heading in columns:
         table.add_column(
             heading, justify="left" if heading in ("day", "version", "drift") else "right", no_wrap=heading in ("day", "version")
         )
     for day in filled:
-        counts = (f"{getattr(day, name):,}" for name in ("files", "reused", "rows", "done", "dead"))
+        counts = (f"{getattr(day, name):,}" for name in numbers)
         table.add_row(day.day, day.version, *counts, *([escape(day.why)] if "drift" in columns else []))
     out.print(table) if filled else out.print(f"{process}: no file of the inbox belongs to these days")
 

@@ -85,8 +85,9 @@ def figures_table(verdicts: "Mapping[str, Verdict]") -> "Table":
 
 def batch_line(batch: "Artifact") -> str:
     """A batch in a line; its counts add up."""
-    facts = batch.facts
-    return f"  {facts['rows']:,} records in = {facts['done']:,} done + {facts['dead']:,} dead letters"
+    from tasks.batches import accounted
+
+    return f"  {accounted(batch)}"
 
 
 def _ending() -> None:
@@ -126,7 +127,7 @@ def duel_table(metrics: dict[str, Any]) -> "Table":
     columns = {"new model": metrics["model"], "champion before": metrics["champion"] or {}, **metrics["baselines"]}
     for heading in ("metric", *columns):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
-    for metric in ("accuracy", "macro_f1", "perplexity", "ece"):
+    for metric in ("accuracy", "straight_through_rate", "accepted_error", "macro_f1", "perplexity", "ece"):
         table.add_row(metric, *("–" if metric not in values else f"{values[metric]:.4f}" for values in columns.values()))
     return table
 

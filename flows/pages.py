@@ -80,6 +80,14 @@ def _show_plots(evaluation: Artifact, run: Run) -> None:
         create_markdown_artifact("\n".join(lines), key=_key(run, "plots"), description=f"{run.process.name}: {len(lines)} plots")
 
 
+def show_search(found: Artifact, run: Run) -> None:
+    """The best settings, as lines for process.yaml, and where the study's plots are."""
+    lines = open_store().read(f"{found.prefix}best.yaml")[0].decode()
+    losses = f"validation loss {_figure(found.facts['best']['loss'])}, as declared {_figure(found.facts['declared'])}"
+    create_markdown_artifact(f"```yaml\n{lines}```", key=_key(run, "search"), description=f"{found.facts['trials']} trials: {losses}")
+    _link(found.prefix + "page.html", run, "study", "The study, with its plots")
+
+
 def show_verdict(verdict: Verdict, run: Run) -> None:
     """Every rule of the gate with its measure."""
     word = ("passed: a person decides" if run.process.gate.approval else "passed: the model is published") if verdict.passed else REFUSED

@@ -8,7 +8,7 @@ from flows import pages, telling, turns
 from flows.opening import open_run, run_name
 from flows.parameters import Overrides
 from tasks import runs
-from tasks.arrivals import check_all_scored, find_batches, score_arrivals, score_source
+from tasks.arrivals import check_all_scored, find_batches, score_source, score_waiting
 from tasks.artifacts import Artifact
 
 
@@ -25,13 +25,13 @@ def score(
 
     Args:
         process: Name of a declared process, a folder of data/processes.
-        source: A file, or a key of the store; without it, every file of the inbox that waits to be scored.
+        source: A file, a key of the store, or sql:TABLE as declared; without it, all that waits in the inbox, and the declared table.
         output_format: How predictions are written.
         overrides: Parts of the declaration that differ for this run only.
         arrived: The key whose arrival started this run; it is scored first, then all else that waits.
     """
     run = open_run(process, "score", overrides)
-    scored = score_source(source, run, output_format) if source else score_arrivals(find_batches(run, arrived), run, output_format)
+    scored = score_source(source, run, output_format) if source else score_waiting(find_batches(run, arrived), run, output_format)
     pages.show_batches(scored.batches, run)
     left = f", {len(scored.left)} left to other runs" if scored.left else ""
     runs.finish(run, f"{len(scored.batches)} batches, {len(scored.failed)} failed{left}", scored.batches)

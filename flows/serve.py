@@ -27,6 +27,7 @@ from flows.reconcile import reconcile
 from flows.score import score
 from flows.tidy import tidy
 from flows.train import train
+from flows.tune import tune
 from flows.watch import ARRIVED
 from flows.watchdog import watchdog
 from infra.dispatch import SERVED, STARTS_WITHIN_SECONDS, TAG, our_deployments, server_answers
@@ -39,6 +40,7 @@ FLOWS: dict[str, Any] = {
     "reconcile": reconcile,
     "backfill": backfill,
     "decide": decide,
+    "tune": tune,
     "watchdog": watchdog,
     "tidy": tidy,
 }

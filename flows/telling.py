@@ -14,6 +14,7 @@ from infra.store import open_store
 from tasks.approvals import Standing
 from tasks.artifacts import Artifact
 from tasks.backfill import Filled
+from tasks.batches import COUNTS, counts_of
 from tasks.declaration import load_process
 from tasks.notices import Notice, tell
 from tasks.process import Process
@@ -54,8 +55,8 @@ def tell_decision(found: Standing, process: Process) -> None:
 def tell_batches(batches: Sequence[Artifact], run: Run) -> None:
     """Batches were scored; nothing is said when nothing waited."""
     if batches:
-        counts = {name: sum(int(batch.facts[name]) for batch in batches) for name in ("rows", "done", "dead")}
-        tell(run.process, Notice("success", run.process.name, f"{len(batches)} batches were scored", run.id, counts, _page()))
+        says = f"{len(batches)} batches were scored"
+        tell(run.process, Notice("success", run.process.name, says, run.id, counts_of(batches), _page()))
 
 
 def tell_drift(drift: Artifact, run: Run) -> None:
@@ -70,7 +71,7 @@ def tell_drift(drift: Artifact, run: Run) -> None:
 def tell_backfill(filled: Sequence[Filled], run: Run) -> None:
     """Past days are done; nothing is said when there was nothing to do."""
     if filled:
-        counts = {name: sum(int(getattr(day, name)) for day in filled) for name in ("rows", "done", "dead", "files", "reused")}
+        counts = {name: sum(int(getattr(day, name)) for day in filled) for name in (*COUNTS, "files", "reused")}
         says = f"{len(filled)} days from {filled[0].day} to {filled[-1].day} are done"
         tell(run.process, Notice("success", run.process.name, says, run.id, counts, _page()))
 

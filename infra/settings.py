@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     signing_key: SecretStr = SecretStr("")  # Ed25519; whoever publishes signs with it
     public_keys: str = ""  # those whose signatures count; when there are any, unsigned versions are refused
     database_url: SecretStr = SecretStr("")  # of the Prefect server that `make up` starts; SQLite when empty
+    ledger_url: SecretStr = SecretStr("")  # database of what models have answered; SQLite when empty, PostgreSQL where machines share it
     approvers: Path | None = None  # a file: name -> roles; without it nobody can approve a model
     arrivals_address: str = "127.0.0.1:9190"  # where `clerkflow watch` is told by MinIO what arrives
     arrivals_token: SecretStr = SecretStr("")  # that MinIO shows there

@@ -6,6 +6,7 @@ ingestion    | declared source, inbox/        | raw/                            
 validation   | raw/                           | validated/, quarantine/, data_docs/ | validation.py
 preparation  | validated/                     | samples/                            | preparation.py
 fine-tuning  | samples/                       | model/                              | finetuning.py
+search       | samples/                       | search/                             | search.py
 evaluation   | model/, samples/, the champion | evaluation/                         | evaluation.py
 gate         | evaluation/                    | gate/                               | gate.py
 publishing   | model/, evaluation/, verdict   | models/                             | publishing.py

@@ -13,14 +13,18 @@ from infra.store import ObjectInfo, Store, open_store
 from tasks import ledger
 from tasks.aliases import champion_of
 from tasks.artifacts import Artifact, read_json, shown
+from tasks.batches import finished_batch
 from tasks.claims import Claim
 from tasks.ledger import Arrival, Kind, Ledger, enter, inbox_of, is_settled, move, read_ledger, reopen, settled_inbox, shortened
 from tasks.process import Process, digest_of
 from tasks.prompts import output_of
 from tasks.readers import Reader, check_readable, is_labelled
+from tasks.reasons import Reason
 from tasks.records import Record
 from tasks.runs import Run
-from tasks.scoring import check_columns, finished_batch, opened, score_batch, source_id
+from tasks.scoring import replay_batch, score_batch
+from tasks.sources import check_columns, opened, source_id, table_name
+from tasks.tables import has_rows
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +204,33 @@ def score_source(source: str, run: Run, output_format: str) -> Scored:
     return Scored(left=[found]) if isinstance(found, Claim) else Scored([found])
 
 
+def score_waiting(arrivals: Iterable[Arrival], run: Run, output_format: str) -> Scored:
+    """Score the files that wait, and then the rows of the declared table, where there are any.
+
+    Raises:
+        OSError: the store or a database did not answer; the rest waits for the next run.
+    """
+    scored, declared = score_arrivals(arrivals, run, output_format), run.process.batch.source
+    if declared is None or not has_rows(declared):
+        return scored
+    result = score_batch(table_name(declared), run, output_format, return_state=True).result(raise_on_failure=False)
+    if isinstance(result, OSError):
+        raise result
+    if isinstance(result, Artifact):
+        scored.batches.append(result)
+    elif isinstance(result, Claim):
+        scored.left.append(result)
+    else:
+        scored.failed[table_name(declared)] = shortened(result)
+    return scored
+
+
+def replay_letters(batch: str, run: Run, reason: Reason | None) -> Scored:
+    """Ask again about the dead letters of a batch."""
+    found = replay_batch(batch, run, reason)
+    return Scored(left=[found]) if isinstance(found, Claim) else Scored([found])
+
+
 def settle_scored(store: Store, process: Process, found: Survey) -> None:
     """What a finished batch has scored is processed: its run was killed before it could say so, or somebody scored the key by hand."""
     for arrival in found.pending("unlabelled"):
@@ -214,14 +245,14 @@ def _settle(store: Store, process: Process, arrival: Arrival, batch: str) -> Non
 
 
 def check_all_scored(failed: dict[str, str]) -> None:
-    """That no file failed.
+    """That no file and no table failed.
 
     Raises:
         ValueError: some did; the message says which, and why.
     """
     if failed:
         named = [f"{key}: {reason}" for key, reason in list(failed.items())[:MANY]]
-        raise ValueError(f"{len(failed)} files could not be scored and wait for another attempt: {'; '.join(named)}")
+        raise ValueError(f"{len(failed)} sources could not be scored and wait for another attempt: {'; '.join(named)}")
 
 
 def begin_training(run: Run) -> None:

@@ -21,12 +21,14 @@ from pydantic import BaseModel, ConfigDict
 from infra.store import MissingObject, ObjectInfo, Store, open_store
 from tasks.aliases import Move, champion_at, log_of
 from tasks.artifacts import Artifact
+from tasks.batches import counts_of
 from tasks.drift import measure_day
 from tasks.manifests import read_manifest
 from tasks.process import Process
 from tasks.readers import is_labelled
 from tasks.runs import Run
-from tasks.scoring import check_columns, opened, score_batch
+from tasks.scoring import score_batch
+from tasks.sources import check_columns, opened
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ class Filled(BaseModel):
     day: str
     version: str
     rows: int
-    done: int
+    done: int  # accepted
+    review: int
     dead: int
     files: int
     reused: int  # of the files: their batch was there already
@@ -148,7 +151,6 @@ def fill_day(day: Day, run: Run, flow: Literal["score", "monitor"], output_forma
     found = [score_batch(key, run, output_format, day.version, wait=True) for key in day.keys]
     batches = [batch for batch in found if isinstance(batch, Artifact)]  # all, for it waits
     drift = measure_day(str(day.date), day.version, batches, run) if flow == "monitor" else None
-    counts = {name: sum(int(batch.facts[name]) for batch in batches) for name in ("rows", "done", "dead")}
     filled = Filled(
         day=str(day.date),
         version=day.version,
@@ -156,9 +158,10 @@ def fill_day(day: Day, run: Run, flow: Literal["score", "monitor"], output_forma
         reused=sum(not _is_new(batch, run) for batch in batches),
         drifted=drift.facts["drifted"] if drift else None,
         why=drift.facts["why"] if drift else "",
-        **counts,
+        **counts_of(batches),
     )
-    logger.info("backfill: %s with %s, rows %d = done %d + dead %d", day.date, day.version, filled.rows, filled.done, filled.dead)
+    parts = (filled.rows, filled.done, filled.review, filled.dead)
+    logger.info("backfill: %s with %s, rows %d = accepted %d + review %d + dead %d", day.date, day.version, *parts)
     return filled
 
 

@@ -7,6 +7,7 @@ splits cut from the training sets of public data, or taken from field notes; ben
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.bases import STORED
 from tasks.tuning import Finetuning, Settled, Size
 
 OPERATIONS_PER_SECOND = 50e9  # two cores, training, measured on a quiet machine; 35e9 of one of them
@@ -15,9 +16,10 @@ SIZES = tuple(
     Size(n_layer=layers, n_embd=width, n_head=heads)
     for layers, width, heads in ((2, 64, 4), (3, 96, 4), (3, 128, 4), (4, 128, 4), (4, 160, 5), (4, 192, 6), (6, 192, 6), (6, 256, 8))
 )
+SHALLOW = tuple(Size(n_layer=2, n_embd=width, n_head=max(4, width // 32)) for width in (64, 96, 128, 160, 192, 256, 320))  # for labels
 FEW_SAMPLES = 2_000  # up to which the model is the second of the sizes at most, of tables the first: more would be learned by heart
 FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
-EPOCHS = {"label": 12.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
+EPOCHS = {"label": 16.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
 MOST_EPOCHS, TABLE_EPOCHS = 40.0, 20.0
 STEPS_PER_EPOCH = 200  # about; batches are between these sizes
 SMALLEST_BATCH, LARGEST_BATCH, ROWS = 512, 4096, 16
@@ -30,7 +32,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # from scratch
 }
 PROMPT_MOST = 3.0  # a prompt's tokens together against those of its answer: a long prompt must not drown a short answer
 PROMPT_SHARE = 0.5  # of a prompt's tokens at most, drawn anew in each step, that are predicted: half the work for the same lesson
-SCRATCH_RATE, BASE_RATE, LORA_RATE = 2e-3, 1e-4, 5e-4
+SCRATCH_RATE, STORED_RATE, BASE_RATE, LORA_RATE = 2e-3, 1e-3, 1e-4, 5e-4
 BASE: dict[str, Any] = {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1}
 
 
@@ -53,7 +55,10 @@ class Counts:
 
 def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     """The settings of one training, what is declared first."""
-    given = {name: value for name, value in settings.model_dump().items() if value is not None}
+    given = {name: value for name, value in settings.model_dump(exclude={"search"}).items() if value is not None}
+    if settings.base.startswith(STORED):
+        stored = {"learning_rate": STORED_RATE, "num_train_epochs": EPOCHS[kind]}
+        return Settled.model_validate(recipe_of(kind, counts) | stored | _batch(counts) | given)
     if settings.base != "scratch":
         rate = LORA_RATE if settings.lora else BASE_RATE
         return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)
@@ -74,7 +79,9 @@ def recipe_of(kind: str, counts: Counts) -> dict[str, Any]:
 
 def size_for(minutes: float, kind: str, counts: Counts) -> Size:
     """The largest model that can see its samples often enough; the third one where even that is too slow."""
-    sizes = SIZES if counts.samples > FEW_SAMPLES else SIZES[:1] if counts.table else SIZES[:2]
+    sizes = SHALLOW if kind == "label" else SIZES
+    if counts.samples <= FEW_SAMPLES:
+        sizes = sizes[:1] if counts.table else sizes[:2]
     fitting = [size for size in sizes if _epochs(minutes, size, kind, counts) >= EPOCHS[kind]]
     return fitting[-1] if fitting else sizes[min(2, len(sizes) - 1)]
 

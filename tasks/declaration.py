@@ -71,6 +71,7 @@ def load_process(name: str, processes: Path, overrides: Mapping[str, Any] | None
     declared = _long_form(declared)
     merged = merge(declared, _long_form(overrides or {}))
     _approval_stays(declared, merged, str(file))
+    _tables_stay(declared, merged, str(file))
     process = parse_process(merged, str(file))
     if "/" not in name and process.name != name:
         raise DeclarationError(f"{file}: name is {process.name!r}, the folder is {name!r}; make them equal")
@@ -88,6 +89,13 @@ def _approval_stays(declared: Mapping[str, Any], merged: Mapping[str, Any], wher
     before, now = (gate.get("approval") if isinstance(gate, Mapping) else None for gate in (declared.get("gate"), merged.get("gate")))
     if before and before != now:
         raise DeclarationError(f"{where}: gate.approval cannot be changed for one run; edit the declaration")
+
+
+def _tables_stay(declared: Mapping[str, Any], merged: Mapping[str, Any], where: str) -> None:
+    """Raise DeclarationError when overrides changed where rows come from or go to: whoever starts a run may not choose a database."""
+    before, now = (found if isinstance(found := given.get("batch"), Mapping) else {} for given in (declared, merged))
+    if any(before.get(name) != now.get(name) for name in ("source", "sink")):
+        raise DeclarationError(f"{where}: batch.source and batch.sink cannot be changed for one run; edit the declaration")
 
 
 def parse_process(declared: Mapping[str, Any], where: str) -> Process:

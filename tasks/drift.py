@@ -29,11 +29,12 @@ from infra.settings import settings
 from infra.store import MissingObject, Store, open_store
 from tasks.aliases import Alias, champion_of
 from tasks.artifacts import Artifact, fetch_file, scratch, store_folder, write_json
+from tasks.batches import read_batch
 from tasks.features import Reservoir, Row
 from tasks.process import Drift, Process
 from tasks.registry import fetch_version
 from tasks.runs import Run, once, told
-from tasks.scoring import read_batch, store_was_away
+from tasks.scoring import store_was_away
 
 logger = logging.getLogger(__name__)
 

@@ -6,22 +6,27 @@ asked once a prompt: all right texts of a prompt are references of one case.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_from_disk
+from datasets import load_from_disk
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from infra.settings import settings
 from infra.store import Store
-from tasks import plots
+from tasks import automation, plots
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
+from tasks.automation import certify_answers, choosing_cases, learn_scope, notes_on, text_in
 from tasks.baselines import CHARACTERS, CLASSES, TRAIN_ROWS, baseline_predictions, sampled
 from tasks.batching import Row
-from tasks.facts import facts_of
+from tasks.cases import Test as Test
+from tasks.cases import ask, chunks
+from tasks.cases import cases_of as cases_of
+from tasks.certificate import Certificate
+from tasks.engines import choose
 from tasks.features import monitoring_row, watches_texts
 from tasks.generation import Prediction, Predictor, token_losses
 from tasks.metrics import (
@@ -40,63 +45,24 @@ from tasks.metrics import (
 )
 from tasks.process import Process
 from tasks.prompts import completion_of
-from tasks.records import as_text
 from tasks.registry import fetch_version
 from tasks.rehearsal import answered
 from tasks.report import Picture, report
 from tasks.runs import Run, once
+from tasks.scope import Scope
 from tasks.tokenising import Sample
 
 PROOF = 32  # test prompts that a published version is asked again
-CHUNK = 2048  # test samples asked at a time
-SECTIONS = ("name", "owner", "version", "description", "records", "output", "sample")
-
-
-@dataclass(frozen=True, slots=True)
-class Test:
-    """The test split as cases: one a sample, or for text one a prompt."""
-
-    rows: Dataset
-    cases: list[Case]
-    members: list[list[int]]  # the rows of each case; the first one is asked
-
-
-def cases_of(process: Process, rows: Any) -> Test:
-    """The cases of a test split, in the order of their first rows.
-
-    Args:
-        rows: test lines of samples/, by number.
-    """
-    members: dict[Any, list[int]] = {}
-    for index, row in enumerate(rows):
-        members.setdefault(row["prompt"] if process.output.kind == "text" else index, []).append(index)
-    groups = list(members.values())
-    return Test(rows, [_case(process, [rows[index] for index in group]) for group in groups], groups)
-
-
-def _case(process: Process, rows: Sequence[Mapping[str, Any]]) -> Case:
-    first = rows[0]
-    right = [as_text(text) for row in rows for text in (json.loads(row["output"]), *json.loads(row["references"]))]
-    references = tuple(dict.fromkeys(right)) if process.output.kind == "text" else ()
-    facts = tuple(facts_of(process, json.loads(first["inputs"]))) if process.output.kind == "text" else ()
-    return Case(json.loads(first["output"]), references, facts, json.loads(first["slices"]))
+SECTIONS = ("name", "owner", "version", "description", "records", "output", "sample", "automation", "scoring")
 
 
 # Asking
 
 
-def ask(predictor: Predictor, test: Test, prompt_of: Callable[[Mapping[str, Any]], str]) -> list[Prediction]:
-    """One prediction a case."""
-    found: list[Prediction] = []
-    for chunk in _chunks([group[0] for group in test.members]):
-        found += predictor.predict([prompt_of(test.rows[index]) for index in chunk])
-    return found
-
-
 def losses_of(predictor: Predictor, test: Test) -> list[tuple[float, int]]:
     """Nats and tokens of each row's right completion."""
     found: list[tuple[float, int]] = []
-    for chunk in _chunks(range(len(test.rows))):
+    for chunk in chunks(range(len(test.rows))):
         rows = [test.rows[index] for index in chunk]
         found += token_losses(predictor, [Row(row["input_ids"], row["prompt_tokens"], row["marks"]) for row in rows])
     return found
@@ -109,7 +75,7 @@ def champion_losses(champion: Predictor, test: Test, ours: Sequence[tuple[float,
         None when the champion cannot score a completion that the model scored, such as a label it does not know.
     """
     found: list[tuple[float, int]] = []
-    for chunk in _chunks(range(len(test.rows))):
+    for chunk in chunks(range(len(test.rows))):
         try:
             encoded = _as_taught(champion, [test.rows[index] for index in chunk])
         except KeyError:
@@ -133,11 +99,6 @@ def _as_taught(champion: Predictor, rows: Sequence[Mapping[str, Any]]) -> list[R
     return [Row([*prompt, *completion], len(prompt), marks) for prompt, completion, marks in encoded]
 
 
-def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(indices), CHUNK):
-        yield indices[start : start + CHUNK]
-
-
 def answers_of(predictions: Sequence[Prediction], losses: Sequence[tuple[float, int]] | None, test: Test) -> Answers:
     """Predictions as they are measured; the losses of a case's rows are added up."""
     summed = None
@@ -158,24 +119,38 @@ class Judged:
     champion: Answers | None
     baselines: dict[str, Answers]
     proof: list[dict[str, Any]]
+    engine: dict[str, Any]
+    certificate: Certificate | None = None
+    scope: Scope | None = None
 
 
-def answers_of_all(model: Path, test: Test, train: Any, champion: Path | None, process: Process) -> Judged:
-    """Ask the model, the champion and the baselines, one after the other."""
-    predictor = Predictor.load(model)
+def answers_of_all(model: Path, test: Test, choosing: Test | None, train: Any, champion: Path | None, process: Process) -> Judged:
+    """Ask the model, the champion and the baselines, one after the other.
+
+    Args:
+        choosing: validation cases, when answers are to be accepted without a person.
+    """
+    predictor, certificate, accepted = Predictor.load(model), None, None
+    engine = choose(predictor, model, process.scoring.engine, proof_prompts(test))
     predictions = ask(predictor, test, lambda row: str(row["prompt"]))
     losses = losses_of(predictor, test)
     proof = answered(predictor, proof_prompts(test))
+    scope = learn_scope(process, (text_in(process, row) for row in train))
+    if choosing:
+        certificate, accepted = certify_answers(predictor, scope, choosing, test, predictions, lambda row: str(row["prompt"]), process)
     del predictor  # two models need not be in memory at once
     baselines = baseline_predictions(
         process.output.kind, sampled(train, process.sample.seed), test.rows.select([group[0] for group in test.members]), process
     )
     return Judged(
         predictions,
-        answers_of(predictions, losses, test),
-        champion_answers(champion, test, losses, process) if champion else None,
+        replace(answers_of(predictions, losses, test), accepted=accepted),
+        champion_answers(champion, test, choosing, losses, process) if champion else None,
         {name: Answers(outputs) for name, outputs in baselines.items()},
         proof,
+        engine,
+        certificate,
+        scope,
     )
 
 
@@ -186,13 +161,26 @@ def proof_prompts(test: Test) -> list[str]:
     return [str(test.rows[test.members[case][0]]["prompt"]) for case in chosen]
 
 
-def champion_answers(folder: Path, test: Test, ours: Sequence[tuple[float, int]], process: Process) -> Answers | None:
-    """What the champion says to the same records, asked in its own words; None when it gives another kind of output."""
+def champion_answers(
+    folder: Path, test: Test, choosing: Test | None, ours: Sequence[tuple[float, int]], process: Process
+) -> Answers | None:
+    """What the champion says to the same records, asked in its own words; None when it gives another kind of output.
+
+    What it may accept is certified anew, on the same records and terms as the model's: two rates are compared at one risk.
+    """
     champion = Predictor.load(folder)
     if champion.process.output.kind != process.output.kind:
         return None
-    predictions = ask(champion, test, lambda row: champion.prompt_of(json.loads(row["inputs"])))
-    return answers_of(predictions, champion_losses(champion, test, ours), test)
+
+    def prompt_of(row: Mapping[str, Any]) -> str:
+        return champion.prompt_of(json.loads(row["inputs"]))
+
+    predictions = ask(champion, test, prompt_of)
+    answers = answers_of(predictions, champion_losses(champion, test, ours), test)
+    if choosing is None:
+        return answers
+    _, accepted = certify_answers(champion, Scope.load(folder), choosing, test, predictions, prompt_of, process)
+    return replace(answers, accepted=accepted)
 
 
 def metrics_of(process: Process, test: Test, judged: Judged, version: str | None, counts: Mapping[str, int]) -> dict[str, Any]:
@@ -214,6 +202,7 @@ def metrics_of(process: Process, test: Test, judged: Judged, version: str | None
         "champion_version": version,
         "baselines": {name: found for name, (found, _) in baselines.items()},
         "baseline_slices": {name: found for name, (_, found) in baselines.items()},
+        "engine": judged.engine,
         "baseline_train_rows": min(counts["train"], TRAIN_ROWS),
         "reliability": [asdict(part) for part in reliability_of(kind, cases, judged.model)],
         "counts": dict(counts) | {"cases": len(cases)},
@@ -299,14 +288,15 @@ def write_evaluation(
 
     Args:
         model: model/.
-        samples: samples/ with test/, train/ and report.json.
+        samples: samples/ with test/, validation/, train/ and report.json.
         champion: folder of the published version to compare with, and its id; None when there is none.
 
     Returns:
         What metrics.json says.
     """
     test = cases_of(process, load_from_disk(str(samples / "test")))
-    judged = answers_of_all(model, test, load_from_disk(str(samples / "train")), champion, process)
+    choosing = choosing_cases(process, load_from_disk(str(samples / "validation"))) if process.automation else None
+    judged = answers_of_all(model, test, choosing, load_from_disk(str(samples / "train")), champion, process)
     metrics = metrics_of(process, test, judged, version, _counts(samples))
     pictures = plots_of(metrics, json.loads((model / "training.json").read_text(encoding="utf-8")))
     write_json(folder / "metrics.json", metrics)
@@ -316,7 +306,11 @@ def write_evaluation(
     (folder / "plots").mkdir()
     for name, picture in pictures.items():
         (folder / "plots" / name).write_bytes(picture.png)
-    page = report(process, metrics, list(pictures.values()), notes_of(metrics, process.output.kind))
+    notes = notes_of(metrics, process.output.kind)
+    if judged.certificate:
+        automation.keep(judged.certificate, judged.scope, folder)
+        notes = [*notes_on(process, judged.certificate), *notes]
+    page = report(process, metrics, list(pictures.values()), notes)
     (folder / "report.html").write_text(page, encoding="utf-8")
     return metrics
 
@@ -333,7 +327,7 @@ def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
-    for below in ("train/", "test/"):
+    for below in ("train/", "validation/", "test/"):
         fetch_folder(store, samples, folder, below)
     fetch_file(store, samples, "report.json", folder)
     return folder

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tasks.bases import is_own
 from tasks.metrics import states
 from tasks.process import Process
 from tasks.prompts import regions_of
@@ -40,7 +41,7 @@ def states_all(process: Process, inputs: Mapping[str, Any], text: str) -> bool:
 
 def tells_apart(process: Process, samples: Iterable[Any]) -> bool:
     """Whether whole and partial training texts are told apart: some are the one and some the other, and the vocabulary is one's own."""
-    if process.output.kind != "text" or process.finetuning.base != "scratch":
+    if process.output.kind != "text" or not is_own(process.finetuning.base):
         return False
     partial, count = 0, 0
     for sample in samples:

@@ -36,7 +36,7 @@ def monitoring_row(process: Process, values: Mapping[str, Any], prompt: str, pre
         path of each other value of the record that is no free input text. A number is a float, all else a string;
         what is missing has no key.
     """
-    text = _input_text(process, values) or prompt
+    text = input_text(process, values) or prompt
     own: Row = {"text": _safe(text[:TEXT_CHARACTERS])} if watches_texts(process) else {}
     own |= {
         "text_length": float(len(text)),
@@ -58,7 +58,7 @@ def is_free_text(process: Process, path: str) -> bool:
     return column is not None and column.type == "string" and column.values is None
 
 
-def _input_text(process: Process, values: Mapping[str, Any]) -> str:
+def input_text(process: Process, values: Mapping[str, Any]) -> str:
     """The cleaned inputs, one below the other."""
     found = (as_text(clean_value(process, lookup(values, path))) for path in process.input_columns)
     return "\n".join(text for text in found if text)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tasks.forms import Writing, read_value
 from tasks.process import OutputField
-from tasks.spans import Follows, Region, joined, required_spans, single, spans_of, trimmed
+from tasks.spans import Follows, Region, fields_of, joined, required_spans, single, spans_of, trimmed
 
 INTEGER, NUMBER = re.compile(r"[-0-9]+"), re.compile(r"[-0-9.]+")
 DAY = ("0123456789", "0123456789", "0123456789", "0123456789", "-", "01", "0123456789", "-", "0123", "0123456789")  # YYYY-MM-DD
@@ -30,6 +30,7 @@ class Filled:
 
     values: dict[str, Any] = field(default_factory=dict)
     log_probability: float = 0.0
+    sure: dict[str, float] = field(default_factory=dict)  # of each field, present or absent: how likely it is right, 0-1
 
 
 class Grammar:
@@ -68,6 +69,7 @@ class Guide:
         self.left = list(self.writing.form.written)
         self.name: str | None = None  # the field that is being written
         self.values: dict[str, list[list[int]]] = {}
+        self.chances: dict[str, float] = {}  # nats
 
     def allowed(self) -> Tensor:
         """The tokens that may come next, one or more."""
@@ -99,9 +101,11 @@ class Guide:
         more = declared.list and len(items) < self.writing.form.items[self.name or ""]
         return [self.writing.next, *([self.writing.also] if more else [])]
 
-    def take(self, token: int) -> None:
-        """Go on behind a token that was allowed."""
+    def take(self, token: int, log_probability: float = 0.0) -> None:
+        """Go on behind a token that was allowed, and how likely it was among those (nats)."""
         writing = self.writing
+        if self.name is not None:
+            self.chances[self.name] = self.chances.get(self.name, 0.0) + log_probability
         if self.name is None:
             self.name = self.left.pop(0) if self.left else None
             if self.name:
@@ -124,6 +128,10 @@ class Guide:
             if values:
                 found[name] = values if self.writing.fields[name].list else values[0]
         return found
+
+    def sure(self) -> dict[str, float]:
+        """How likely each field is all that was written of it."""
+        return {name: likelihood(chance) for name, chance in self.chances.items()}
 
     def _value(self, name: str, ids: list[int]) -> Any:
         if self.writing.form.how[name] == "chosen":
@@ -163,7 +171,16 @@ class Marker:
             values = [value for span in spans if (value := self._read(declared, prompt, tokens, span)) is not None]
             if values:
                 found.values[name] = values if declared.list else values[0]
+            found.sure[name] = self._sure(name, path, certain, shares)
         return found
+
+    def _sure(self, name: str, path: Sequence[int], certain: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
+        """How likely its least sure mark is right; of a field without a mark, how likely the likeliest token is not one."""
+        columns = [number for number, mark in enumerate(self.marks) if name in fields_of(mark)]
+        marked = [place for place, number in enumerate(path) if number in columns]
+        if marked:
+            return float(certain[marked].min())
+        return float(1 - shares[:, columns].sum(axis=1).max()) if len(shares) and columns else 1.0
 
     def _read(self, declared: OutputField, prompt: str, tokens: Sequence[Region], span: tuple[int, int]) -> Any:
         return read_value(declared, prompt[tokens[span[0]][0] : tokens[span[1]][1]])

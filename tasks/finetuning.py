@@ -56,10 +56,10 @@ def train_model(
     use_threads()
     contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(samples / "tokenizer")
-    read = tokenizer.convert_tokens_to_ids(READ) if contract.get("form", {}).get("marks") else None
+    read = read_token(contract, tokenizer)
     rows, validation = TokenRows(samples / "train", read), TokenRows(samples / "validation", read)
     _refuse_unfit(process, rows, validation, len(tokenizer))
-    counts = _counts(rows, len(tokenizer), contract)
+    counts = counts_of(rows, len(tokenizer), contract)
     settings = settle(process.finetuning, process.output.kind, counts)
     model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
     rework = _rework(process, contract, tokenizer, rows)
@@ -74,10 +74,15 @@ def train_model(
     return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
 
 
-def _counts(rows: TokenRows, vocabulary: int, contract: Mapping[str, Any]) -> Counts:
+def counts_of(rows: TokenRows, vocabulary: int, contract: Mapping[str, Any]) -> Counts:
     """What settles the size and the rest."""
     tokens, prompt_tokens = int(rows.lengths.sum()), int(rows.prompt_tokens.sum())
     return Counts(len(rows), tokens, prompt_tokens, vocabulary, len(contract["labels"]), Columns.read(contract.get("columns")).whole)
+
+
+def read_token(contract: Mapping[str, Any], tokenizer: Any) -> int | None:
+    """The token between two readings of a prompt, where prompts are read twice."""
+    return int(tokenizer.convert_tokens_to_ids(READ)) if contract.get("form", {}).get("marks") else None
 
 
 def _rework(process: Process, contract: Mapping[str, Any], tokenizer: Any, rows: TokenRows) -> Rework | None:
@@ -162,7 +167,7 @@ def _measures(progress: Progress, tokens_per_second: float) -> str:
     return f"loss {loss:.3f}{validation}  {tokens_per_second:,.0f} tokens/s"
 
 
-def _fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
+def fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
     """All of samples/ but the test split, which training must never see."""
     for below in ("train/", "validation/", "tokenizer/"):
         fetch_folder(store, samples, folder, below)
@@ -175,12 +180,13 @@ def finetune(samples: Artifact, run: Run) -> Artifact:
     """samples/ -> model/."""
     process = run.process
     settings = process.part(*SECTIONS) | {"base": base_digest(process.finetuning.base)}
+    del settings["finetuning"]["search"]
     prefix = f"{process.name}/checkpoints/{fingerprint_of(STAGE, [samples], settings)}"
     checkpoints = Checkpoints(open_store(), prefix, run.claim)
 
     def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
         with scratch() as folder:
-            facts = train_model(process, _fetch_samples(store, samples, folder / "samples"), folder / "model", checkpoints)
+            facts = train_model(process, fetch_samples(store, samples, folder / "samples"), folder / "model", checkpoints)
             return store_folder(store, folder / "model", prefix, **facts)
 
     model = once(run, STAGE, "model", [samples], settings, work)

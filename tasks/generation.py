@@ -3,9 +3,7 @@
 import inspect
 import json
 import math
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,50 +27,18 @@ from tasks.batching import (
 )
 from tasks.columns import Columns
 from tasks.declaration import parse_process
+from tasks.engines import Engine, Written, reopen
 from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, ordered
 from tasks.forms import Form, Writing
-from tasks.models import Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
+from tasks.models import LOADING, Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
+from tasks.predictions import Prediction as Prediction
 from tasks.process import Process
 from tasks.prompts import parse, prompt_of
 from tasks.tokenising import Encoder
 from tasks.vocabulary import as_written
 
 TOKENS_PER_BATCH = 8192  # with padding and with what is still to be written; more is no faster on a CPU
-LOADING = threading.Lock()  # transformers makes a model through torch's global state: a process loads one at a time
 DECIMALS = 6  # of a confidence: what is left of rounding when a prompt stands in another batch
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the model says to one prompt.
-
-    `confidence` is the probability of the label among all labels when labels are single tokens; of the whole completion
-    for spelled labels and fields; and the geometric mean over the tokens for text. `problem` is a code word when there
-    is no output: too_long, unknown_label, unparseable or unfinished.
-    """
-
-    output: Any | None
-    completion: str
-    confidence: float  # 0-1
-    problem: str | None
-    tokens: int  # of the prompt
-
-
-@dataclass(slots=True)
-class Written:
-    """Tokens written greedily, without the end; how likely each was, the end's too; and whether the end came."""
-
-    ids: list[int] = field(default_factory=list)
-    log_probabilities: list[float] = field(default_factory=list)
-    ended: bool = False
-
-    def take(self, token: int, log_probability: float, end: bool) -> None:
-        """Add one token."""
-        self.log_probabilities.append(log_probability)
-        if end:
-            self.ended = True
-        else:
-            self.ids.append(token)
 
 
 class Predictor:
@@ -90,6 +56,7 @@ class Predictor:
         self.writing = self.encoder.writing
         self._grammar = Grammar(self.writing, self.eos) if self.writing else None
         self._marker = Marker(self.writing) if self.writing else None
+        self.engine: Engine | None = None  # transformers
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -102,7 +69,9 @@ class Predictor:
         found = {name: _read(folder, name) for name in ("contract.json", "declaration.json")}
         process = parse_process(found["declaration.json"], str(folder / "declaration.json"))
         with LOADING:
-            return cls(process, load_model(folder), load_tokenizer(folder), found["contract.json"])
+            predictor = cls(process, load_model(folder), load_tokenizer(folder), found["contract.json"])
+        predictor.engine = reopen(predictor, folder)
+        return predictor
 
     def prompt_of(self, values: Mapping[str, Any]) -> str:
         """The prompt of a record's values, as in training."""
@@ -114,7 +83,8 @@ class Predictor:
         found: list[Prediction | None] = [None if len(row) <= self.longest_prompt else _too_long(len(row)) for row in rows]
         waiting = [index for index, prediction in enumerate(found) if prediction is None]
         extra, readings = 1 if self.label_ids else self.max_new_tokens, 2 if self.reads_twice else 1
-        for batch in by_length([readings * len(rows[index]) + extra for index in waiting], TOKENS_PER_BATCH):
+        lengths = [readings * len(rows[index]) + extra for index in waiting]
+        for batch in by_length(lengths, sum(lengths) if self.engine else TOKENS_PER_BATCH):  # an engine makes its own batches
             indices = [waiting[position] for position in batch]
             answers = self._answers([prompts[index] for index in indices], [rows[index] for index in indices])
             for index, prediction in zip(indices, answers, strict=True):
@@ -133,6 +103,16 @@ class Predictor:
         return tuned if held is None else min(tuned, held - (0 if self.label_ids else self.max_new_tokens))
 
     @property
+    def decoding(self) -> str:
+        """What, beside the model and the prompt, decides an answer; to be raised when answers of one model change."""
+        return "greedy 1"
+
+    @property
+    def writes_freely(self) -> bool:
+        """Whether completions are written token by token, each the likeliest of all."""
+        return not self.label_ids and self.writing is None
+
+    @property
     def reads_twice(self) -> bool:
         """Whether the model reads each prompt a second time, to mark values in it."""
         return self.writing is not None and bool(self.writing.form.marked)
@@ -144,7 +124,7 @@ class Predictor:
         if self.writing:
             yield from self._forms(prompts, rows, self.writing)
             return
-        for row, written in zip(rows, self.write(rows), strict=True):
+        for row, written in zip(rows, self.engine.write(rows) if self.engine else self.write(rows), strict=True):
             yield self._read_answer(len(row), written)
 
     @torch.inference_mode()
@@ -165,9 +145,12 @@ class Predictor:
         for row, *parts in zip(rows, marked, written, strict=True):
             output = ordered(writing, *(part.values for part in parts))
             sure = round(likelihood(*(part.log_probability for part in parts)), DECIMALS)
+            each = {name: round(chance, DECIMALS) for part in parts for name, chance in part.sure.items()}
             completion = json.dumps(output, ensure_ascii=False)
             lacking = missing(writing, output)
-            yield Prediction(None if lacking else output, completion, sure, "unparseable" if lacking else None, len(row))
+            yield Prediction(
+                None if lacking else output, completion, sure, "unparseable" if lacking else None, len(row), ordered(writing, each)
+            )
 
     @torch.inference_mode()
     def _marked(self, prompts: Sequence[str], rows: Sequence[list[int]], writing: Writing) -> list[Filled]:
@@ -194,13 +177,13 @@ class Predictor:
             begun = [read_twice(row, prompt, writing.read) for row, prompt in zip(begun, twice, strict=True)]
         guides = [Guide(self._grammar) for _ in rows]
         found = self.write(begun, guides, twice)
-        return [Filled(guide.output(), math.fsum(each.log_probabilities)) for guide, each in zip(guides, found, strict=True)]
+        return [Filled(guide.output(), math.fsum(each.log_probabilities), guide.sure()) for guide, each in zip(guides, found, strict=True)]
 
     def _read_answer(self, prompt_tokens: int, written: Written) -> Prediction:
         """What a written completion states."""
         completion = self.tokens.decode(written.ids, skip_special_tokens=True)
         kind, total = self.process.output.kind, math.fsum(written.log_probabilities)
-        likelihood = math.exp(total / len(written.log_probabilities) if kind == "text" else total)
+        likelihood = math.exp(total / written.count if kind == "text" else total)
         output, problem = self._state(completion, written.ended)
         return Prediction(output, completion, round(min(1.0, likelihood), DECIMALS), problem, prompt_tokens)
 
@@ -265,8 +248,9 @@ def _guided(shares: Tensor, guides: Sequence[Guide]) -> tuple[Tensor, Tensor]:
         allowed = guide.allowed()
         among = row[allowed]
         best = int(among.argmax())
-        guide.take(int(allowed[best]))
-        found.append((float(among[best] - among.logsumexp(0)), int(allowed[best])))
+        chance = float(among[best] - among.logsumexp(0))
+        guide.take(int(allowed[best]), chance)
+        found.append((chance, int(allowed[best])))
     chances, tokens = zip(*found, strict=True)
     return torch.tensor(chances), torch.tensor(tokens, device=shares.device)
 

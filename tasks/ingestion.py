@@ -1,4 +1,4 @@
-"""Ingestion: the declared files and the labelled files of inbox/ -> raw/records.jsonl, raw/rejected.jsonl and raw/report.json."""
+"""Ingestion: declared files, labelled files of inbox/, and reviews/ -> raw/records.jsonl, raw/rejected.jsonl and raw/report.json."""
 
 import logging
 import shutil
@@ -17,6 +17,7 @@ from tasks.ledger import settled_inbox
 from tasks.process import Process
 from tasks.readers import Reader, is_labelled
 from tasks.records import Record, to_line
+from tasks.reviewing import write_labelled
 from tasks.runs import Run, once
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,12 @@ def declared_sources(process: Process) -> list[Source]:
     if missing := [str(source.path) for source in sources if not source.path.is_file()]:
         raise FileNotFoundError(f"{process.name}: no such file: {', '.join(missing)}; see records in process.yaml")
     return sources
+
+
+def reviewed_sources(process: Process, store: Store, folder: Path) -> list[Source]:
+    """What people have reviewed, as labelled files with their split: gold is only measured with, the rest only trained on."""
+    written = write_labelled(store, process, folder)
+    return [Source(path, f"reviewed/{path.name}", split) for split, path in written.items()]
 
 
 def copy_inbox(process: Process, store: Store, folder: Path) -> tuple[list[Source], list[LeftOut]]:
@@ -137,11 +144,11 @@ def _lines_of(folder: Path) -> Iterator[Targets]:
 
 @task(task_run_name="ingest-{run.process.name}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[1, 10])
 def ingest(run: Run) -> Artifact:
-    """The declared sources and inbox/ -> raw/."""
+    """The declared sources, reviews/ and inbox/ -> raw/."""
     process, store = run.process, open_store()
     with scratch() as folder:
         inbox, left = copy_inbox(process, store, folder / "inbox") if process.records.inbox else ([], [])
-        sources = declared_sources(process)
+        sources = [*declared_sources(process), *reviewed_sources(process, store, folder / "reviewed")]
 
         def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
             report = read_all(process, sources, folder / "out", inbox)

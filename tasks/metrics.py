@@ -13,14 +13,15 @@ from typing import Any
 from tasks.cleaning import fold
 from tasks.records import as_text
 
+AUTOMATED = ("straight_through_rate", "accepted_error")  # shares of test records that had no part in choosing a threshold
 MAIN = {
-    "label": ("accuracy", "macro_f1", "auc", "ece", "answered", "perplexity"),
-    "fields": ("field_f1", "field_precision", "field_recall", "exact_match", "ece", "answered", "perplexity"),
-    "text": ("chrf", "bleu", "facts_stated", "exact_match", "answered", "perplexity"),
+    "label": ("accuracy", *AUTOMATED, "macro_f1", "auc", "ece", "answered", "perplexity"),
+    "fields": ("field_f1", *AUTOMATED, "field_precision", "field_recall", "exact_match", "ece", "answered", "perplexity"),
+    "text": ("chrf", *AUTOMATED, "bleu", "facts_stated", "exact_match", "answered", "perplexity"),
 }
 EACH = {"label": "f1.", "fields": "field_f1."}  # the beginning of one more for each label or field
-LOWER_IS_BETTER = frozenset({"perplexity", "ece"})
-MODELS_ONLY = frozenset({"perplexity", "ece", "auc"})  # these need probabilities, which no baseline gives
+LOWER_IS_BETTER = frozenset({"perplexity", "ece", "accepted_error"})
+MODELS_ONLY = frozenset({"perplexity", "ece", "auc", *AUTOMATED})  # these need probabilities, which no baseline gives
 
 NO_ANSWER = "(none)"
 OTHER = "(other)"
@@ -50,14 +51,16 @@ class Answers:
     outputs: Sequence[Any | None]
     confidences: Sequence[float] | None = None  # 0-1
     losses: Sequence[tuple[float, int]] | None = None  # nats of the right completion, and its tokens
+    accepted: Sequence[bool | None] | None = None  # without a person; None for a case that chose thresholds
 
     def of(self, indices: Sequence[int]) -> "Answers":
         """The answers to some of the cases."""
-        confidences, losses = self.confidences, self.losses
+        confidences, losses, accepted = self.confidences, self.losses, self.accepted
         return Answers(
             [self.outputs[index] for index in indices],
             None if confidences is None else [confidences[index] for index in indices],
             None if losses is None else [losses[index] for index in indices],
+            None if accepted is None else [accepted[index] for index in indices],
         )
 
 
@@ -99,7 +102,26 @@ def measure(kind: str, cases: Sequence[Case], answers: Answers, tokenizer: str =
         found |= text_measures(cases, answers.outputs, tokenizer)
     if kind != "text" and answers.confidences is not None:  # a text's confidence is a mean over its tokens, no chance of being right
         found["ece"] = calibration_error(reliability(answers.confidences, correct(kind, cases, answers.outputs)))
+    if answers.accepted is not None:
+        found |= automation_measures(kind, cases, answers.outputs, answers.accepted)
     return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def automation_measures(
+    kind: str, cases: Sequence[Case], outputs: Sequence[Any | None], accepted: Sequence[bool | None]
+) -> dict[str, float | None]:
+    """How many of the measured cases no person has to look at, and how many of those are wrong."""
+    measured = [index for index, taken in enumerate(accepted) if taken is not None]
+    through = [index for index in measured if accepted[index]]
+    wrong = sum(not acceptable(kind, cases[index], outputs[index]) for index in through)
+    return {"straight_through_rate": ratio(len(through), len(measured)), "accepted_error": ratio(wrong, len(through))}
+
+
+def acceptable(kind: str, case: Case, output: Any | None) -> bool:
+    """Whether a business may act on an answer: it is wholly right; or a text that states all its facts, in whatever words."""
+    if kind == "text":
+        return output is not None and all(states(str(output), fact) for fact in case.facts)
+    return correct(kind, [case], [output])[0]
 
 
 def correct(kind: str, cases: Sequence[Case], outputs: Sequence[Any | None]) -> list[bool]:

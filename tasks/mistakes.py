@@ -7,13 +7,18 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from pydantic import ValidationError
+
 from tasks.arguments import mistakes_in
 from tasks.cleaning import CLEANERS, alike, fold
 from tasks.expectations import column_of, computed_names
 from tasks.features import watched_columns, watched_paths
-from tasks.metrics import EACH, MODELS_ONLY, NO_ANSWER, measures
-from tasks.process import Process, Rule, placeholders
+from tasks.metrics import AUTOMATED, EACH, MODELS_ONLY, NO_ANSWER, measures
+from tasks.process import Finetuning, Process, Rule, placeholders
 from tasks.records import as_text
+from tasks.results import OWN as RESULT_COLUMNS
+from tasks.results import output_columns as result_columns
+from tasks.spaces import Choices
 from tasks.vocabulary import too_small
 
 
@@ -21,10 +26,13 @@ def mistakes_of(process: Process) -> Iterator[str]:
     """Everything that no single section can see, each with the place to mend."""
     yield from _in_sample(process)
     yield from _in_output(process)
+    yield from _in_automation(process)
     for place, rule in enumerate(process.gate.rules):
         for mistake in (*_in_metric(process, rule), *_in_slice(process, rule)):
             yield f"gate.rules.{place}: {mistake}"
     yield from _in_drift(process)
+    yield from _in_batch(process)
+    yield from _in_search(process)
     for path in sorted(computed_names(process.columns).intersection((process.records.key, *process.columns))):
         yield f"{path!r} is what validation calls a column of its own; give it another name"
     columns = {process.records.key: None} | {path: column_of(process, path) for path in process.columns}
@@ -66,6 +74,11 @@ def _in_output(process: Process) -> Iterator[str]:
             yield f"output.facts names {path!r}, which is not a column"
 
 
+def _in_automation(process: Process) -> Iterator[str]:
+    if process.automation and process.output.kind == "text" and not process.output.facts:
+        yield "automation of a text needs output.facts: without them nobody can tell whether a text may go out"
+
+
 def _in_labels(process: Process) -> Iterator[str]:
     """Labels that nobody could tell apart, that no completion could state, or that are too many for the vocabulary."""
     where = "output.labels" if process.output.labels is not None else f"records.columns.{process.output.label}.values"
@@ -89,6 +102,8 @@ def _in_metric(process: Process, rule: Rule) -> Iterator[str]:
     kind, parts = process.output.kind, _parts(process)
     if rule.metric not in measures(kind, parts or ()) and not (parts is None and rule.metric.startswith(EACH[kind])):
         yield f"metric {rule.metric!r} is none of {kind}; {_meant(rule.metric, measures(kind, parts or ()))}"
+    elif rule.metric in AUTOMATED and process.automation is None:
+        yield f"{rule.metric} needs automation: declare max_error there"
     elif "baseline" in rule.bound[0] and rule.metric in MODELS_ONLY:
         yield f"no baseline has {rule.metric}; set a bound from a constant or from the champion"
 
@@ -125,6 +140,23 @@ def _in_drift(process: Process) -> Iterator[str]:
         known = name in (output.label, output.text, output.within) or any(_holds(name, column) for column in there)
         if not known and not any(_holds(path, name) for path in objects):
             yield f"drift.columns names {name!r}, which is not watched; {_meant(name, there)}"
+
+
+def _in_batch(process: Process) -> Iterator[str]:
+    """Outputs that have the name of a column which every table of results has."""
+    taken = [name for name in result_columns(process) if name.casefold() in RESULT_COLUMNS]
+    if process.batch.sink and taken:
+        yield f"batch.sink: {', '.join(taken)} is what every table of results has for itself; give the output another name"
+
+
+def _in_search(process: Process) -> Iterator[str]:
+    """Ends of ranges, and choices, that the setting itself could not be."""
+    for name, part in (process.finetuning.search.space or {}).items():
+        for value in part.choices if isinstance(part, Choices) else (part.low, part.high):
+            try:
+                Finetuning.model_validate({name: value})
+            except ValidationError as error:
+                yield f"finetuning.search.space.{name}: {value}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
 
 
 def _has_parts(process: Process, path: str) -> bool:

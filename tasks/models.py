@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from transformers.utils import logging as library_logging
 
 from tasks.artifacts import file_digest, write_json
+from tasks.bases import SCRATCH, base_folder, unopened
 from tasks.tuning import Lora, Settled
-from tasks.vocabulary import base_folder
+from tasks.vocabulary import base_tokenizer
 
 Gpt = Any  # a transformers PreTrainedModel with a language-model head; its own annotations do not hold under strict typing
 
-SCRATCH = "scratch"
+LOADING = threading.Lock()  # transformers makes a model through torch's global state: a process loads one at a time
 BF16_PARAMETERS = 1_000_000  # below, the casts cost more than they save
 PROBE_TOKENS = 8
 
@@ -62,9 +64,12 @@ def build_model(settings: Settled, tokenizer: Any, positions: int) -> Gpt:
         if settings.base == SCRATCH:
             return _from_scratch(settings, tokenizer, positions)
         model = _from_base(settings)
-        if len(tokenizer) > (known := model.get_input_embeddings().weight.shape[0]):
+        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        return _with_lora(model, settings.lora, len(tokenizer) > known) if settings.lora else model
+        for known in (model.config, model.generation_config):  # where whoever else lets the model write will stop
+            known.eos_token_id = tokenizer.eos_token_id
+        new_tokens = len(tokenizer) > base_tokenizer(settings.base, settings.revision).get_vocab_size()
+        return _with_lora(model, settings.lora, new_tokens) if settings.lora else model
 
 
 def _from_scratch(settings: Settled, tokenizer: Any, positions: int) -> Gpt:
@@ -81,9 +86,12 @@ def _from_base(settings: Settled) -> Gpt:
         model: Gpt = AutoModelForCausalLM.from_pretrained(
             base_folder(settings.base) or settings.base, revision=settings.revision or "main", **options
         )
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"finetuning.base {settings.base!r} has no model in safetensors that can be opened: {reason}") from None
+    except (OSError, ValueError) as error:
+        raise unopened(settings.base, "model in safetensors", error) from None
+    if looks_ahead(model):
+        raise ValueError(
+            f"finetuning.base {settings.base!r} reads a text from both sides, so it cannot learn to write; choose another base"
+        )
     longest = positions_of(model)
     if longest is not None and settings.max_length > longest:
         raise ValueError(f"finetuning.max_length is {settings.max_length} tokens, {settings.base} holds {longest}; lower max_length")
@@ -150,7 +158,7 @@ def save_model(model: Any, folder: Path, merged: bool = True) -> None:
     elif merged:
         model.merge_and_unload().save_pretrained(folder)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, save_embedding_layers=False)  # they stand beside it, new rows too
         (folder / "README.md").unlink(missing_ok=True)
         adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         write_json(folder / "adapter_config.json", adapter | {"base_model_name_or_path": None})  # it stands in the same folder
@@ -161,6 +169,17 @@ def positions_of(model: Gpt) -> int | None:
     """How many tokens the model can hold; None when its positions have no end."""
     found = getattr(model.config, "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
+
+
+def looks_ahead(model: Gpt) -> bool:
+    """Whether a token changes what the model says before it."""
+    ids = torch.arange(PROBE_TOKENS)[None] % model.get_input_embeddings().weight.shape[0]
+    other = ids.clone()
+    other[0, -1] = 0
+    with torch.no_grad():
+        model.eval()
+        first, second = (model(each, use_cache=False).logits[0, :-1] for each in (ids, other))
+    return not torch.allclose(first, second, atol=1e-4, rtol=1e-4, equal_nan=True)
 
 
 def has_plain_head(model: Gpt) -> bool:

@@ -21,6 +21,7 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, file_digest, scratch, store_folder, write_json
+from tasks.bases import base_folder
 from tasks.cleaning import alike, fold
 from tasks.duplicates import Wording, band_keys, digest, exact_twins, near_twins, wording
 from tasks.process import Process
@@ -40,7 +41,6 @@ from tasks.tokenising import (
     tokenise,
     write_dataset,
 )
-from tasks.vocabulary import base_folder
 
 logger = logging.getLogger(__name__)
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal
 from tokenizers import Tokenizer
 
 from tasks import expectations
+from tasks.bases import base_folder
 from tasks.cleaning import alike
 from tasks.process import Process
 from tasks.prompts import completion_of, output_of, prompt_of
 from tasks.readers import Reader
 from tasks.records import Record, Rejected
 from tasks.repairs import repair
-from tasks.vocabulary import EOS, base_folder, base_tokenizer, completion_ids, train_vocabulary
+from tasks.vocabulary import EOS, base_tokenizer, completion_ids, train_vocabulary
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.terms import Declared, Gate, Keep, Notify
+from tasks.bases import is_own
+from tasks.terms import Automation, Batches, Declared, Gate, Keep, Notify, Review, Scoring
 from tasks.terms import Rule as Rule
 from tasks.tuning import SEEDS
 from tasks.tuning import Finetuning as Finetuning
@@ -179,8 +180,8 @@ class Sample(Declared):
     test_share: float = Field(0.2, gt=0, lt=1)
     seed: int = Field(7, ge=0, lt=SEEDS)
     vocabulary_size: int = Field(3072, ge=300)
-    label_tokens: bool | None = None  # each label one token; by default only when the base is scratch
-    field_tokens: bool | None = None  # fields as tokens and marks on the prompt, not as JSON; by default only when the base is scratch
+    label_tokens: bool | None = None  # each label one token; by default only when the base is scratch or store:
+    field_tokens: bool | None = None  # fields as tokens and marks on the prompt, not as JSON; by default likewise
 
 
 class Publishing(Declared):
@@ -252,8 +253,12 @@ class Process(Declared):
     output: Output
     finetuning: Finetuning = Finetuning()
     gate: Gate
+    automation: Automation | None = None  # without it every answer is accepted
     publishing: Publishing = Publishing()
+    review: Review = Review()
+    scoring: Scoring = Scoring()
     drift: Drift = Drift()
+    batch: Batches = Batches()
     arrivals: Arrivals = Arrivals()
     schedules: Schedules = Schedules()
     keep: Keep = Keep()
@@ -327,13 +332,13 @@ class Process(Declared):
     def label_tokens(self) -> bool:
         """Whether each label is one token."""
         given = self.sample.label_tokens
-        return self.output.kind == "label" and (self.finetuning.base == "scratch" if given is None else given)
+        return self.output.kind == "label" and (is_own(self.finetuning.base) if given is None else given)
 
     @property
     def field_tokens(self) -> bool:
         """Whether fields are filled in by tokens of their own and by marks on the prompt."""
         given = self.sample.field_tokens
-        return self.output.kind == "fields" and (self.finetuning.base == "scratch" if given is None else given)
+        return self.output.kind == "fields" and (is_own(self.finetuning.base) if given is None else given)
 
     @property
     def labels(self) -> tuple[str, ...] | None:

@@ -17,7 +17,8 @@ from infra.store import MissingObject, Store, open_store
 from tasks import claims, runs
 from tasks.aliases import Alias, challenge, champion_of, move_alias
 from tasks.approvals import Standing, ask, request_for
-from tasks.artifacts import Artifact, fetch_file, fetch_folder, json_bytes, read_json, scratch
+from tasks.artifacts import Artifact, fetch_file, fetch_folder, json_bytes, listing_of, read_json, scratch
+from tasks.automation import FILES as AUTOMATION
 from tasks.decisions import complete_decided
 from tasks.gate import Verdict
 from tasks.manifests import Evidence, read_manifest
@@ -29,6 +30,7 @@ from tasks.shards import INDEX, shards_of
 logger = logging.getLogger(__name__)
 
 NOTHING = Evidence(key="none", sha256="0" * 64)
+EVIDENCE = ("metrics.json", "reference.jsonl", *AUTOMATION)  # files of the evaluation that belong to a version; the last ones may lack
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")  # loading these may run code
 
 
@@ -61,7 +63,8 @@ def lay_out(model: Path, evaluation: Path, verdict: Verdict, run: Run) -> dict[s
     if wrong:
         raise ValueError(f"{run.process.name}: {', '.join(wrong)} cannot be published; a model is safetensors, JSON and text in one folder")
     files = {path.name: Spans.of(path) for path in others}
-    files |= {name: Spans.of(evaluation / name) for name in ("metrics.json", "reference.jsonl")}
+    kept = [name for name in EVIDENCE if (evaluation / name).is_file()]
+    files |= {name: Spans.of(evaluation / name) for name in kept}
     files |= {"declaration.json": _declaration(run), "verdict.json": Spans((json_bytes(verdict.model_dump(mode="json")),))}
     return files | shards_of(model, run.process.publishing.shard_bytes)
 
@@ -191,7 +194,8 @@ def _publish_now(store: Store, model: Artifact, evaluation: Artifact, verdict: V
     """Fetch a model and what proves it, publish them as a version, and return its name."""
     with scratch() as folder:
         fetch_folder(store, model, folder / "model")
-        for file in ("metrics.json", "reference.jsonl"):
+        there = listing_of(store, evaluation)
+        for file in (name for name in EVIDENCE if name in there):
             fetch_file(store, evaluation, file, folder / "evaluation")
         manifest = publish_version(
             store,

@@ -40,7 +40,7 @@ class Reader:
     Args:
         path: the file.
         name: how people know it, such as its key in the store.
-        split: "validation" or "test" when the file is declared as such.
+        split: "train", "validation" or "test" when the file is declared as such.
         labelled: whether the columns of the output must be there.
 
     Raises, while it is read:
@@ -95,7 +95,7 @@ class Reader:
             known = "".join(f", {name}" for name in alike([doubled], process))
             raise ValueError(f"{self.name}: columns {places} have one name{known}; give each its own in the first row")
         needed = {**process.input_columns, **(process.output_columns if self.labelled else {})}
-        missing = [path for path, column in needed.items() if not column.optional and not _stands_in(header, path)]
+        missing = [path for path, column in needed.items() if not column.optional and not stands_in(header, path)]
         if missing:
             remedy = "" if alike(header, process) else "; the first row must hold their names"
             raise ValueError(f"{self.name}: no column {', '.join(missing)}; {columns_told(header, process)}{remedy}")
@@ -164,7 +164,7 @@ def _spelling(name: str) -> str:
     return "".join(name.split()).casefold()
 
 
-def _stands_in(header: Sequence[str], path: str) -> bool:
+def stands_in(header: Sequence[str], path: str) -> bool:
     """Whether a table's columns hold a path: itself, an object that it is in, or its own parts."""
     return any(name == path or path.startswith(f"{name}.") or name.startswith(f"{path}.") for name in header)
 

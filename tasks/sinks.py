@@ -38,15 +38,19 @@ class DeadLetter:
 
     record_id: str
     line: int
-    stage: str  # reading, inputs or prediction
+    stage: str  # reading, inputs, prediction or writing
+    code: str  # one of tasks.reasons
     reason: str  # words without values
+    attempt: int  # how often it was asked about, this time included
+    source: str  # the file's name or key, with the digest of its bytes: together with the line, where the record came from
+    source_sha256: str
     content: str  # the line as it came, or the record's values as JSON
 
 
 Write = Callable[[Sequence[Any]], None]
 
 
-def as_dict(row: Predicted | DeadLetter) -> dict[str, Any]:
+def as_dict(row: Any) -> dict[str, Any]:
     """The row by column name; dataclasses.asdict would copy every value in it."""
     return {name: getattr(row, name) for name in row.__slots__}
 

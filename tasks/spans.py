@@ -15,6 +15,11 @@ Mark = tuple[str, ...]  # sorted; () for a token of no value
 BEGIN, INSIDE = "B:", "I:"
 
 
+def fields_of(mark: Mark) -> set[str]:
+    """The fields of whose values a token with this mark is a part."""
+    return {name[2:] for name in mark}
+
+
 def trimmed(text: str, offsets: Sequence[Region]) -> list[Region]:
     """Each token's characters without the blanks around them; tokens of blanks alone are empty."""
     found = []
@@ -112,7 +117,7 @@ class Follows:
     """Which mark may stand after which: a value goes on only where it has begun, and neither begins nor ends within a word."""
 
     def __init__(self, marks: Sequence[Mark]) -> None:
-        fields = [{name[2:] for name in mark} for mark in marks]
+        fields = [fields_of(mark) for mark in marks]
         inside = [{name[2:] for name in mark if name.startswith(INSIDE)} for mark in marks]
         self._between = _penalty([[after <= before for after in inside] for before in fields])
         pairs = list(zip(fields, inside, strict=True))

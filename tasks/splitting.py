@@ -24,7 +24,7 @@ def side_of(process: Process, declared: str, key: str) -> int:
     """The side of a record: that of its file when the file is declared as one, else drawn.
 
     Args:
-        declared: "validation", "test", or "" for a record of the source.
+        declared: "train", "validation" or "test" where a person or a fixed file says so, or "" for a record of the source.
         key: its group, or its folded prompt.
     """
     if declared:

@@ -120,3 +120,73 @@ class Keep(Declared):
     batches_days: int = Field(365, ge=1)  # predictions and drift reports
     ledger_days: int = Field(365, ge=1)  # entries of inbox files that are gone
     versions: int = Field(20, ge=1)  # the newest ones, beside those that an alias names
+
+
+class Automation(Declared):
+    """How often an answer that is accepted without a person may be wrong; from which confidence on this holds is found at evaluation."""
+
+    max_error: float = Field(gt=0, lt=1)  # of the accepted records
+    confidence: float = Field(0.95, ge=0.5, lt=1)  # that it holds, for records like those of the test split
+    calibration_share: float = Field(0.5, gt=0, lt=1)  # of the test split chooses the thresholds; the rest measures what they give
+    out_of_scope: float | None = Field(0.01, gt=0, le=0.5)  # share of held-out records that may pass for strange; null: nothing does
+
+
+class Review(Declared):
+    """Where the records go that a person has looked at: the first ones measure models, the later ones teach them."""
+
+    gold: int = Field(200, ge=0)  # records of the test split, by text; beyond that they are trained on
+
+
+class SourceTable(Declared):
+    """A SQL table or view whose rows are records. `database` is the NAME of an environment variable that holds its URL: a secret."""
+
+    database: str
+    table: str = Field(min_length=1)  # or schema.table
+    key: tuple[str, ...] = Field(("id",), min_length=1)  # columns that tell rows apart; read in their order
+
+    @field_validator("database")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        return a_variable(name)
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _short_form(cls, key: Any) -> Any:
+        return [key] if isinstance(key, str) else key
+
+
+class SinkTable(Declared):
+    """A SQL table that holds a row for each record that got an output; made when it is not there."""
+
+    database: str
+    table: str = Field(min_length=1)  # or schema.table
+
+    @field_validator("database")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        return a_variable(name)
+
+
+class Batches(Declared):
+    """What a batch job reads and writes beside files, and when it gives up."""
+
+    source: SourceTable | None = None  # scored by every run, beside the inbox
+    sink: SinkTable | None = None
+    max_dead: float = Field(0.1, gt=0, le=1)  # share of dead letters from which on a batch is stopped
+
+
+def a_variable(name: str) -> str:
+    """The name of an environment variable; what was written is not repeated, for it may be a URL with a password.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not VARIABLE.fullmatch(name):
+        raise ValueError("expected the name of an environment variable, such as ORDERS_DATABASE; its URL belongs into the environment")
+    return name
+
+
+class Scoring(Declared):
+    """What writes answers that are written token by token; it is checked when a model is evaluated, and the version keeps it."""
+
+    engine: Literal["auto", "transformers", "ctranslate2"] = "auto"  # auto: CTranslate2 where it gives the very same answers

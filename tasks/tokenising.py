@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from tasks.bases import base_folder, refuse_unknown, unopened
 from tasks.cleaning import fold
 from tasks.columns import Columns, Parts, learn_columns
 from tasks.duplicates import digest
@@ -20,7 +21,7 @@ from tasks.forms import Form, Writing, learn_form
 from tasks.process import Process
 from tasks.prompts import LABEL_TOKEN
 from tasks.records import as_text, lookup
-from tasks.vocabulary import EOS, as_written, base_folder, completion_ids, train_vocabulary
+from tasks.vocabulary import EOS, as_written, completion_ids, train_vocabulary
 
 BATCH = 1000  # samples tokenised or written at a time
 
@@ -44,33 +45,39 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
     Special tokens in a text are read as plain text (`split_special_tokens`): no customer can write a label or an end.
 
     Raises:
-        ValueError: the vocabulary is too small for the labels, or the base's tokenizer cannot be had or has no end.
+        ValueError: the vocabulary is too small for the labels, or the base or its tokenizer cannot be had.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
     special = [LABEL_TOKEN.format(label) for label in labels] if process.label_tokens else []
     settings = process.finetuning
     if settings.base == "scratch":
-        trained = train_vocabulary(texts, process.sample.vocabulary_size, special, characters=process.field_tokens)
-        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-            tokenizer_object=trained,
-            eos_token=EOS,
-            pad_token=EOS,
-            unk_token=EOS,  # never used, as every byte is a token; CTranslate2 dies without one
-            split_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
+        return own_tokenizer(texts, process.sample.vocabulary_size, special, process.field_tokens)
     options: dict[str, Any] = {"revision": settings.revision or "main", "trust_remote_code": False, "split_special_tokens": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_folder(settings.base) or settings.base, **options)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"finetuning.base {settings.base!r} has no tokenizer that can be opened: {reason}") from None
+    except (OSError, ValueError) as error:
+        raise unopened(settings.base, "tokenizer", error) from None
+    refuse_unknown(settings.base, settings.revision)
     if tokenizer.eos_token is None:
-        raise ValueError(f"finetuning.base {settings.base!r}: its tokenizer has no end-of-text token, so completions could not end")
+        tokenizer.add_special_tokens({"eos_token": EOS})
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer
+
+
+def own_tokenizer(texts: Iterable[str], size: int, special: Sequence[str], characters: bool) -> Any:
+    """A tokenizer trained on texts; see `train_vocabulary`."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=train_vocabulary(texts, size, special, characters=characters),
+        eos_token=EOS,
+        pad_token=EOS,
+        unk_token=EOS,  # never used, as every byte is a token; CTranslate2 dies without one
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from tasks.spaces import Search
 from tasks.terms import Declared
 
 SEEDS = 2**32  # NumPy takes no larger one
@@ -36,7 +37,7 @@ class Lora(Declared):
 class Finetuning(Declared):
     """How the model is tuned, in the words of TrainingArguments where they exist; what is not given is settled by `tasks.budget`."""
 
-    base: str = Field("scratch", min_length=1)  # or a hub id, or a folder
+    base: str = Field("scratch", min_length=1)  # or a hub id, a folder, or store:<name> of what was published here
     revision: str | None = None
     size: Size | None = None
     lora: Lora | None = None
@@ -59,6 +60,7 @@ class Finetuning(Declared):
     evaluations: int = Field(8, ge=1)  # times the validation loss is taken in a run
     early_stopping_patience: int | None = Field(3, ge=1)  # evaluations without a better loss
     seed: int = Field(7, ge=0, lt=SEEDS)
+    search: Search = Search()
 
     @model_validator(mode="after")
     def _has_a_base_to_adapt(self) -> Self:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 50_000
 CHUNK_CHARACTERS = 64 * 2**20  # a chunk ends earlier where texts are long
 PROVISIONAL_PROMPTS = 20_000  # from which a vocabulary is learned to count tokens with, where the base has none yet
-KEEP_FIRST = {"test": 0, "validation": 1, "": 2}  # of two equal records the one of a fixed split stays
+KEEP_FIRST = {"test": 0, "validation": 1, "train": 2, "": 2}  # of two equal records the one of a fixed split stays
 DUPLICATE = "the record is the only one of its kind"
 CONFLICT = "the id stands for one record"
 

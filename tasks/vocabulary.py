@@ -5,11 +5,11 @@ Digits stand alone, one token each. An amount of money is then spelled alike whe
 skill for all numbers, and no number is a rare token.
 """
 
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tasks.bases import base_folder
 
 EOS = "<|endoftext|>"
 SMALLEST = 256  # tokens: every byte
@@ -53,22 +53,6 @@ def too_small(size: int, labels: int) -> str | None:
     needed = SMALLEST + 1 + labels
     reason = f"{SMALLEST} bytes, the end of the text and {labels} labels need {needed} or more"
     return f"sample.vocabulary_size is {size}; {reason}" if size < needed else None
-
-
-def base_folder(base: str) -> Path | None:
-    """The folder of a base that is one; None for scratch and for the id of a model on the hub, such as gpt2 or org/name.
-
-    Raises:
-        ValueError: it is written as a path, and no folder is there.
-    """
-    if base == "scratch":
-        return None
-    folder = os.path.expanduser(base)  # noqa: PTH111 - a home that is not there stays as it is written
-    if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-        return Path(folder)
-    if base.startswith(("/", "~", ".")) or base.count("/") > 1:
-        raise ValueError(f"finetuning.base is {base!r}, and there is no such folder; save the base model there, or name one of the hub")
-    return None
 
 
 def base_tokenizer(base: str, revision: str | None = None) -> Tokenizer:

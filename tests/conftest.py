@@ -6,13 +6,15 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from infra import postgres as postgres_server
 from infra.bucket import MinioStore
 from infra.connection import connect
+from infra.database import sqlite_url
 from infra.minio import environment_of, find_server, make_bucket, running
 from infra.settings import Settings
 from infra.store import LocalStore, Store
@@ -67,6 +69,44 @@ def safe_minio(minio_program: Path) -> Iterator[Settings]:
                 patch.delenv(name)
             server = stack.enter_context(running(tls=True, kms=True))
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server: the one the environment names, else one of the session's own; in CI it is never left out."""
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(postgres_server.running())
+        except FileNotFoundError as error:
+            if CI:
+                raise
+            pytest.skip(str(error))
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database of each kind in turn; it is also the ledger's that the environment names."""
+    with ExitStack() as stack:
+        url = stack.enter_context(new_database(request.getfixturevalue("postgres"))) if request.param == "postgresql" else ""
+        url = url or sqlite_url(tmp_path / "answers.sqlite")
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("CLERKFLOW_LEDGER_URL", url)
+        yield url
+
+
+@contextmanager
+def new_database(server: str) -> Iterator[str]:
+    """An empty database on a server, gone afterwards."""
+    import psycopg
+
+    name = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
+        try:
+            yield f"{server.rpartition('/')[0]}/{name}"
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[arg-type]
 
 
 @pytest.fixture

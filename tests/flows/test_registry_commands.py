@@ -283,12 +283,10 @@ def test_export_of_a_damaged_version_leaves_nothing_behind(clerkflow: Command, t
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "command", [["export", "toy", "challenger", "out"], ["verify", "toy", "challenger"], ["sign", "toy", "challenger"]]
-)
-def test_an_alias_that_stands_for_nothing_is_told_with_the_versions_there_are(clerkflow: Command, command: list[str]) -> None:
+@pytest.mark.parametrize("words", [["export", "toy", "challenger", "out"], ["verify", "toy", "challenger"], ["sign", "toy", "challenger"]])
+def test_an_alias_that_stands_for_nothing_is_told_with_the_versions_there_are(clerkflow: Command, words: list[str]) -> None:
     (first,) = crowned(1)
-    status, told = clerkflow(*command)
+    status, told = clerkflow(*words)
     assert status in (1, 2)
     assert f"toy has no challenger yet; published are: {first}" in told
 
@@ -355,10 +353,10 @@ def test_these_commands_start_without_the_heavy_libraries(toy: Path) -> None:
     assert answer.returncode == 0, answer.stderr
 
 
-@pytest.mark.parametrize("command", ["verify", "sign"])
-def test_a_version_that_is_not_there_is_a_mistake_of_the_command_and_those_there_are_named(command: str, clerkflow: Command) -> None:
+@pytest.mark.parametrize("name", ["verify", "sign"])
+def test_a_version_that_is_not_there_is_a_mistake_of_the_command_and_those_there_are_named(name: str, clerkflow: Command) -> None:
     (first,) = crowned(1)
-    status, told = clerkflow(command, "toy", "nowhere")
+    status, told = clerkflow(name, "toy", "nowhere")
     assert status == 2
     assert f"toy has no version 'nowhere'; published are: {first}" in told
 

@@ -18,7 +18,7 @@ from tasks.process import Process
 from tests.flows.conftest import Command
 
 ROOT = Path(__file__).resolve().parents[2]
-FLOWS = ["backfill", "decide", "monitor", "reconcile", "score", "tidy", "train", "watchdog"]
+FLOWS = ["backfill", "decide", "monitor", "reconcile", "score", "tidy", "train", "tune", "watchdog"]
 
 
 def ask(address: str, path: str, body: dict[str, Any]) -> Any:

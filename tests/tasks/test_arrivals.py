@@ -16,11 +16,11 @@ from infra.store import Conflict, LocalStore, Store, open_store
 from tasks.aliases import champion_of
 from tasks.arrivals import Survey, begin_training, due, find_batches, learned_from, reconcile, score_arrivals, survey
 from tasks.artifacts import store_folder
+from tasks.batches import batch_id
 from tasks.claims import batch_key, claimed
 from tasks.ledger import Arrival, enter, inbox_of, is_settled, move, read_ledger
 from tasks.process import Process
 from tasks.runs import Run
-from tasks.scoring import batch_id
 
 INBOX = "memory/inbox"
 

@@ -8,16 +8,19 @@ import pytest
 
 from infra.store import LocalStore, open_store
 from tasks.artifacts import Artifact, fetch_folder, listing_of, read_json, store_folder
+from tasks.certificate import read_certificate
 from tasks.checkpoints import Checkpoints
 from tasks.evaluation import cases_of, evaluate, write_evaluation
 from tasks.facts import facts_of
 from tasks.finetuning import train_model
 from tasks.gate import judge
 from tasks.preparation import write_samples
-from tasks.process import Process
+from tasks.process import Process, Rule
 from tasks.publishing import publish
 from tasks.records import Record
 from tasks.runs import Run, begin
+from tasks.scope import Scope
+from tasks.terms import Automation
 
 LABELS = {"card lost": "card", "card gone": "card", "invoice due": "bill", "pay invoice": "bill", "卡丢了": "card", "发票": "bill"}
 
@@ -82,6 +85,7 @@ def test_every_file_is_written_for_each_kind_of_output_and_twice_the_same(kind: 
     assert named <= {path.as_posix() for path in files}
     assert metrics["model"]["perplexity"] >= 1
     assert metrics["champion"] is None
+    assert metrics["engine"]["name"] == ("ctranslate2" if kind == "text" else "transformers")
     assert metrics["counts"]["test"] == len(rows)
     predictions = lines_of(tmp_path / "first" / "predictions.jsonl")
     assert [line["record_id"] for line in predictions] == [f"{number}test" for number in range(len(rows))]
@@ -148,3 +152,31 @@ def test_no_text_of_a_record_is_in_metrics_or_page(life: tuple[Run, Artifact, Ar
     for name in ("metrics.json", "report.html"):
         text = store.read(evaluation.prefix + name)[0].decode()
         assert not [shown for shown in LABELS if f"{shown} 2" in text]
+
+
+def test_a_certificate_is_kept_and_the_champion_is_certified_on_the_same_records(tmp_path: Path) -> None:
+    declared = process({"label": "queue"}).model_copy(update={"automation": Automation(max_error=0.6, confidence=0.5, out_of_scope=None)})
+    model, samples = made(declared, ROUTES, tmp_path / "made")
+    (tmp_path / "evaluation").mkdir()
+    metrics = write_evaluation(model, samples, model, "v1", declared, tmp_path / "evaluation")
+    certificate = read_certificate(tmp_path / "evaluation")
+    assert certificate is not None and certificate.measured is not None
+    assert sum(each.rows for each in certificate.thresholds) + certificate.measured.rows == metrics["counts"]["cases"]
+    rate = certificate.measured.accepted / certificate.measured.rows
+    assert metrics["model"]["straight_through_rate"] == metrics["champion"]["straight_through_rate"] == rate
+    assert "straight_through_rate" in (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert judge([Rule(metric="straight_through_rate", below_champion_at_most=0.0)], metrics).passed
+    assert not judge([Rule(metric="straight_through_rate", at_least=1.01)], metrics).passed
+
+
+def test_nothing_is_certified_on_few_records_and_everything_goes_to_review(tmp_path: Path) -> None:
+    declared = process({"label": "queue"}).model_copy(update={"automation": Automation(max_error=0.01)})
+    model, samples = made(declared, ROUTES, tmp_path / "made")
+    (tmp_path / "evaluation").mkdir()
+    metrics = write_evaluation(model, samples, None, None, declared, tmp_path / "evaluation")
+    certificate = read_certificate(tmp_path / "evaluation")
+    assert certificate is not None
+    assert [each.threshold for each in certificate.thresholds] == [None]
+    assert metrics["model"]["straight_through_rate"] == 0
+    assert certificate.scope is not None and Scope.load(tmp_path / "evaluation") is not None
+    assert "all go to review" in (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")

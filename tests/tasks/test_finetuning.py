@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, Features, List, Value
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from infra.store import LocalStore, open_store
 from tasks.artifacts import Artifact, file_digest, listing_of, store_folder
@@ -171,16 +171,23 @@ def test_a_tuning_whose_checkpoints_another_run_cleared_still_ends_with_the_best
     assert digests(tmp_path / "model") == digests(tmp_path / "alone-model")
 
 
+SMALL: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 280}
+BASES = {
+    "gpt2": GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=64, vocab_size=280),
+    "llama": LlamaConfig(**SMALL, num_key_value_heads=1, max_position_embeddings=64),
+    "qwen2": Qwen2Config(**SMALL, num_key_value_heads=1, max_position_embeddings=64),
+    "gpt_neox": GPTNeoXConfig(**SMALL, max_position_embeddings=64),
+}
+
+
 def base_folder(folder: Path, kind: str) -> str:
-    small: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-    llama = LlamaConfig(**small, num_key_value_heads=1, vocab_size=280, max_position_embeddings=64)
-    config = llama if kind == "llama" else GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=64, vocab_size=280)
     with seeded(1):
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        AutoModelForCausalLM.from_config(BASES[kind]).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(list(TEXTS), 280), eos_token=EOS).save_pretrained(folder)
     return str(folder)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", BASES)
 @pytest.mark.parametrize("lora", [None, {"r": 2}])
 def test_a_base_model_is_tuned_fully_or_by_lora(samples: Path, checkpoints: Checkpoints, tmp_path: Path, kind: str, lora: Any) -> None:
     declared = process(base=base_folder(tmp_path / "base", kind), lora=lora)

@@ -53,7 +53,7 @@ def test_fields_are_counted_as_pairs() -> None:
 )
 def test_what_is_measured_is_what_a_gate_may_name(kind: str, true: Any, answered: Any, parts: tuple[str, ...]) -> None:
     cases, losses = [Case(true, facts=("one",)), Case(answered, facts=("one",))], [(1.0, 2)] * 2
-    found = metrics.measure(kind, cases, Answers([true, true], [0.9, 0.6], losses))
+    found = metrics.measure(kind, cases, Answers([true, true], [0.9, 0.6], losses, [True, None]))
     assert set(found) == set(metrics.measures(kind, parts)) - ({"ece"} if kind == "text" else set())
     assert not metrics.MODELS_ONLY & set(metrics.measure(kind, cases, Answers([true, answered])))
 
@@ -158,3 +158,12 @@ def test_the_rarest_labels_of_a_confusion_are_put_together() -> None:
     assert sum(map(sum, found["counts"])) == 25
     assert found["counts"][0][-1] == 1
     assert found["counts"][-1][20] == 5
+
+
+def test_a_text_may_go_out_when_it_states_its_facts_and_cases_that_chose_thresholds_are_not_measured() -> None:
+    cases = [Case("pay 5 to Al", facts=("5", "Al"))] * 4
+    answers = Answers(["Al gets 5", "Bo gets 5", None, "Al gets 5"], accepted=[True, True, False, None])
+    found = metrics.automation_measures("text", cases, answers.outputs, answers.accepted or ())
+    assert found == {"straight_through_rate": 2 / 3, "accepted_error": 1 / 2}
+    nothing = metrics.automation_measures("text", cases, answers.outputs, [False] * 4)
+    assert nothing == {"straight_through_rate": 0.0, "accepted_error": None}

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from infra.spans import digest_of
@@ -30,6 +30,7 @@ def tokenizer() -> Any:
 def base(folder: Path, kind: str) -> str:
     with seeded(1):
         AutoModelForCausalLM.from_config(CONFIGS[kind]).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
     return str(folder)
 
 
@@ -74,6 +75,21 @@ def test_tokens_that_the_base_does_not_know_get_rows_of_their_own(tmp_path: Path
     words.add_tokens([f"<|label:{number}|>" for number in range(100)], special_tokens=True)
     model = build_model(settings(base=base(tmp_path / "base", "llama")), words, 40)
     assert model.get_input_embeddings().weight.shape[0] == len(words) > 320
+
+
+def test_new_tokens_are_trained_beside_adapters_also_where_the_base_has_rows_to_spare(tmp_path: Path) -> None:
+    words = tokenizer()
+    words.add_tokens(["<|label:card|>"], special_tokens=True)
+    assert len(words) <= 320
+    tuned = build_model(settings(base=base(tmp_path / "base", "qwen2"), lora={"r": 2}), words, 40)
+    assert plain(tuned).get_input_embeddings().weight.requires_grad
+
+
+def test_a_base_that_reads_from_both_sides_is_refused(tmp_path: Path) -> None:
+    BertLMHeadModel(BertConfig(**HEADS, vocab_size=320)).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="reads a text from both sides"):
+        build_model(settings(base=str(tmp_path)), tokenizer(), 40)
 
 
 def adapted(folder: str, step: float) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from datasets import load_from_disk
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Config
 
 from infra.store import LocalStore
 from tasks.artifacts import fetch_folder, store_folder
@@ -192,6 +192,7 @@ def test_a_max_length_below_every_sample_is_told(tmp_path: Path) -> None:
 def test_a_base_model_lends_its_tokenizer_and_gets_tokens_for_the_labels(tmp_path: Path) -> None:
     base = make_tokenizer(process(), ["Where is my parcel?"] * 5, [])
     base.save_pretrained(tmp_path / "base")
+    GPT2Config().save_pretrained(tmp_path / "base")
     tuned = process({"finetuning": {"base": str(tmp_path / "base")}, "sample": {"label_tokens": True}})
     tokenizer = make_tokenizer(tuned, [], ["billing", "delivery"])
     assert tokenizer.convert_tokens_to_ids(["<|label:billing|>", "<|label:delivery|>"]) == [len(base), len(base) + 1]

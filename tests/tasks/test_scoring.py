@@ -10,10 +10,14 @@ import pytest
 
 from benchmarks.memory import LABELS, publish_tiny, tiny_process
 from infra.store import MissingObject, Store, open_store
+from tasks.answering import chunks
+from tasks.arrivals import Scored, score_waiting
 from tasks.artifacts import Artifact, fetch_folder, file_digest
+from tasks.batches import batch_id, finished_batch, recall
 from tasks.process import Process
+from tasks.reasons import Reason
 from tasks.runs import Run
-from tasks.scoring import batch_id, chunks, finished_batch, recall, score_batch
+from tasks.scoring import replay_batch, score_batch
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def test_the_manifest_comes_last_and_accounts_for_the_batch(run: Run, tmp_path: 
     batch = score(lines(tmp_path / "new.jsonl", {"id": "a", "text": "card"}, {"id": "b"}), run)
     manifest = json.loads(open_store().read(batch.prefix + "manifest.json")[0])
     assert (manifest["rows"], manifest["done"], manifest["dead"], manifest["source"]) == (2, 1, 1, "new.jsonl")
-    assert manifest["reasons"] == {"inputs: required input text is missing": 1}
+    assert manifest["reasons"] == {"input_missing": 1}
     assert len(manifest["source_sha256"]) == 64
     times = {info.key: info.modified for info in open_store().list(batch.prefix)}
     assert max(times, key=lambda key: times[key]) == batch.prefix + "manifest.json"
@@ -210,8 +214,8 @@ def test_chunks_end_at_a_number_of_records_or_of_characters() -> None:
 
 
 def test_a_long_batch_is_whole_and_its_monitoring_sample_bounded(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.scoring.MONITORING_ROWS", 50)
-    monkeypatch.setattr("tasks.scoring.CHUNK_RECORDS", 64)
+    monkeypatch.setattr("tasks.answering.MONITORING_ROWS", 50)
+    monkeypatch.setattr("tasks.answering.CHUNK_RECORDS", 64)
     batch = score(lines(tmp_path / "new.jsonl", *({"id": str(n), "text": f"card {n}"} for n in range(300))), run)
     found = files_of(batch, tmp_path / "batch")
     assert Counter(row["record_id"] for row in found["predictions.jsonl"]) == Counter(str(n) for n in range(300))
@@ -231,3 +235,92 @@ def test_a_missing_manifest_means_no_batch() -> None:
     with pytest.raises(MissingObject):
         open_store().read("memory/batches/none/manifest.json")
     assert recall(open_store(), "memory/batches/none") is None
+
+
+def test_a_rerun_of_a_killed_batch_and_overlapping_files_pay_once(run: Run, tmp_path: Path) -> None:
+    first = score(lines(tmp_path / "a.jsonl", *({"id": str(n), "text": f"card {n}"} for n in range(6))), run)
+    open_store().delete(first.prefix + "manifest.json")
+    again = score(tmp_path / "a.jsonl", run)
+    overlapping = score(lines(tmp_path / "b.jsonl", *({"id": str(n), "text": f"card {n}"} for n in range(4, 9))), run)
+    assert [batch.facts["asked"] for batch in (first, again, overlapping)] == [6, 0, 3]
+    assert again.sha256 == first.sha256
+
+
+def test_rows_of_a_table_are_scored_into_a_table(run: Run, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sqlalchemy import text
+
+    from infra.database import connected, writing
+
+    monkeypatch.setenv("ORDERS_DATABASE", database)
+    declared = run.process.model_dump(mode="json")
+    declared["batch"] = {name: {"database": "ORDERS_DATABASE", "table": table} for name, table in (("source", "mails"), ("sink", "routed"))}
+    with_tables = run.model_copy(update={"process": Process.model_validate(declared)})
+    with connected(database, "TEST") as engine:
+        with writing(engine) as connection:
+            connection.execute(text("CREATE TABLE mails (id INTEGER PRIMARY KEY, text TEXT)"))
+        assert score_waiting([], with_tables, "jsonl") == Scored()
+        with writing(engine) as connection:
+            connection.execute(text("INSERT INTO mails VALUES (2, 'card'), (1, '退款'), (3, NULL)"))
+        (batch,) = score_waiting([], with_tables, "jsonl").batches
+        with writing(engine) as connection:
+            rows = connection.execute(text("SELECT record_id, queue, batch FROM routed ORDER BY record_id")).all()
+            connection.execute(text("INSERT INTO mails VALUES (4, 'late')"))
+        again = score_waiting([], with_tables, "jsonl").batches[0]
+    found = files_of(batch, tmp_path / "batch")
+    assert [(row["record_id"], row["output"], batch.facts["batch"]) for row in found["predictions.jsonl"]] == [tuple(row) for row in rows]
+    letter = found["dead_letters.jsonl"][0]
+    assert (letter["record_id"], letter["code"], letter["source"], letter["attempt"]) == ("3", "input_missing", "sql:mails", 1)
+    assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"], batch.facts["asked"]) == (3, 2, 1, 2)
+    assert (again.facts["rows"], again.facts["asked"]) == (4, 1)
+
+
+# --- replays
+
+
+def replay(batch: Artifact, run: Run, reason: Reason | None = None) -> Artifact:
+    found = replay_batch.fn(batch.facts["batch"], run, reason)
+    assert isinstance(found, Artifact)
+    return found
+
+
+def letters_in(batch: Artifact, folder: Path) -> list[tuple[str, str, int]]:
+    return [(row["record_id"], row["code"], row["attempt"]) for row in files_of(batch, folder)["dead_letters.jsonl"]]
+
+
+def test_dead_letters_are_asked_about_again_in_a_mended_file(run: Run, tmp_path: Path) -> None:
+    good = {"id": "a", "text": "card"}
+    first = score(lines(tmp_path / "new.jsonl", good, {"id": "b"}, '{"id": "c"', {"id": "d"}, {"id": "e"}), run)
+    assert letters_in(first, tmp_path / "1") == [
+        ("b", "input_missing", 1),
+        ("new.jsonl:3", "unreadable", 1),
+        ("d", "input_missing", 1),
+        ("e", "input_missing", 1),
+    ]
+    mended = ({"id": "new", "text": "x"}, {"id": "b", "text": "late"}, {"id": "c", "text": "late"}, {"id": "d"}, good)
+    lines(tmp_path / "new.jsonl", *mended)
+    second = replay(first, run)
+    assert [row["record_id"] for row in files_of(second, tmp_path / "2")["predictions.jsonl"]] == ["b", "c"]
+    assert letters_in(second, tmp_path / "2") == [("d", "input_missing", 2), ("e", "gone", 2)]
+    assert (second.facts["rows"], second.facts["done"], second.facts["dead"]) == (4, 2, 2)
+    assert letters_in(replay(second, run, Reason.INPUT_MISSING), tmp_path / "3") == [("d", "input_missing", 3)]
+    assert replay(first, run) == second
+
+
+def test_a_replay_of_the_same_bytes_finds_records_by_their_lines(run: Run, tmp_path: Path) -> None:
+    first = score(lines(tmp_path / "new.jsonl", {"id": "a"}, {"id": "a", "text": "card"}, {"text": "card " * 200}, "{"), run)
+    found = replay(first, run, Reason.TOO_LONG)
+    assert (found.facts["rows"], found.facts["dead"], found.facts["asked"]) == (1, 1, 0)
+    assert json.loads(open_store().read(found.prefix + "manifest.json")[0])["replay_of"] == first.facts["batch"]
+    assert finished_batch(open_store(), run.process, file_digest(tmp_path / "new.jsonl"), "new.jsonl") == first.facts["batch"]
+
+
+def test_what_cannot_be_replayed_is_told(run: Run, tmp_path: Path) -> None:
+    batch = score(lines(tmp_path / "new.jsonl", {"id": "a"}, {"id": "b", "text": "card"}), run)
+    with pytest.raises(ValueError, match="no dead letters of reason too_long; it has: input_missing 1"):
+        replay(batch, run, Reason.TOO_LONG)
+    for name in ("none", "../batches/none", "..", ""):
+        with pytest.raises(ValueError, match="memory has no batch"):
+            replay_batch.fn(name, run)
+    (tmp_path / "new.jsonl").unlink()
+    with pytest.raises(ValueError, match="neither a file here nor a key"):
+        replay(batch, run)

@@ -88,7 +88,7 @@ def test_parquet_has_fixed_types_even_without_a_row(tmp_path: Path) -> None:
 
 
 def test_dead_letters_keep_what_came(tmp_path: Path) -> None:
-    letter = DeadLetter("r", 3, "reading", "not whole JSON", '{"a": \udcff')
+    letter = DeadLetter("r", 3, "reading", "unreadable", "not whole JSON", 1, "a.jsonl", "0" * 64, '{"a": \udcff')
     with json_lines(tmp_path / "dead.jsonl") as write:
         write([letter])
     assert json.loads((tmp_path / "dead.jsonl").read_text())["content"] == letter.content

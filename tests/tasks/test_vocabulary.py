@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.vocabulary import EOS, base_folder, base_tokenizer, completion_ids, train_vocabulary
+from tasks.vocabulary import EOS, base_tokenizer, completion_ids, train_vocabulary
 
 TEXTS = ["Where is my parcel? It was sent on 12 May.", "我的包裹在哪里？五月十二日寄出。", "Refund 12.50 euros, please."] * 3
 LABEL = "<|label:delivery|>"
@@ -55,26 +55,6 @@ def test_a_vocabulary_too_small_for_its_labels_says_how_large_it_must_be() -> No
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.json is missing"):
         base_tokenizer(str(tmp_path))
-
-
-@pytest.mark.parametrize("base", ["/nowhere/base", "~/nowhere", "~nobody-here/base", "./nowhere", "models/tuned/base", "/" + "a" * 300])
-def test_a_base_written_as_a_path_must_be_a_folder(base: str) -> None:
-    for look in (base_folder, base_tokenizer):
-        with pytest.raises(ValueError, match=r"finetuning\.base is .*, and there is no such folder"):
-            look(base)
-
-
-@pytest.mark.parametrize("base", ["scratch", "gpt2", "org/name"])
-def test_a_base_of_the_hub_is_no_folder(base: str) -> None:
-    assert base_folder(base) is None
-
-
-def test_a_home_is_written_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "base").mkdir()
-    TOKENIZER.save(str(tmp_path / "base" / "tokenizer.json"))
-    assert base_folder("~/base") == tmp_path / "base"
-    assert base_tokenizer("~/base").encode("12").tokens == ["1", "2"]
 
 
 def test_the_tokenizer_of_a_folder_reads_texts_as_written(tmp_path: Path) -> None:

@@ -1,0 +1,201 @@
+"""Rows a second of one checkpoint that writes: ours, beside transformers one by one, in batches, and in batches sorted by length.
+
+Run: make bench-score          (or: .venv/bin/python -m benchmarks.score --rows 256 --rounds 3)
+
+All in one process, in turn, round by round, one thread each; counted in CPU-seconds, so that neighbours on the machine cost nobody
+anything. Prompts are those of the shipped processes. Weights are random, with an end that comes now and then: how fast a model writes
+does not depend on what it has learned. Every way is asked from prompt to text, and all texts have to be the same.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+PROCESSES = {"order_intake": 0.5, "ticket_routing": 0.3, "weekly_report": 0.2}  # share of the prompts
+SMALL = {"n_layer": 6, "n_embd": 128, "n_head": 4, "vocab_size": 8192, "n_positions": 512, "initializer_range": 0.1}  # 2.3 M parameters
+LARGE = {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257, "n_positions": 512, "initializer_range": 0.05}  # 124 M
+END = 2.0  # the end's embedding, made so much longer: about half of the texts of the small model end within NEW_TOKENS
+NEW_TOKENS, BATCH, LONGEST = 48, 32, 256
+ONE_BY_ONE, BATCHES, SORTED, OURS = "pipeline, one by one", "generate, 32 a batch", "generate, sorted", "clerkflow"
+BARS = {ONE_BY_ONE: 8.0, BATCHES: 3.5, SORTED: 2.3}
+LARGE_BAR = {SORTED: 1.2}
+
+Way = Callable[[Sequence[str]], list[str]]  # prompts -> completions
+
+
+def main() -> int:
+    """Measure both models, print tables; 0 when every bar holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=256, help="prompts of the small model in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--large-rows", type=int, default=16, help="prompts of the model with 124 M parameters; 0: leave it out")
+    asked = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    holds = measured("2 M parameters", SMALL, asked.rows, asked.rounds, BARS)
+    if asked.large_rows:
+        holds &= measured("124 M parameters", LARGE, asked.large_rows, min(2, asked.rounds), LARGE_BAR)
+    return 0 if holds else 1
+
+
+def measured(title: str, config: dict[str, Any], rows: int, rounds: int, bars: dict[str, float]) -> bool:
+    """Print rows a CPU-second of each way, and the ratios; whether the bars hold."""
+    from rich.console import Console
+
+    prompts = shipped_prompts(rows)
+    with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
+        predictor = made(Path(name), config, prompts)
+        ways = {way: ask for way, ask in ways_of(predictor).items() if way in bars or way == OURS}
+        found = [one_round(ways, prompts) for _ in range(rounds)]
+    ratios = {way: [each[OURS] / each[way] for each in found] for way in bars}
+    console, lengths = Console(width=120), sorted(len(row) for row in predictor.encode(prompts))
+    title += f", {rows} prompts of {lengths[0]} to {lengths[-1]} tokens, median {lengths[rows // 2]}, at most {NEW_TOKENS} written"
+    console.print(table_of(title, found, ratios, bars))
+    return all(statistics.median(ratios[way]) >= bar for way, bar in bars.items())
+
+
+def shipped_prompts(rows: int) -> list[str]:
+    """Prompts of the shipped processes, mixed."""
+    from infra.settings import ROOT
+    from tasks.declaration import load_process
+    from tasks.prompts import prompt_of
+    from tasks.readers import Reader
+    from tasks.records import Record
+
+    found = []
+    for name, share in PROCESSES.items():
+        process = load_process(name, ROOT / "data" / "processes")
+        needed = [path for path, column in process.input_columns.items() if column.type == "string" and not column.optional]
+        reader = Reader(process.folder / "sample.jsonl", "sample.jsonl", process)
+        records = [row for row in reader if isinstance(row, Record) and all(isinstance(row.values.get(path), str) for path in needed)]
+        wanted = max(1, round(share * rows))
+        found += [prompt_of(process, record.values) for record in records[:: max(1, len(records) // wanted)][:wanted]]
+    return sorted(found, key=lambda prompt: hash_of(prompt))[:rows]
+
+
+def hash_of(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def made(folder: Path, config: dict[str, Any], texts: Sequence[str]) -> Any:
+    """A text model with random weights in a folder, asked through the engine that an evaluation would choose."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from tasks.artifacts import write_json
+    from tasks.declaration import parse_process
+    from tasks.engines import choose
+    from tasks.generation import Predictor
+    from tasks.models import calm_transformers, seeded
+    from tasks.vocabulary import EOS, train_vocabulary
+
+    calm_transformers()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(texts, 4096), eos_token=EOS, pad_token=EOS)  # type: ignore[no-untyped-call]
+    with seeded(11), torch.no_grad():
+        model = GPT2LMHeadModel(
+            GPT2Config(bos_token_id=0, eos_token_id=0, pad_token_id=0, activation_function="gelu_pytorch_tanh", **config)
+        )
+        model.get_output_embeddings().weight[0] *= END
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    declared = {
+        "name": "score",
+        "owner": "benchmarks",
+        "records": {"source": "sample.jsonl"},
+        "sample": {"prompt": "{prompt}"},
+        "output": {"text": "answer"},
+        "finetuning": {"max_length": LONGEST},
+        "gate": [{"metric": "answered", "at_least": 0}],
+    }
+    write_json(folder / "declaration.json", parse_process(declared, "benchmarks/score.py").model_dump(mode="json"))
+    write_json(folder / "contract.json", {"kind": "text", "max_new_tokens": NEW_TOKENS})
+    predictor = Predictor.load(folder)
+    choose(predictor, folder, "ctranslate2", texts[:8])
+    return predictor
+
+
+def ways_of(predictor: Any) -> dict[str, Way]:
+    """Each way to let the model write."""
+    from transformers import PreTrainedTokenizerFast, pipeline
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=predictor.tokens, eos_token="<|endoftext|>", pad_token="<|endoftext|>")  # type: ignore[no-untyped-call]
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    one = pipeline("text-generation", model=predictor.model, tokenizer=tokenizer)
+
+    def read(ids: Sequence[int]) -> str:
+        return str(predictor.tokens.decode([token for token in ids if token != predictor.eos], skip_special_tokens=True))
+
+    def one_by_one(prompts: Sequence[str]) -> list[str]:
+        answers = [one(prompt, return_tensors=True, **options)[0]["generated_token_ids"] for prompt in prompts]
+        return [read(answer[len(row) :]) for answer, row in zip(answers, predictor.encode(prompts), strict=True)]
+
+    def batches(prompts: Sequence[str], order: Sequence[int]) -> list[str]:
+        from tasks.batching import left_padded
+
+        rows, found = predictor.encode(prompts), [""] * len(prompts)
+        for start in range(0, len(order), BATCH):
+            indices = order[start : start + BATCH]
+            ids, mask = left_padded([rows[index] for index in indices])
+            answers = predictor.model.generate(input_ids=ids, attention_mask=mask, **options)[:, ids.shape[1] :]
+            for index, answer in zip(indices, answers.tolist(), strict=True):
+                found[index] = read(answer)
+        return found
+
+    def by_length(prompts: Sequence[str]) -> list[str]:
+        lengths = [len(row) for row in predictor.encode(prompts)]
+        return batches(prompts, sorted(range(len(prompts)), key=lengths.__getitem__))
+
+    return {
+        ONE_BY_ONE: one_by_one,
+        BATCHES: lambda prompts: batches(prompts, range(len(prompts))),
+        SORTED: by_length,
+        OURS: lambda prompts: [each.completion for each in predictor.predict(prompts)],
+    }
+
+
+def one_round(ways: dict[str, Way], prompts: Sequence[str]) -> dict[str, float]:
+    """Rows a CPU-second of each way; one by one is asked a sixteenth of the prompts.
+
+    Raises:
+        RuntimeError: two ways wrote different texts.
+    """
+    found, expected = {}, dict(zip(prompts, ways[OURS](prompts), strict=True))
+    for way, ask in ways.items():
+        asked = prompts[::16] if way == ONE_BY_ONE else prompts
+        began = time.process_time()
+        answers = ask(asked)
+        found[way] = len(asked) / (time.process_time() - began)
+        different = sum(answer != expected[prompt] for prompt, answer in zip(asked, answers, strict=True))
+        if different:
+            raise RuntimeError(f"{way}: {different} of {len(asked)} texts are not what clerkflow writes")
+    return found
+
+
+def table_of(title: str, found: list[dict[str, float]], ratios: dict[str, list[float]], bars: dict[str, float]) -> Any:
+    """One line a way."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "rows/CPU-second", "clerkflow is", "rounds", "bar"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for way in found[0]:
+        rate = f"{statistics.median(each[way] for each in found):,.1f}"
+        if way == OURS:
+            table.add_row(way, rate)
+            continue
+        median = statistics.median(ratios[way])
+        rounds = " ".join(f"{ratio:.1f}" for ratio in ratios[way])
+        table.add_row(way, rate, f"{median:.2f} times", rounds, f"{bars[way]:g} {'holds' if median >= bars[way] else 'MISSED'}")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""Answering: records of a source + what models have answered + the model -> predictions, what to review, dead letters, a sample to monitor.
+
+Chunk by chunk, so that memory stays flat. The model is asked only about what the ledger of answers does not know.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.answers import Answers, key_of
+from tasks.artifacts import shown
+from tasks.cleaning import fold
+from tasks.expectations import kind_of, kinds_for, within
+from tasks.features import Reservoir, Row, monitoring_row
+from tasks.predictions import Prediction
+from tasks.process import Process
+from tasks.prompts import clean
+from tasks.readers import Reader
+from tasks.reasons import Reason, reason_of
+from tasks.records import Record, Rejected
+from tasks.repairs import repair
+from tasks.replays import Again
+from tasks.results import ResultTable
+from tasks.routing import FILE as REVIEW
+from tasks.routing import Proposed, Router
+from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
+from tasks.sources import Source, check_columns, modified_at
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from tasks.generation import Predictor
+
+CHUNK_RECORDS = 1024
+JUDGED_FROM = 200  # records; of fewer, the share of dead letters says little
+CHUNK_CHARACTERS = 4_000_000  # of prompts; so that long records do not pile up
+MONITORING_ROWS = 5_000  # the most that drift ever looks at
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of a batch's records."""
+
+    rows: int = 0
+    done: int = 0  # accepted
+    review: int = 0
+    dead: int = 0
+    asked: int = 0  # of the model; the others were known
+    reasons: Counter[str] = field(default_factory=Counter)  # code -> dead letters
+    doubts: Counter[str] = field(default_factory=Counter)  # reason -> records to review
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """Who is asked."""
+
+    predictor: "Predictor"
+    version: str
+    root: str  # of the version's manifest
+    router: Router
+
+
+Asked = tuple[Record, str]  # a record and its prompt
+
+
+def fault_in(process: Process, record: Record) -> tuple[Reason, str] | None:
+    """Why the model cannot be asked about a record, in words without values; None when it can."""
+    for path, column in process.input_columns.items():
+        value = record.values.get(path)
+        if value is None and not column.optional:
+            return Reason.INPUT_MISSING, f"required input {path} is missing"
+        if value is None:
+            continue
+        kind, declared = kind_of(value, column), kinds_for(column)
+        if kind not in declared:
+            return Reason.INPUT_TYPE, f"input {path} is of type {kind}, {' or '.join(declared)} is declared"
+        if not all(within(column, inner) for inner in (value if column.list else [value])):
+            return Reason.INPUT_OUTSIDE, f"input {path} is outside its declared values, bounds or pattern"
+        if isinstance(value, str) and not column.optional and _is_blank(process, value):
+            return Reason.INPUT_BLANK, f"required input {path} is blank"
+    if all(record.values.get(path) in (None, "", [], {}) for path in process.input_columns):
+        return Reason.INPUT_NONE, "every input is missing"
+    return None
+
+
+def _is_blank(process: Process, text: str) -> bool:
+    """Whether nothing of a text is left to see after cleaning; most texts show it at their first letter."""
+    if "<" not in text and "&" not in text and any(map(str.isalnum, text)):
+        return False
+    return not fold(clean(process, text))
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a batch is made, beside its source and its model."""
+
+    ledger: Answers
+    batch: str
+    output_format: str
+    max_dead: float = 1.0  # share of dead letters from which on it is stopped
+    results: ResultTable | None = None
+    again: Again | None = None  # the dead letters that it replays; then nothing else of the source is asked about
+
+
+def score_file(source: Source, champion: Champion, process: Process, terms: Terms, folder: Path) -> Tally:
+    """Stream a file through the model into predictions.<format>, review.jsonl, dead_letters.jsonl and monitoring.jsonl.
+
+    Args:
+        process: the model's own declaration, with today's word on how files are read.
+
+    Raises:
+        DatabaseAwayError: the ledger does not answer; what was answered until then is in it.
+        ValueError: the file cannot be read, or has none of the prompt's columns; or more than max_dead of it are dead letters.
+        RuntimeError: records in are not accepted + review + dead.
+    """
+    check_columns(source.path, source.name, process)
+    reader = Reader(source.path, source.name, process, labelled=False)
+    with (
+        WRITERS[terms.output_format](folder / f"predictions.{terms.output_format}", process) as write_done,
+        json_lines(folder / REVIEW) as write_review,
+        json_lines(folder / "dead_letters.jsonl") as write_dead,
+        _progress(f"Scoring {process.name}") as show,
+    ):
+        job = Job(source, champion, process, terms, write_done, write_review, write_dead)
+        for chunk in chunks(job.asked(reader)):
+            job.answer(chunk)
+            show(job.tally)
+        job.bury_missing()
+        job.check_budget()
+    with (folder / "monitoring.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
+        stream.writelines(as_json(row) + "\n" for row in job.monitoring.rows)
+    rows = len(terms.again.letters) if terms.again else reader.counts["records"] + reader.counts["rejected"]
+    _check_whole(source, rows, job.tally)
+    return job.tally
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Which records of a chunk are accepted, which are for a person, and by line why an accepted one cannot stand in the table."""
+
+    accepted: list[Predicted]
+    doubtful: list[Proposed]
+    left: dict[int, tuple[Reason, str]]
+
+
+class Job:
+    """A batch while it is made."""
+
+    def __init__(
+        self,
+        source: Source,
+        champion: Champion,
+        process: Process,
+        terms: Terms,
+        write_done: Write,
+        write_review: Write,
+        write_dead: Write,
+    ) -> None:
+        self.source, self.champion, self.process, self.terms = source, champion, process, terms
+        self.write_done, self.write_review, self.write_dead = write_done, write_review, write_dead
+        self.tally = Tally()
+        self.attempts: dict[int, int] = {}  # line -> of what is asked about again
+        self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)
+
+    def asked(self, reader: Iterable[Record | Rejected]) -> Iterator[Asked]:
+        """Records that the model can be asked about; the others go to the dead letters on the way."""
+        for row in self._picked(reader):
+            self.tally.rows += 1
+            if isinstance(row, Rejected):
+                self.bury(row.id, row.line, Reason.UNREADABLE, row.reason, row.content)
+                continue
+            record = repair(self.process, row, None)
+            if fault := fault_in(self.process, record):
+                self.bury_record(record, *fault)
+            else:
+                yield record, self.champion.predictor.prompt_of(record.values)
+
+    def _picked(self, reader: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
+        if self.terms.again is None:
+            yield from reader
+            return
+        for row, attempt in self.terms.again.picked(reader, self.source.sha256):
+            self.attempts[row.line] = attempt
+            yield row
+
+    def answer(self, chunk: Sequence[Asked]) -> None:
+        """Find or ask what is said to a chunk, keep what is new, and write it all down."""
+        predictor, similarities = self.champion.predictor, self.champion.router.similarities(chunk)
+        keys = [key_of(self.champion.root, predictor.decoding, record.id, prompt) for record, prompt in chunk]
+        known = self.terms.ledger.known(list(dict.fromkeys(keys)))
+        new = {key: prompt for key, (_, prompt) in zip(keys, chunk, strict=True) if key not in known}
+        said = dict(zip(new, predictor.predict(list(new.values())), strict=True))
+        self.tally.asked += len(said)
+        with self.terms.ledger.keep(self.process.name, said) as (connection, counted):
+            answers = [(known | counted)[key] for key in keys]
+            settled = self._settle(connection, chunk, answers, similarities)
+        self._write(chunk, answers, settled)
+        self.check_budget()
+
+    def _settle(
+        self, connection: "Connection", chunk: Sequence[Asked], answers: Sequence[Prediction], similarities: Sequence[float | None]
+    ) -> "Settled":
+        """What is accepted, and what a person shall look at; accepted rows are put beside the table of results, where there is one."""
+        router, told = self.champion.router, zip(chunk, answers, similarities, strict=True)
+        routed = [router.proposed(record, answer, similarity) for (record, _), answer, similarity in told]
+        doubtful = {each.line: each for each in routed if each}
+        version, left = self.champion.version, dict[int, tuple[Reason, str]]()
+        accepted = [
+            Predicted(record.id, answer.output, answer.confidence, version, record.line)
+            for (record, _), answer in zip(chunk, answers, strict=True)
+            if answer.output is not None and record.line not in doubtful
+        ]
+        if self.terms.results:
+            left = self.terms.results.stage(connection, self.terms.batch, accepted)
+        return Settled([row for row in accepted if row.line not in left], list(doubtful.values()), left)
+
+    def _write(self, chunk: Sequence[Asked], answers: Sequence[Prediction], settled: "Settled") -> None:
+        """Each record of a chunk to where it belongs."""
+        for (record, prompt), answer in zip(chunk, answers, strict=True):
+            self.monitoring.offer(self._monitored(record, prompt, answer))
+            if answer.output is None:
+                self.bury_record(record, reason_of(answer.problem), answer.problem or "no output")
+            elif record.line in settled.left:
+                self.bury_record(record, *settled.left[record.line])
+        self.write_done(settled.accepted)
+        self.write_review(settled.doubtful)
+        self.tally.done += len(settled.accepted)
+        self.tally.review += len(settled.doubtful)
+        self.tally.doubts.update(each.reason for each in settled.doubtful)
+
+    def _monitored(self, record: Record, prompt: str, prediction: Prediction) -> Callable[[], Row]:
+        return lambda: monitoring_row(self.champion.predictor.process, record.values, prompt, prediction)
+
+    def bury_record(self, record: Record, reason: Reason, words: str) -> None:
+        """A dead letter of a record that could be read."""
+        self.bury(record.id, record.line, reason, words, as_json(record.values))
+
+    def bury(self, id: str, line: int, reason: Reason, words: str, content: str) -> None:
+        """A dead letter."""
+        source, attempt = self.source, self.attempts.get(line, 1)
+        self.write_dead([DeadLetter(id, line, reason.stage, reason.value, words, attempt, source.name, source.sha256, content)])
+        self.tally.dead += 1
+        self.tally.reasons[reason.value] += 1
+        self.check_budget()
+
+    def bury_missing(self) -> None:
+        """Dead letters of what was asked about again and is not in the source any more."""
+        for letter in self.terms.again.missing() if self.terms.again else ():
+            self.tally.rows += 1
+            self.attempts[letter.line] = letter.attempt + 1
+            self.bury(letter.id, letter.line, Reason.GONE, "not in the source any more, neither its line nor its id", "")
+
+    def check_budget(self) -> None:
+        """That not too many records are dead letters; a replay, which has only such, is not judged.
+
+        Raises:
+            ValueError: they are.
+        """
+        tally, most = self.tally, self.terms.max_dead
+        if self.terms.again or tally.rows < JUDGED_FROM or tally.dead <= most * tally.rows:
+            return
+        counts = f"{tally.dead:,} of the first {tally.rows:,} records are dead letters, batch.max_dead is {most:g}"
+        reasons = ", ".join(f"{code} {count:,}" for code, count in tally.reasons.most_common())
+        told = "nothing of this batch is seen, and what was answered is kept; mend the source, or raise batch.max_dead"
+        raise ValueError(f"{shown(self.source.name)}: stopped: {counts}: {reasons}; {told}")
+
+
+def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
+    """Runs of records whose prompts fit into memory together."""
+    chunk: list[Asked] = []
+    characters = 0
+    for record, prompt in asked:
+        chunk.append((record, prompt))
+        characters += len(prompt)
+        if len(chunk) == CHUNK_RECORDS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _check_whole(source: Source, found: int, tally: Tally) -> None:
+    if not found == tally.rows == tally.done + tally.review + tally.dead:
+        counts = f"{found} records in the file, {tally.rows} read, {tally.done} accepted + {tally.review} to review + {tally.dead} dead"
+        raise RuntimeError(f"{source.name}: the counts do not add up: {counts}; nothing is stored, please report this")
+    if modified_at(source.path) != source.modified:
+        raise ValueError(f"{source.name} was written to while it was scored; score it again when it is complete")
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[Tally], None]]:
+    """Records, their pace and dead letters on a terminal, silence elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console, started = Console(stderr=True), time.perf_counter()
+    columns = (SpinnerColumn(), TextColumn("{task.description}  {task.fields[counts]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        line = bar.add_task(title, total=None, counts="")
+
+        def show(tally: Tally) -> None:
+            pace = tally.rows / (time.perf_counter() - started)
+            told = f"{tally.rows:,} records  {pace:,.0f} records/s  {tally.review:,} to review  {tally.dead:,} dead letters"
+            bar.update(line, counts=told)
+
+        yield show

@@ -1,0 +1,86 @@
+"""Batches: batches/<batch>/manifest.json is what others go by; what is not named there is not seen.
+
+A batch is named after what decides its bytes: the source, the model's version, the format.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from infra.store import MissingObject, Store
+from tasks.artifacts import Artifact, is_whole
+from tasks.process import Process, digest_of
+from tasks.sources import source_id
+
+
+def batch_id(source_sha256: str, name: str, process: Process, version: str, output_format: str, replayed: str = "") -> str:
+    """The batch's name: the source and how it is read, the model's version, the format; also the table of results, where there is one.
+
+    Args:
+        replayed: digest of the dead letters that it replays: then it is no batch of the whole source, and does not begin as one.
+    """
+    sink = process.batch.sink
+    source = source_id(f"{source_sha256} {replayed}" if replayed else source_sha256, name, process)
+    return f"{source}-{version}-{output_format}" + (f"-{digest_of(sink.model_dump(mode='json'))[:8]}" if sink else "")
+
+
+COUNTS = ("rows", "done", "review", "dead")  # of a batch's facts: rows = done + review + dead, where done is accepted
+
+
+def counts_of(batches: Iterable[Artifact]) -> dict[str, int]:
+    """What became of the records of some batches; those made before there was a review had none."""
+    found = list(batches)
+    return {name: sum(int(batch.facts.get(name, 0)) for batch in found) for name in COUNTS}
+
+
+def accounted(batch: Artifact) -> str:
+    """A batch's records in words; the counts add up."""
+    count = counts_of([batch])
+    parts = f"{count['done']:,} accepted + {count['review']:,} to review + {count['dead']:,} dead letters"
+    return f"{count['rows']:,} records in = {parts}"
+
+
+class Batch(BaseModel):
+    """What others go by in the manifest of a finished batch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    batch: str
+    version: str
+    finished: AwareDatetime
+    artifact: Artifact
+
+
+def read_batch(store: Store, key: str) -> Batch:
+    """What a batch's manifest says.
+
+    Raises:
+        MissingObject: it is not there.
+        ValueError: it is damaged.
+    """
+    data, _ = store.read(key)
+    try:
+        return Batch.model_validate_json(data)
+    except ValidationError:
+        raise ValueError(f"{store.address(key)} is damaged, and its batch counts as not done; score its file again, or delete it") from None
+
+
+def recall(store: Store, prefix: str) -> Artifact | None:
+    """A finished batch; None when its manifest is not there or damaged, or a file that it names is gone."""
+    try:
+        artifact = read_batch(store, f"{prefix}/manifest.json").artifact
+    except (MissingObject, ValueError):
+        return None
+    return artifact if is_whole(store, artifact) else None
+
+
+def finished_batch(store: Store, process: Process, sha256: str, name: str) -> str | None:
+    """The batch that has scored a source already, with whatever version; None when there is none whose manifest can be read."""
+    prefix = f"{process.name}/batches/"
+    for info in store.list(f"{prefix}{source_id(sha256, name, process)}-"):
+        if info.key.endswith("/manifest.json"):
+            with suppress(MissingObject, ValueError):
+                read_batch(store, info.key)
+                return info.key.removeprefix(prefix).partition("/")[0]
+    return None

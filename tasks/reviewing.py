@@ -1,0 +1,253 @@
+"""Reviewing: review.jsonl of the batches -> a person's word on each record, written once -> labelled records.
+
+A record is known by its id and its inputs, whichever batch it stood in: it is looked at once. A word is one object of reviews/, written
+with `If-None-Match`, and never changed; of two people the second is told. What was accepted or corrected comes back as a labelled record:
+the first ones, up to the quota, as gold, which only measures; the later ones to be trained on. A text that is gold stays gold, for all
+its records, so that none is ever measured with and trained on; preparation checks this again.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from infra.store import Conflict, MissingObject, Store
+from tasks.cleaning import fold
+from tasks.expectations import kind_of, kinds_for, within
+from tasks.process import Column, Process, digest_of
+from tasks.prompts import prompt_of
+from tasks.records import as_text, lookup
+from tasks.repairs import mend
+from tasks.routing import FILE, Proposed
+
+Word = Literal["accepted", "corrected", "rejected"]
+Side = Literal["gold", "train"]
+LONGEST = 2_000  # characters of a reason
+SPLITS: dict[Side, str] = {"gold": "test", "train": "train"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A record that waits for a person."""
+
+    id: str
+    batch: str
+    proposed: Proposed
+
+
+class Reviewed(BaseModel):
+    """A person's word on a record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    batch: str
+    line: int
+    record_id: str
+    inputs: dict[str, Any]  # the record's values by declared path
+    text: str  # digest of what the splitter goes by: the group, or the folded prompt
+    proposed: Any
+    confidence: float
+    threshold: float | None
+    why: str  # it was to be reviewed
+    model_version: str
+    word: Word
+    output: Any = None  # what is right; None when rejected
+    side: Side | None = None
+    reviewer: str
+    reason: str = ""
+    decided: datetime  # UTC
+
+
+def item_id(record_id: str, inputs: Mapping[str, Any]) -> str:
+    """What a record is known by."""
+    return digest_of([record_id, dict(inputs)])[:32]
+
+
+def review_key(process: str, id: str) -> str:
+    """Where the word on a record is kept."""
+    return f"{process}/reviews/{id}.json"
+
+
+def text_key(process: Process, inputs: Mapping[str, Any]) -> str:
+    """A record as the splitter tells it from others: by its group, else by its folded prompt."""
+    group = as_text(lookup(inputs, process.records.group)) if process.records.group else ""
+    return digest_of(["group", group] if group else fold(prompt_of(process, inputs)))
+
+
+class Queue:
+    """What waits in a process's batches, the oldest batch first; finished batches never change, so each is read once."""
+
+    def __init__(self, store: Store, process: Process) -> None:
+        self.store, self.process = store, process
+        self._batches: dict[str, list[Item]] = {}
+        self._words: dict[str, Reviewed] = {}
+
+    def waiting(self) -> list[Item]:
+        """Records without a word, each once, with the newest proposal."""
+        found: dict[str, Item] = {}
+        done = {info.key.rpartition("/")[2].removesuffix(".json") for info in self.store.list(f"{self.process.name}/reviews/")}
+        for batch in sorted(self._finished(), key=lambda each: each[0]):
+            for item in self._items(batch[1]):
+                if item.id not in done:
+                    found[item.id] = item
+        return list(found.values())
+
+    def _finished(self) -> Iterator[tuple[str, str]]:
+        """When each batch with something to review was finished, and its prefix."""
+        for info in self.store.list(f"{self.process.name}/batches/"):
+            if info.key.endswith("/manifest.json"):
+                try:
+                    manifest = json.loads(self.store.read(info.key)[0])
+                except (MissingObject, ValueError):
+                    continue
+                if manifest.get("review"):
+                    yield manifest["finished"], info.key.removesuffix("manifest.json")
+
+    def _items(self, prefix: str) -> list[Item]:
+        if prefix not in self._batches:
+            batch = prefix.rstrip("/").rpartition("/")[2]
+            lines = self.store.read(prefix + FILE)[0].splitlines()
+            rows = [Proposed(**json.loads(line)) for line in lines if line.strip()]
+            self._batches[prefix] = [Item(item_id(row.record_id, row.inputs), batch, row) for row in rows]
+        return self._batches[prefix]
+
+    def known(self, id: str) -> Item | None:
+        """A record of any finished batch, whether it waits or not."""
+        items = (item for _, prefix in self._finished() for item in self._items(prefix))
+        return next((item for item in items if item.id == id), None)
+
+    def words(self) -> list[Reviewed]:
+        """Every word, in the order in which they were given."""
+        for info in self.store.list(f"{self.process.name}/reviews/"):
+            if info.key not in self._words:
+                self._words[info.key] = read_word(self.store, info.key)
+        return sorted(self._words.values(), key=lambda word: (word.decided, word.id))
+
+    def decide(self, item: Item, word: Word, reviewer: str, output: Any = None, reason: str = "") -> Reviewed:
+        """A person's word on a record; accepted: the proposal is right.
+
+        Raises:
+            ValueError: the output is not as declared, a rejection has no reason, or nobody is named.
+            Conflict: somebody was faster; the message says who, when and what.
+        """
+        proposed, reviewer, reason = item.proposed, reviewer.strip(), reason.strip()
+        if not reviewer or not reviewer.isprintable():
+            raise ValueError("a reviewer needs a name")
+        if len(reason) > LONGEST or (word == "rejected" and not reason):
+            raise ValueError(f"a rejection needs a reason, of {LONGEST:,} characters at most")
+        right = proposed.output if word == "accepted" else checked_output(self.process, output) if word == "corrected" else None
+        text = text_key(self.process, proposed.inputs)
+        made = Reviewed(
+            id=item.id,
+            batch=item.batch,
+            line=proposed.line,
+            record_id=proposed.record_id,
+            inputs=proposed.inputs,
+            text=text,
+            proposed=proposed.output,
+            confidence=proposed.confidence,
+            threshold=proposed.threshold,
+            why=proposed.reason,
+            model_version=proposed.model_version,
+            word=word,
+            output=right,
+            side=None if right is None else side_of(text, self.words(), self.process.review.gold),
+            reviewer=reviewer,
+            reason=reason,
+            decided=datetime.now(UTC),
+        )
+        key = review_key(self.process.name, item.id)
+        try:
+            self.store.write(key, made.model_dump_json().encode(), if_absent=True)
+        except Conflict:
+            other = read_word(self.store, key)
+            raise Conflict(f"{other.word} by {other.reviewer} at {other.decided:%Y-%m-%d %H:%M}Z; a decision is never changed") from None
+        return made
+
+
+def read_word(store: Store, key: str) -> Reviewed:
+    """A word that was given.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return Reviewed.model_validate_json(store.read(key)[0])
+    except ValidationError:
+        raise ValueError(
+            f"{store.address(key)} is damaged: it is no decision of a reviewer; restore it, or delete it to ask again"
+        ) from None
+
+
+def side_of(text: str, before: Sequence[Reviewed], quota: int) -> Side:
+    """Gold until the quota of texts is met, then training; a text stays where its first record went."""
+    for word in before:
+        if word.side and word.text == text:
+            return word.side
+    return "gold" if len({word.text for word in before if word.side == "gold"}) < quota else "train"
+
+
+def checked_output(process: Process, output: Any) -> Any:
+    """A corrected output as it is declared; small slips of spelling and form are mended.
+
+    Args:
+        output: a label or text; for fields their values by name, as a person writes them.
+
+    Raises:
+        ValueError: it is not as declared; the message names every field.
+    """
+    if process.output.kind != "fields":
+        ((path, column),) = process.output_columns.items()
+        labels = process.labels
+        return _checked(path, column.model_copy(update={"values": labels}) if labels else column, output)
+    found, mistakes = {}, []
+    for name, field in (process.output.fields or {}).items():
+        value = (output or {}).get(name)
+        if value in (None, "", []):
+            mistakes += [] if field.optional else [f"{name} is missing"]
+            continue
+        try:
+            found[name] = _checked(name, field, value)
+        except ValueError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return found
+
+
+def _checked(name: str, column: Column, value: Any) -> Any:
+    mended, _ = mend(value.strip() if isinstance(value, str) else value, column)
+    if mended in (None, "", []):
+        raise ValueError(f"{name} is missing")
+    if kind_of(mended, column) not in kinds_for(column) or not all(within(column, each) for each in (mended if column.list else [mended])):
+        allowed = f", one of {', '.join(column.values)}" if column.values else ""
+        raise ValueError(f"{name} is not as declared: {column.type}{' list' if column.list else ''}{allowed}")
+    return mended
+
+
+def labelled(process: Process, word: Reviewed) -> dict[str, Any]:
+    """A reviewed record as a row of a labelled file; values stand under their dotted paths."""
+    outputs = set(process.output_columns)
+    row = {path: value for path, value in word.inputs.items() if path not in outputs}
+    row[process.records.key] = word.record_id
+    if process.output.kind == "fields":
+        return row | {process.output.column_of(name): value for name, value in (word.output or {}).items()}
+    return row | dict.fromkeys(outputs, word.output)
+
+
+def write_labelled(store: Store, process: Process, folder: Path) -> dict[str, Path]:
+    """Split -> a file of all records that were reviewed for it; a split without one has none."""
+    words, found = Queue(store, process).words(), {}
+    for side, split in SPLITS.items():
+        rows = [labelled(process, word) for word in words if word.side == side]
+        if rows:
+            folder.mkdir(parents=True, exist_ok=True)
+            found[split] = folder / f"{side}.jsonl"
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            found[split].write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+    return found

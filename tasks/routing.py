@@ -1,0 +1,94 @@
+"""Routing: what a champion says to a record -> accepted, or a person looks at it and why; by its own version's certificate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.automation import label_of, text_of
+from tasks.certificate import Certificate, Reason, read_certificate
+from tasks.predictions import Prediction
+from tasks.process import Process
+from tasks.records import Record
+
+if TYPE_CHECKING:
+    from tasks.scope import Scope
+
+FILE = "review.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """One row of review.jsonl: an answer that a person has to look at."""
+
+    record_id: str
+    line: int  # of the source, 1-based
+    reason: Reason
+    output: Any  # what the model proposes
+    confidence: float  # 0-1
+    threshold: float | None  # from which on it would have been accepted; None: nothing with this label is
+    fields: Mapping[str, float] | None  # confidence of each field, where the model tells it
+    similarity: float | None  # to the training records, 0-1, where it is asked
+    model_version: str
+    inputs: dict[str, Any]  # the record's values
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A version's certificate, and what its training records look like."""
+
+    process: Process  # the version's own declaration
+    version: str
+    certificate: Certificate | None
+    scope: "Scope | None"
+    asked: bool  # whether today's declaration wants a certificate
+
+    @classmethod
+    def of(cls, folder: Path, process: Process, version: str, today: Process) -> "Router":
+        """The router of a version's folder.
+
+        Raises:
+            ValueError: a file in it is damaged.
+        """
+        certificate, scope = read_certificate(folder), None
+        if certificate and certificate.scope is not None:
+            from tasks.scope import Scope
+
+            if (scope := Scope.load(folder)) is None:
+                raise ValueError(f"{folder} says from where on a record is out of scope, and not what is in it; publish the version again")
+        return cls(process, version, certificate, scope, today.automation is not None)
+
+    def similarities(self, asked: Sequence[tuple[Record, str]]) -> Sequence[float | None]:
+        """How much each record is like the training records; None where nobody asks.
+
+        Args:
+            asked: records with their prompts.
+        """
+        if not self.scope:
+            return [None] * len(asked)
+        found: list[float] = self.scope.similarities([text_of(self.process, record.values, prompt) for record, prompt in asked]).tolist()
+        return found
+
+    def proposed(self, record: Record, prediction: Prediction, similarity: float | None) -> Proposed | None:
+        """What a person has to look at; None where the answer is accepted, or there is none.
+
+        A version without a certificate accepts everything; once the declaration asks for one, nothing.
+        """
+        label = label_of(self.process.output.kind, prediction.output)
+        reason: Reason | None = "uncertified" if self.asked else None
+        if self.certificate:
+            reason = self.certificate.reason(label, prediction.confidence, similarity)
+        if prediction.output is None or reason is None:
+            return None
+        return Proposed(
+            record_id=record.id,
+            line=record.line,
+            reason=reason,
+            output=prediction.output,
+            confidence=prediction.confidence,
+            threshold=self.certificate.threshold_of(label) if self.certificate else None,
+            fields=prediction.fields,
+            similarity=None if similarity is None else round(similarity, 4),
+            model_version=self.version,
+            inputs=dict(record.values),
+        )

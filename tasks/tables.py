@@ -1,0 +1,141 @@
+"""Tables: the rows of a SQL table or view -> JSON lines on this machine, in the order of its key and a page at a time.
+
+What is scored is the copy: it has a digest, as a file has, and rows that change meanwhile belong to the next batch.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from infra.database import address, connected, reading
+from tasks.process import Process
+from tasks.readers import columns_told, stands_in
+from tasks.terms import SourceTable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine, Row, Select, Table
+
+PAGE_ROWS = 2_000
+
+
+def url_of(variable: str, place: str) -> str:
+    """The URL that an environment variable holds.
+
+    Args:
+        place: in the declaration, for the message.
+
+    Raises:
+        ValueError: it is not set here.
+    """
+    if url := os.environ.get(variable):
+        return url
+    raise ValueError(f"{place}.database names {variable}, which this machine's environment does not set")
+
+
+def copy_rows(declared: SourceTable, process: Process, path: Path) -> tuple[str, int]:
+    """Write a table's rows as JSON lines; the digest of these bytes, and how many rows.
+
+    Only the key and what the declaration names is read.
+
+    Raises:
+        DatabaseAwayError: the database does not answer.
+        ValueError: no such table, it lacks a column, or its key is not there in each row, or not once.
+    """
+    digest, rows = hashlib.sha256(), 0
+    with connected(url_of(declared.database, "batch.source"), declared.database) as engine, path.open("wb") as stream:
+        table = reflected(engine, declared.table)
+        names = _columns(table, declared, process, address(engine.url))
+        for row in _pages(engine, table, names, declared.key):
+            line = json.dumps(_plain_row(row, names, declared.key, process.records.key), default=_plain) + "\n"
+            content = line.encode()
+            stream.write(content)
+            digest.update(content)
+            rows += 1
+    return digest.hexdigest(), rows
+
+
+def has_rows(declared: SourceTable) -> bool:
+    """Whether there is anything to read. Raises as `copy_rows`."""
+    from sqlalchemy import select
+
+    with connected(url_of(declared.database, "batch.source"), declared.database) as engine:
+        table = reflected(engine, declared.table)
+        with reading(engine) as connection:
+            return connection.execute(select(1).select_from(table).limit(1)).first() is not None
+
+
+def reflected(engine: "Engine", name: str) -> "Table":
+    """A table or view as it is, by `name` or `schema.name`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from sqlalchemy import MetaData, Table
+
+    schema, _, plain = name.rpartition(".")
+    with reading(engine) as connection:
+        return Table(plain, MetaData(), schema=schema or None, autoload_with=connection)
+
+
+def _columns(table: "Table", declared: SourceTable, process: Process, where: str) -> list[str]:
+    """The columns to be read, the key's first."""
+    there = [column.name for column in table.columns]
+    missing = [name for name in declared.key if name not in there]
+    missing += [path for path, column in process.input_columns.items() if not column.optional and not stands_in(there, path)]
+    if missing:
+        raise ValueError(f"{where}: {declared.table} has no column {', '.join(missing)}; {columns_told(there, process)}")
+    wanted = [name for name in there if any(_is_part(name, path) for path in process.columns)]
+    return list(dict.fromkeys([*declared.key, *wanted]))
+
+
+def _is_part(name: str, path: str) -> bool:
+    """Whether a column holds a path, an object that it is in, or a part of it."""
+    return name == path or path.startswith(f"{name}.") or name.startswith(f"{path}.")
+
+
+def _pages(engine: "Engine", table: "Table", names: Sequence[str], key: Sequence[str]) -> Iterator["Row[Any]"]:
+    """All rows in the order of the key; each page is asked for by the last key of the one before, in a transaction of its own."""
+    from sqlalchemy import func, or_, select, tuple_
+
+    order = [table.c[name] for name in key]
+    with reading(engine) as connection:
+        if connection.scalar(select(func.count()).where(or_(*(column.is_(None) for column in order)))):
+            raise ValueError(f"{table.name} has rows without {', '.join(key)}: each row needs its key")
+    page: Select[Any] = select(*(table.c[name] for name in names)).order_by(*order).limit(PAGE_ROWS + 1)
+    last: tuple[Any, ...] | None = None
+    while True:
+        asked = page if last is None else page.where(tuple_(*order) > tuple_(*last) if len(order) > 1 else order[0] > last[0])
+        with reading(engine) as connection:
+            rows = connection.execute(asked).all()
+        keys = [tuple(row[: len(key)]) for row in rows]
+        if any(one == other for one, other in itertools.pairwise(keys)):
+            raise ValueError(f"{table.name}: two rows have one {', '.join(key)}; batch.source.key must tell rows apart")
+        yield from rows[:PAGE_ROWS]
+        if len(rows) <= PAGE_ROWS:
+            return
+        last = keys[PAGE_ROWS - 1]
+
+
+def _plain_row(row: "Row[Any]", names: Sequence[str], key: Sequence[str], id: str) -> dict[str, Any]:
+    """A row by column name, with its key as the record's id; parts of a key that has several are joined by slashes."""
+    values = dict(zip(names, row, strict=True))
+    parts = [values[name] for name in key]
+    return values | {id: parts[0] if len(parts) == 1 else "/".join(quote(str(part), safe="") for part in parts)}
+
+
+def _plain(value: Any) -> Any:
+    """A database's value as JSON can hold it."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).decode("latin-1")
+    return str(value)

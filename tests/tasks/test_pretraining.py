@@ -1,0 +1,134 @@
+"""A base is made of texts that measure nobody, published, and tuned from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from infra.store import open_store
+from tasks.aliases import champion_of
+from tasks.artifacts import Artifact, store_folder
+from tasks.bases import base_folder, is_own
+from tasks.budget import Counts, settle
+from tasks.checkpoints import Checkpoints
+from tasks.cleaning import fold
+from tasks.declaration import DeclarationError
+from tasks.domains import Domain, load_domain
+from tasks.finetuning import train_model
+from tasks.preparation import write_samples
+from tasks.pretraining import pretrain_base, texts_of
+from tasks.process import Process
+from tasks.prompts import prompt_of
+from tasks.records import Record, write_lines
+from tasks.runs import Run, begin
+from tasks.splitting import TRAIN, side_of
+
+SMALL = {"size": {"n_layer": 1, "n_embd": 16, "n_head": 2}, "num_train_epochs": 1, "max_length": 64, "evaluations": 1}
+
+
+def process(name: str, seed: int = 7, **finetuning: Any) -> Process:
+    declared = {
+        "name": name,
+        "owner": "tests",
+        "records": {"source": "a.jsonl"},
+        "sample": {"prompt": "{text}", "seed": seed, "near_duplicates": None},
+        "output": {"label": "queue", "labels": ["a", "b"]},
+        "finetuning": {"max_length": 64} | finetuning,
+        "gate": [{"metric": "accuracy", "at_least": 0}],
+    }
+    return Process.model_validate(declared)
+
+
+def records(name: str) -> list[Record]:
+    """Some labelled, some not; half of the texts are those of every process."""
+    texts = [f"card {number} of {name if number % 2 else 'all'} 发票" for number in range(80)]
+    return [Record(str(n), {"text": text, "queue": "ab"[n % 2] if n % 5 else None}, "a.jsonl", n) for n, text in enumerate(texts)]
+
+
+def validated(run: Run, folder: Path) -> Artifact:
+    write_lines(folder / run.process.name / "records.jsonl", records(run.process.name))
+    return store_folder(open_store(), folder / run.process.name, f"{run.prefix}/validated")
+
+
+def test_a_base_is_published_and_tuned_from_and_has_read_nothing_that_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("tasks.pretraining.own_tokenizer", _noting(read))
+    runs = [begin(process(name, seed), "pretrain") for name, seed in (("one", 1), ("two", 2))]
+    (tmp_path / "more.txt").write_text("a text of its own\n\n", encoding="utf-8")
+    domain = Domain.model_validate(
+        {
+            "name": "base-toy",
+            "owner": "tests",
+            "processes": ["one", "two"],
+            "corpus": ["more.txt"],
+            "vocabulary_size": 300,
+            "finetuning": SMALL,
+        }
+    )
+    alias = pretrain_base.fn(domain, [validated(run, tmp_path) for run in runs], runs, tmp_path)
+    assert champion_of(open_store(), "base-toy") == alias
+    assert "a text of its own" in read
+    for run in runs:
+        measured = {
+            _text(run.process, row) for row in records(run.process.name) if row.values["queue"] and _side(run.process, row) != TRAIN
+        }
+        unlabelled = {_text(run.process, row) for row in records(run.process.name) if not row.values["queue"]}
+        assert measured
+        assert not measured & set(read)
+        assert unlabelled & set(read)
+
+    tuned = process("one", 1, base="store:base-toy", num_train_epochs=1)
+    assert tuned.label_tokens
+    (tmp_path / "working").mkdir()
+    write_samples(tuned, records("one"), tmp_path / "samples", tmp_path / "working")
+    train_model(tuned, tmp_path / "samples", tmp_path / "model", Checkpoints(open_store(), "c"), lambda _: None)
+    folder = base_folder(f"store:base-toy@{alias.version}")
+    assert folder == base_folder("store:base-toy")
+    words = [AutoTokenizer.from_pretrained(place)("card 7 of 发票").input_ids for place in (folder, tmp_path / "model")]
+    assert words[0] == words[1]
+    settled = json.loads((tmp_path / "model" / "training.json").read_text())["settings"]
+    assert settled["label_smoothing_factor"] == settle(process("one").finetuning, "label", Counts(9, 9, 9, 9, 2)).label_smoothing_factor
+
+
+def _noting(read: list[str]) -> Any:
+    from tasks.tokenising import own_tokenizer
+
+    def noted(texts: list[str], *rest: Any) -> Any:
+        read.extend(texts)
+        return own_tokenizer(texts, *rest)
+
+    return noted
+
+
+def _text(declared: Process, record: Record) -> str:
+    return prompt_of(declared, record.values)
+
+
+def _side(declared: Process, record: Record) -> int:
+    return side_of(declared, "", fold(_text(declared, record)))
+
+
+def test_unlabelled_texts_that_would_test_are_not_read(tmp_path: Path) -> None:
+    declared = process("one")
+    write_lines(tmp_path / "records.jsonl", records("one"))
+    texts, measured = texts_of(declared, tmp_path / "records.jsonl", tmp_path)
+    assert {side_of(declared, "", fold(text)) for text in texts} == {TRAIN}
+    assert len(measured) == sum(_side(declared, row) != TRAIN for row in records("one") if row.values["queue"])
+
+
+def test_a_base_that_nobody_has_published_is_told_with_the_command_that_makes_it() -> None:
+    assert is_own("store:base-none")
+    with pytest.raises(ValueError, match="no such model is published; make it: clerkflow pretrain base-none"):
+        base_folder("store:base-none")
+
+
+def test_mistakes_in_a_base_are_told_all_at_once(tmp_path: Path) -> None:
+    (tmp_path / "base-x.yaml").write_text("name: base-y\nprocesses: []\nfinetuning: {base: gpt2}\n", encoding="utf-8")
+    with pytest.raises(DeclarationError) as told:
+        load_domain("base-x", tmp_path)
+    for part in ("owner", "processes", "a base is made from scratch"):
+        assert part in str(told.value)
+    with pytest.raises(DeclarationError, match="declared are: base-x"):
+        load_domain("base-z", tmp_path)

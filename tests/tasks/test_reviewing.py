@@ -1,0 +1,140 @@
+"""Words of reviewers: written once, and what becomes of the records."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.store import Conflict, LocalStore, Store
+from tasks.ingestion import reviewed_sources
+from tasks.preparation import write_samples
+from tasks.process import Process
+from tasks.readers import Reader
+from tasks.records import Record
+from tasks.reviewing import Queue, checked_output, item_id, review_key
+from tests.flows.test_review import FORM, process_of, put_batch, tickets
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return LocalStore(tmp_path / "store")
+
+
+def decide_all(queue: Queue, word: Any = "accepted", **more: Any) -> None:
+    for item in queue.waiting():
+        queue.decide(item, word, "Ann", **more)
+
+
+def test_a_record_is_looked_at_once_whichever_batches_it_stands_in(local: Store) -> None:
+    put_batch(local, tickets("one", "two"), "b1")
+    put_batch(local, [{"inputs": {"text": "one"}, "output": "shipping"}], "b2")
+    queue = Queue(local, process_of())
+    first, second = queue.waiting()
+    assert (first.proposed.output, first.batch, second.proposed.output) == ("shipping", "b2", "billing")
+    queue.decide(first, "accepted", "Ann")
+    assert [item.id for item in queue.waiting()] == [second.id]
+
+
+def test_a_word_is_written_once_in_each_kind_of_store(store: Store) -> None:
+    put_batch(store, tickets("one"))
+    queue, other = Queue(store, process_of()), Queue(store, process_of())
+    (item,) = other.waiting()
+    queue.decide(item, "corrected", "Ann", "shipping")
+    with pytest.raises(Conflict, match="corrected by Ann"):
+        other.decide(item, "rejected", "Bo", reason="late")
+    assert [word.output for word in other.words()] == ["shipping"]
+    assert store.stat(review_key("tickets", item_id("r1", {"text": "one"}))) is not None
+
+
+def test_gold_comes_first_up_to_its_quota_and_equal_texts_stay_together(local: Store) -> None:
+    put_batch(local, tickets("one", "two", "ONE", "three", "four"))
+    process = process_of(review={"gold": 2})
+    queue = Queue(local, process)
+    decide_all(queue)
+    assert [(word.inputs["text"], word.side) for word in queue.words()] == [
+        ("one", "gold"),
+        ("two", "gold"),
+        ("ONE", "gold"),
+        ("three", "train"),
+        ("four", "train"),
+    ]
+
+
+def test_what_was_reviewed_is_read_with_its_split_and_measured_or_trained_on_but_never_both(local: Store, tmp_path: Path) -> None:
+    put_batch(local, tickets("gold one", "later two", "later three"))
+    process = process_of(review={"gold": 1}, sample={"prompt": "{text}", "vocabulary_size": 300, "near_duplicates": None})
+    queue = Queue(local, process)
+    decide_all(queue, "corrected", output="shipping")
+    records = [
+        row
+        for source in reviewed_sources(process, local, tmp_path / "reviewed")
+        for row in Reader(source.path, source.name, process, source.split)
+        if isinstance(row, Record)
+    ]
+    assert [(row.values, row.split) for row in records] == [
+        ({"text": "gold one", "queue": "shipping"}, "test"),
+        ({"text": "later two", "queue": "shipping"}, "train"),
+        ({"text": "later three", "queue": "shipping"}, "train"),
+    ]
+    own = [
+        Record(f"o{n}", {"text": f"text {n}", "queue": "billing"}, "a.jsonl", n, (), ("", "validation", "test")[n % 3]) for n in range(9)
+    ]
+    twin = Record("twin", {"text": "GOLD  one", "queue": "billing"}, "a.jsonl", 10, (), "train")
+    (tmp_path / "working").mkdir()
+    report = write_samples(process, [twin, *own, *records], tmp_path / "samples", tmp_path / "working")
+    from datasets import load_from_disk
+
+    sides = {name: load_from_disk(str(tmp_path / "samples" / name))["record_id"] for name in ("train", "validation", "test")}
+    assert records[0].id in sides["test"]
+    assert {records[1].id, records[2].id} <= {*sides["train"]}
+    assert "twin" not in {*sides["train"], *sides["validation"], *sides["test"]}
+    assert report["dropped"]["leaks"] == 1
+
+
+def test_a_rejected_record_is_no_labelled_one_and_needs_a_reason(local: Store, tmp_path: Path) -> None:
+    put_batch(local, tickets("one"))
+    queue = Queue(local, process_of())
+    (item,) = queue.waiting()
+    with pytest.raises(ValueError, match="needs a reason"):
+        queue.decide(item, "rejected", "Ann")
+    with pytest.raises(ValueError, match="needs a name"):
+        queue.decide(item, "accepted", " ")
+    queue.decide(item, "rejected", "Ann", reason="spam")
+    assert reviewed_sources(process_of(), local, tmp_path / "reviewed") == []
+
+
+@pytest.mark.parametrize(
+    ("output", "typed", "right"),
+    [
+        (None, " Billing ", "billing"),
+        (FORM, {"item": "pen", "count": "１,200", "unit": "BOX"}, {"item": "pen", "count": 1200, "unit": "box"}),
+        (FORM, {"item": "pen", "count": "2", "unit": ""}, {"item": "pen", "count": 2}),
+    ],
+)
+def test_a_correction_is_mended_as_a_record_is(output: dict[str, Any] | None, typed: Any, right: Any) -> None:
+    assert checked_output(process_of(output), typed) == right
+
+
+@pytest.mark.parametrize(
+    ("output", "typed", "told"),
+    [
+        (None, "legal", "queue is not as declared"),
+        (None, "", "queue is missing"),
+        (FORM, {"item": "", "count": "many"}, "item is missing; count is not as declared: integer"),
+    ],
+)
+def test_a_correction_that_is_not_as_declared_is_refused(output: dict[str, Any] | None, typed: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        checked_output(process_of(output), typed)
+
+
+def test_corrected_fields_come_back_under_their_paths(local: Store, tmp_path: Path) -> None:
+    process: Process = process_of(FORM)
+    put_batch(local, [{"inputs": {"text": "two pens"}, "output": {"item": "pens", "count": 3}}])
+    decide_all(Queue(local, process), "corrected", output={"item": "pens", "count": "2"})
+    (source,) = reviewed_sources(process, local, tmp_path / "reviewed")
+    assert json.loads(source.path.read_text()) == {"text": "two pens", "id": "r1", "form.item": "pens", "form.count": 2}
+    (row,) = Reader(source.path, source.name, process, source.split)
+    assert isinstance(row, Record)
+    assert row.values == {"text": "two pens", "form.item": "pens", "form.count": 2}

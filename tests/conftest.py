@@ -35,6 +35,14 @@ os.environ |= {
 }
 
 
+LONGEST = ("test_system.py", "test_life.py", "test_watchdog.py")  # begin first, or one process is left with them in the end
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the others stay in their order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the store and the cache of the person who runs it."""

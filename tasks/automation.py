@@ -7,7 +7,7 @@ group, tests them. The rest of it measures what they give: the straight-through 
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,12 @@ from tasks import certificate as certificates
 from tasks import scope as scopes
 from tasks.cases import PromptOf, Test, ask, cases_of
 from tasks.certificate import Certificate, Marks, Rows, accepted_by, as_bytes, certify, measure_accepted
-from tasks.cleaning import fold
 from tasks.features import input_text
-from tasks.metrics import Answers, Case, acceptable
+from tasks.metrics import Case, acceptable
 from tasks.predictions import Prediction
 from tasks.process import Process
-from tasks.records import as_text, lookup
 from tasks.scope import Scope
-from tasks.splitting import draw
+from tasks.splitting import draw, split_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,9 +56,8 @@ def learn_scope(process: Process, texts: Iterable[str]) -> Scope | None:
 
 def calibrates(process: Process, inputs: Mapping[str, Any], prompt: str) -> bool:
     """Whether a test record chooses thresholds, or measures what they give; drawn by its group or text, so that it stays as data grow."""
-    group = as_text(lookup(inputs, process.records.group)) if process.records.group else ""
     share = process.automation.calibration_share if process.automation else 0.0
-    return draw(process.sample.seed, f"calibration\0{group or fold(prompt)}") < share
+    return draw(process.sample.seed, f"calibration\0{split_key(process, inputs, prompt)}") < share
 
 
 def certified(process: Process, choosing: Asked, test: Asked, calibrating: Sequence[bool]) -> tuple[Certificate, list[bool | None]]:
@@ -99,11 +96,6 @@ def _rows(process: Process, asked: Asked, scope: float | None) -> Rows:
 def label_of(kind: str, output: Any) -> str | None:
     """What decides which threshold counts for an answer."""
     return str(output) if kind == "label" and output is not None else None
-
-
-def with_accepted(answers: Answers, accepted: Sequence[bool | None]) -> Answers:
-    """Answers that also say which of them go straight through."""
-    return replace(answers, accepted=accepted)
 
 
 def notes_on(process: Process, certificate: Certificate) -> list[str]:

@@ -28,7 +28,7 @@ from tasks.process import Process
 from tasks.prompts import clean, clean_value, completion_of, output_of, prompt_of
 from tasks.records import Record, as_text, lookup, read_records
 from tasks.runs import Run, once
-from tasks.splitting import SIDES, TEST, TRAIN, check_sides, leaks, side_of
+from tasks.splitting import SIDES, TEST, TRAIN, check_sides, group_of, leaks, side_of
 from tasks.tokenising import (
     Encoder,
     Sample,
@@ -112,7 +112,7 @@ def collect(process: Process, records: Iterable[Record], path: Path) -> Corpus:
 
 def _note(process: Process, record: Record, sample: Sample, corpus: Corpus) -> None:
     folded = fold(sample.prompt)
-    group = as_text(lookup(record.values, process.records.group)) if process.records.group else ""
+    group = group_of(process, record.values)
     corpus.sides.append(side_of(process, record.split, group or folded))
     corpus.prompts.append(digest(folded))
     corpus.groups.append(digest("group", group) if group else 0)

@@ -28,10 +28,11 @@ from tasks.models import build_model, device, save_model
 from tasks.preparation import collect, select
 from tasks.process import Process
 from tasks.prompts import output_of, prompt_of
-from tasks.records import as_text, lookup, read_records
+from tasks.publishing import begun
+from tasks.records import read_records
 from tasks.registry import files_in, publish_version
 from tasks.runs import Run, fingerprint_of
-from tasks.splitting import TEST, TRAIN, VALIDATION, draw, side_of
+from tasks.splitting import TEST, TRAIN, VALIDATION, draw, side_of, split_key
 from tasks.tokenising import own_tokenizer
 from tasks.training import Tuning
 
@@ -65,8 +66,7 @@ def _unlabelled(process: Process, records: Path) -> Iterator[str]:
     for record in read_records(records):
         if output_of(process, record.values) is None:
             prompt = prompt_of(process, record.values)
-            group = as_text(lookup(record.values, process.records.group)) if process.records.group else ""
-            if side_of(process, record.split, group or fold(prompt)) == TRAIN:
+            if side_of(process, record.split, split_key(process, record.values, prompt)) == TRAIN:
                 yield prompt
 
 
@@ -145,7 +145,7 @@ def pretrain_base(domain: Domain, validated: Sequence[Artifact], of: Sequence[Ru
             store,
             domain.name,
             files_in(folder / "model"),
-            created=f"{run.id[:4]}-{run.id[4:6]}-{run.id[6:8]}T{run.id[9:11]}:{run.id[11:13]}:{run.id[13:15]}Z",
+            created=begun(run),
             run=run.id,
             commit=runs.commit(),
             versions=runs.versions(),

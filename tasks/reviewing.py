@@ -20,9 +20,9 @@ from tasks.cleaning import fold
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.process import Column, Process, digest_of
 from tasks.prompts import prompt_of
-from tasks.records import as_text, lookup
 from tasks.repairs import mend
 from tasks.routing import FILE, Proposed
+from tasks.splitting import group_of
 
 Word = Literal["accepted", "corrected", "rejected"]
 Side = Literal["gold", "train"]
@@ -75,7 +75,7 @@ def review_key(process: str, id: str) -> str:
 
 def text_key(process: Process, inputs: Mapping[str, Any]) -> str:
     """A record as the splitter tells it from others: by its group, else by its folded prompt."""
-    group = as_text(lookup(inputs, process.records.group)) if process.records.group else ""
+    group = group_of(process, inputs)
     return digest_of(["group", group] if group else fold(prompt_of(process, inputs)))
 
 

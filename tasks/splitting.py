@@ -5,14 +5,28 @@ side when records are added, so a champion is never tested on what its challenge
 """
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.cleaning import fold
 from tasks.process import Process
+from tasks.records import as_text, lookup
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SIDES = ("train", "validation", "test")
+
+
+def group_of(process: Process, values: Mapping[str, Any]) -> str:
+    """The group that a record belongs to, by path or as they came; "" where none is declared, or it has none."""
+    return as_text(lookup(values, process.records.group)) if process.records.group else ""
+
+
+def split_key(process: Process, values: Mapping[str, Any], prompt: str) -> str:
+    """What decides a record's side: its group, else its folded prompt."""
+    return group_of(process, values) or fold(prompt)
 
 
 def draw(seed: int, key: str) -> float:
@@ -25,7 +39,7 @@ def side_of(process: Process, declared: str, key: str) -> int:
 
     Args:
         declared: "train", "validation" or "test" where a person or a fixed file says so, or "" for a record of the source.
-        key: its group, or its folded prompt.
+        key: what `split_key` says.
     """
     if declared:
         return SIDES.index(declared)

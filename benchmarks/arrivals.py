@@ -15,7 +15,6 @@ import os
 import random
 import secrets
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import Any
 
 import psutil
 
+from infra.ports import free_port
 from infra.system import WARM
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -243,12 +243,6 @@ def with_patience(kill: Callable[[], Any]) -> None:
         kill()
     except psutil.NoSuchProcess:
         return
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def healthy(port: int) -> bool:

@@ -8,7 +8,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from infra.certificates import make_certificates
 from infra.connection import connect
 from infra.credentials import has_credentials, write_private
 from infra.ending import end
+from infra.ports import free_port
 from infra.settings import Settings, settings
 
 # The community edition is distributed as source; its checksum is kept in Go's public log.
@@ -142,7 +142,7 @@ def _kms(file: Path | None) -> dict[str, str]:
 def _start(
     program: Path, scratch: Path, data: Path, port: int | None, secret: dict[str, str], ca: Path | None
 ) -> tuple["subprocess.Popen[bytes]", str]:
-    address = f"127.0.0.1:{port or _free_port()}"
+    address = f"127.0.0.1:{port or free_port()}"
     words = [str(program), "server", "--quiet", "--address", address, "--certs-dir", str(scratch / "certs"), str(data / "objects")]
     environment = secret | {"PATH": os.environ.get("PATH", ""), "HOME": str(scratch)}
     (data / "objects").mkdir(parents=True, exist_ok=True)
@@ -171,12 +171,6 @@ def _dies_with_parent() -> Callable[[], None] | None:
             os._exit(1)
 
     return ask
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(server: "subprocess.Popen[bytes]", address: str, log: Path, ca: Path | None) -> None:

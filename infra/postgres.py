@@ -5,7 +5,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 from infra.credentials import write_private
 from infra.ending import end
+from infra.ports import free_port
 
 NAMED = "CLERKFLOW_TEST_POSTGRES_URL"  # a server to use instead: the URL of a database in which others may be made
 DEBIAN = Path("/usr/lib/postgresql")
@@ -87,7 +87,7 @@ def _start(programs: Path, folder: Path, user: dict[str, Any], password: str) ->
     """The server, when it answers, and its URL; where another process took the port just then, the next one is tried."""
     log = folder / "log"
     for _ in range(3):
-        port = _free_port()
+        port = free_port()
         words: list[Any] = [programs / "postgres", "-D", folder / "data", "-p", str(port)]
         words += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "log_error_verbosity=terse"]
         with log.open("wb") as stream:
@@ -111,13 +111,6 @@ def _answers(server: "subprocess.Popen[Any]", url: str) -> bool:
         except psycopg.OperationalError:
             time.sleep(0.1)
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _environment() -> dict[str, str]:

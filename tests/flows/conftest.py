@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -18,18 +17,13 @@ from rich.console import Console
 from flows import __main__ as line
 from flows import console
 from infra.ending import end
+from infra.ports import free_port
 
 Command = Callable[..., tuple[int, str]]
 
 ROOT = Path(__file__).resolve().parents[2]
 QUEUES = {"billing": ["invoice", "发票"], "shipping": ["parcel", "快递"]}
 FILLERS = [f"{first}{last}" for first in "bdfgklmnprst" for last in ("a", "ei", "o", "um")]  # words that say nothing
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import queue
 import secrets
-import socket
 import threading
 import time
 import urllib.error
@@ -16,16 +15,11 @@ from infra import events
 from infra.bucket import MinioStore
 from infra.connection import connect
 from infra.minio import environment_of, make_bucket, running
+from infra.ports import free_port
 from infra.settings import settings
 from infra.store import LocalStore
 
 TOKEN = secrets.token_hex(12)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def gathered(hints: Iterator[set[str]], wanted: set[str], stop: threading.Event) -> set[str]:

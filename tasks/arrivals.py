@@ -170,6 +170,21 @@ class Scored:
     failed: dict[str, str] = field(default_factory=dict)  # key -> why
     left: list[Claim] = field(default_factory=list)  # to other runs, which are at work on them
 
+    def take(self, name: str, result: Artifact | Claim | BaseException) -> None:
+        """Note what came of one source: its batch, another run's claim, or a mistake.
+
+        Raises:
+            OSError: the store or a database did not answer.
+        """
+        if isinstance(result, OSError):
+            raise result
+        if isinstance(result, Artifact):
+            self.batches.append(result)
+        elif isinstance(result, Claim):
+            self.left.append(result)
+        else:
+            self.failed[name] = shortened(result)
+
 
 def score_arrivals(arrivals: Iterable[Arrival], run: Run, output_format: str) -> Scored:
     """Score one file after the other, and keep in the ledger how each went; a file that fails does not keep the others from it.
@@ -182,18 +197,14 @@ def score_arrivals(arrivals: Iterable[Arrival], run: Run, output_format: str) ->
         taken = move(store, arrival, lambda now: {"attempts": now.attempts + 1, "run": run.id})
         if taken.state != "pending":
             continue
-        state = score_batch(arrival.key, run, output_format, return_state=True)
-        result = state.result(raise_on_failure=False)
-        if isinstance(result, OSError):
-            raise result
+        result = score_batch(arrival.key, run, output_format, return_state=True).result(raise_on_failure=False)
+        scored.take(arrival.key, result)
         if isinstance(result, Artifact):
-            scored.batches.append(result)
             _settle(store, run.process, taken, str(result.facts["batch"]))
         elif isinstance(result, Claim):
-            scored.left.append(result)
             move(store, taken, lambda now: {"attempts": max(0, now.attempts - 1)})  # it did not try
         else:
-            scored.failed[arrival.key] = reason = shortened(result)
+            reason = scored.failed[arrival.key]
             move(store, taken, lambda _, reason=reason: {"reason": reason})  # type: ignore[misc]
     return scored
 
@@ -213,15 +224,8 @@ def score_waiting(arrivals: Iterable[Arrival], run: Run, output_format: str) -> 
     scored, declared = score_arrivals(arrivals, run, output_format), run.process.batch.source
     if declared is None or not has_rows(declared):
         return scored
-    result = score_batch(table_name(declared), run, output_format, return_state=True).result(raise_on_failure=False)
-    if isinstance(result, OSError):
-        raise result
-    if isinstance(result, Artifact):
-        scored.batches.append(result)
-    elif isinstance(result, Claim):
-        scored.left.append(result)
-    else:
-        scored.failed[table_name(declared)] = shortened(result)
+    name = table_name(declared)
+    scored.take(name, score_batch(name, run, output_format, return_state=True).result(raise_on_failure=False))
     return scored
 
 

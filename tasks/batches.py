@@ -50,6 +50,10 @@ class Batch(BaseModel):
     version: str
     finished: AwareDatetime
     artifact: Artifact
+    source: str = ""  # its name
+    location: str = ""  # where it is found again; batches made before there was a replay do not say
+    source_sha256: str = ""
+    reasons: dict[str, int] = {}  # code -> dead letters
 
 
 def read_batch(store: Store, key: str) -> Batch:

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-from infra.store import Store
+from infra.store import MissingObject, Store
 from tasks.artifacts import Artifact, fetch_file, scratch
-from tasks.batches import read_batch
+from tasks.batches import Batch, read_batch
 from tasks.process import digest_of
 from tasks.reasons import Reason
 from tasks.records import Record, Rejected
@@ -66,15 +66,19 @@ def letters_of(store: Store, process: str, batch: str, reason: Reason | None) ->
     Raises:
         ValueError: no such batch, or it has no such letters.
     """
-    key = f"{process}/batches/{batch}/manifest.json"
-    if "/" in batch or not batch.strip(".") or store.stat(key) is None:
-        raise ValueError(f"{process} has no batch {batch!r}; look below {store.address(process + '/batches/')}")
-    manifest: dict[str, Any] = json.loads(store.read(key)[0])
-    letters = [letter for letter in _read(store, read_batch(store, key).artifact) if reason in (None, letter.code)]
+    found = _batch(store, process, batch)
+    letters = [letter for letter in _read(store, found.artifact) if reason in (None, letter.code)]
     if not letters:
-        there = ", ".join(f"{code} {count}" for code, count in manifest["reasons"].items()) or "none"
+        there = ", ".join(f"{code} {count}" for code, count in found.reasons.items()) or "none"
         raise ValueError(f"{batch} has no dead letters{f' of reason {reason}' if reason else ''}; it has: {there}")
-    return Again(batch, manifest.get("location", manifest["source"]), manifest["source_sha256"], letters)
+    return Again(batch, found.location or found.source, found.source_sha256, letters)
+
+
+def _batch(store: Store, process: str, batch: str) -> Batch:
+    with suppress(MissingObject):
+        if "/" not in batch and batch.strip("."):
+            return read_batch(store, f"{process}/batches/{batch}/manifest.json")
+    raise ValueError(f"{process} has no batch {batch!r}; look below {store.address(process + '/batches/')}")
 
 
 def _read(store: Store, artifact: Artifact) -> Iterator[Letter]:

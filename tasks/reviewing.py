@@ -84,6 +84,7 @@ class Queue:
 
     def __init__(self, store: Store, process: Process) -> None:
         self.store, self.process = store, process
+        self._finished_at: dict[str, str] = {}  # manifest -> when its batch was finished; "" where nothing is to review
         self._batches: dict[str, list[Item]] = {}
         self._words: dict[str, Reviewed] = {}
 
@@ -100,13 +101,17 @@ class Queue:
     def _finished(self) -> Iterator[tuple[str, str]]:
         """When each batch with something to review was finished, and its prefix."""
         for info in self.store.list(f"{self.process.name}/batches/"):
-            if info.key.endswith("/manifest.json"):
-                try:
-                    manifest = json.loads(self.store.read(info.key)[0])
-                except (MissingObject, ValueError):
-                    continue
-                if manifest.get("review"):
-                    yield manifest["finished"], info.key.removesuffix("manifest.json")
+            if info.key.endswith("/manifest.json") and (finished := self._when(info.key)):
+                yield finished, info.key.removesuffix("manifest.json")
+
+    def _when(self, key: str) -> str:
+        if key not in self._finished_at:
+            try:
+                manifest = json.loads(self.store.read(key)[0])
+            except (MissingObject, ValueError):
+                return ""
+            self._finished_at[key] = manifest["finished"] if manifest.get("review") else ""
+        return self._finished_at[key]
 
     def _items(self, prefix: str) -> list[Item]:
         if prefix not in self._batches:

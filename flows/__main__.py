@@ -99,7 +99,7 @@ def tune(
 @app.command()
 def pretrain(base: Annotated[str, typer.Argument(metavar="BASE", help="A file of data/bases, without its ending.")]) -> None:
     """Make a base model on the texts of the processes that it names, and publish it for them to be tuned from."""
-    load_domain(base, settings().processes.parent / "bases")
+    load_domain(base, settings().bases)
     console.quiet_libraries()
     from flows.pretrain import pretrain as flow
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -133,6 +132,8 @@ def next_command(command: str) -> None:
 
 def show_search(found: "Artifact", process: str) -> None:
     """What a search found, as lines for process.yaml."""
+    from tasks.spaces import lines_of
+
     best, declared = found.facts["best"], found.facts["declared"]
     before = "" if declared is None else f", {declared:.4f} as declared"
     out.print(f"{process}: {found.facts['trials']} trials, validation loss {best['loss']:.4f}{before}")
@@ -140,7 +141,7 @@ def show_search(found: "Artifact", process: str) -> None:
     if best["number"] == 0:
         out.print("nothing is better than what is declared")
         return
-    out.print(f"for process.yaml:\n{yaml.safe_dump({'finetuning': best['settings']}, sort_keys=False)}", end="")
+    out.print(f"for process.yaml:\n{lines_of(best)}", end="")
     next_command(f"clerkflow train {process}")
 
 

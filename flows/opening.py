@@ -32,6 +32,7 @@ def _asked() -> dict[str, Any]:
 
 
 def run_name() -> str:
-    """Name of a flow run for people: train-ticket_routing-1123T2230."""
-    name = str(flow_run.parameters.get("process", "")).rstrip("/").rpartition("/")[2]
+    """Name of a flow run for people: train-ticket_routing-1123T2230, pretrain-base-office-1123T2230."""
+    asked = flow_run.parameters
+    name = str(asked.get("process") or asked.get("base") or "").rstrip("/").rpartition("/")[2]
     return f"{flow_run.flow_name}-{name}-{datetime.now(UTC):%m%dT%H%M}"

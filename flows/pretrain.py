@@ -1,11 +1,8 @@
 """Pretrain: raw records of several processes -> validated -> their texts, but none that measures -> a published base model."""
 
-from datetime import UTC, datetime
-
 from prefect import flow
-from prefect.runtime import flow_run
 
-from flows.opening import open_run
+from flows.opening import open_run, run_name
 from infra.settings import settings
 from tasks import runs
 from tasks.aliases import Alias
@@ -15,11 +12,6 @@ from tasks.pretraining import pretrain_base
 from tasks.validation import validate
 
 
-def run_name() -> str:
-    """Name of a flow run for people: pretrain-base-office-1123T2230."""
-    return f"pretrain-{flow_run.parameters.get('base', '')}-{datetime.now(UTC):%m%dT%H%M}"
-
-
 @flow(name="pretrain", flow_run_name=run_name)
 def pretrain(base: str) -> Alias:
     """Make a base model on the texts of the processes that it names, for them to be tuned from.
@@ -27,7 +19,7 @@ def pretrain(base: str) -> Alias:
     Args:
         base: Name of a declared base, a file of data/bases.
     """
-    folder = settings().processes.parent / "bases"
+    folder = settings().bases
     domain = load_domain(base, folder)
     opened = [open_run(name, "pretrain", None) for name in domain.processes]
     validated = [validate(ingest(run), run) for run in opened]

@@ -73,6 +73,11 @@ class Settings(BaseSettings):
             raise ValueError("expected host:port, such as 127.0.0.1:9190")
         return address
 
+    @property
+    def bases(self) -> Path:
+        """Folder of the declared bases, beside that of the processes."""
+        return self.processes.parent / "bases"
+
 
 def settings() -> Settings:
     """The settings of this machine, as the environment says now.

@@ -60,15 +60,7 @@ def load_process(name: str, processes: Path, overrides: Mapping[str, Any] | None
     if not os.path.isfile(file):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         known = sorted(path.parent.name for path in processes.glob("*/process.yaml"))
         raise DeclarationError(f"no process {name!r}: {file} is missing; declared are: {', '.join(known) or 'none'}")
-    try:
-        declared = yaml.load(file.read_text(encoding="utf-8"), _OneMeaning)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, DeclarationError) as error:
-        raise DeclarationError(f"{file}: {error}") from None
-    except RecursionError:
-        raise DeclarationError(f"{file}: brackets or blocks within one another, too deep to be read") from None
-    if not isinstance(declared, dict):
-        raise DeclarationError(f"{file}: expected a mapping such as 'name: …', got {type(declared).__name__}")
-    declared = _long_form(declared)
+    declared = _long_form(read_mapping(file))
     merged = merge(declared, _long_form(overrides or {}))
     _approval_stays(declared, merged, str(file))
     _tables_stay(declared, merged, str(file))
@@ -77,6 +69,23 @@ def load_process(name: str, processes: Path, overrides: Mapping[str, Any] | None
         raise DeclarationError(f"{file}: name is {process.name!r}, the folder is {name!r}; make them equal")
     process._folder = folder.resolve()
     return process
+
+
+def read_mapping(file: Path) -> dict[Any, Any]:
+    """What a YAML file declares.
+
+    Raises:
+        DeclarationError: it is no YAML, says something twice, or is no mapping.
+    """
+    try:
+        declared = yaml.load(file.read_text(encoding="utf-8"), _OneMeaning)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, DeclarationError) as error:
+        raise DeclarationError(f"{file}: {error}") from None
+    except RecursionError:
+        raise DeclarationError(f"{file}: brackets or blocks within one another, too deep to be read") from None
+    if not isinstance(declared, dict):
+        raise DeclarationError(f"{file}: expected a mapping such as 'name: …', got {type(declared).__name__}")
+    return declared
 
 
 def _long_form(declared: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from tasks.declaration import DeclarationError
+from tasks.declaration import DeclarationError, read_mapping
 from tasks.process import NAME, Finetuning
 from tasks.terms import Declared
 
@@ -47,9 +46,7 @@ def load_domain(name: str, folder: Path) -> Domain:
         known = sorted(path.stem for path in folder.glob("*.yaml"))
         raise DeclarationError(f"no base {name!r}: {file} is missing; declared are: {', '.join(known) or 'none'}")
     try:
-        found = Domain.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DeclarationError(f"{file}: {error}") from None
+        found = Domain.model_validate(read_mapping(file))
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()]
         raise DeclarationError(f"{file}: {len(lines)} mistakes\n" + "\n".join(lines)) from None

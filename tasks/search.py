@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -40,7 +39,7 @@ from tasks.finetuning import SECTIONS, counts_of, fetch_samples, read_token, tra
 from tasks.models import base_digest, load_tokenizer
 from tasks.process import Process
 from tasks.runs import Run, fingerprint_of
-from tasks.spaces import Choices, Range, Space
+from tasks.spaces import Choices, Range, Space, lines_of
 from tasks.studies import page_of, story_of
 from tasks.training import LossError, Progress
 from tasks.tuning import Settled
@@ -276,11 +275,6 @@ def main() -> None:
     told: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     told |= {name: Path(told[name]) for name in ("samples", "journal")}
     hunt(Hunt(**told | {"process": parse_process(told["process"], sys.argv[1])}))
-
-
-def lines_of(best: Mapping[str, Any]) -> str:
-    """What to put into process.yaml."""
-    return yaml.safe_dump({"finetuning": best["settings"]}, sort_keys=False)
 
 
 @task(task_run_name="search-{run.process.name}", cache_policy=NO_CACHE)

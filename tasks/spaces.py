@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
+import yaml
 from pydantic import Field, field_validator, model_validator
 
 from tasks.terms import Declared
@@ -62,3 +63,8 @@ class Search(Declared):
         if unknown or space == {}:
             raise ValueError(f"{', '.join(unknown) or 'nothing'} cannot be searched for; there are: {', '.join(OPEN)}")
         return space
+
+
+def lines_of(best: Mapping[str, Any]) -> str:
+    """What to put into process.yaml: the settings of a trial."""
+    return yaml.safe_dump({"finetuning": best["settings"]}, sort_keys=False)

@@ -20,8 +20,8 @@ from tasks.preparation import write_samples
 from tasks.process import Process
 from tasks.records import Record
 from tasks.runs import begin
-from tasks.search import Hunt, as_settled, fail_stale, lines_of, search, search_settings, space_around, study_of, suggested
-from tasks.spaces import Choices
+from tasks.search import Hunt, as_settled, fail_stale, search, search_settings, space_around, study_of, suggested
+from tasks.spaces import Choices, lines_of
 from tasks.studies import story_of
 
 SPACE = {"learning_rate": {"low": 0.001, "high": 0.03, "log": True}, "dropout": {"low": 0.0, "high": 0.2}}

@@ -50,7 +50,18 @@ class Counts:
     def predicted(self, kind: str) -> float:
         """Tokens of one epoch whose prediction counts: answers, marks, and a part of the prompts where a label alone would teach little."""
         answers, weight = self.tokens - self.prompt_tokens, recipe_of(kind, self)["prompt_loss_weight"]
-        return answers + (PROMPT_SHARE * min(self.prompt_tokens, PROMPT_MOST * answers / weight) if weight else 0)
+        return answers + drawn(weight, self.prompt_tokens, answers)
+
+
+def drawn(prompt_loss_weight: float, prompt_tokens: float, answers: float) -> float:
+    """How many of the prompts' tokens are predicted; each stands for 1 / PROMPT_SHARE of them.
+
+    Args:
+        answers: what the tokens of the answers count together.
+    """
+    if not prompt_loss_weight:
+        return 0.0
+    return PROMPT_SHARE * min(prompt_tokens, PROMPT_MOST * answers / prompt_loss_weight)
 
 
 def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
@@ -77,9 +88,14 @@ def recipe_of(kind: str, counts: Counts) -> dict[str, Any]:
     return found
 
 
+def sizes_for(kind: str) -> tuple[Size, ...]:
+    """The sizes among which one is chosen, from small to large."""
+    return SHALLOW if kind == "label" else SIZES
+
+
 def size_for(minutes: float, kind: str, counts: Counts) -> Size:
     """The largest model that can see its samples often enough; the third one where even that is too slow."""
-    sizes = SHALLOW if kind == "label" else SIZES
+    sizes = sizes_for(kind)
     if counts.samples <= FEW_SAMPLES:
         sizes = sizes[:1] if counts.table else sizes[:2]
     fitting = [size for size in sizes if _epochs(minutes, size, kind, counts) >= EPOCHS[kind]]

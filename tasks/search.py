@@ -32,7 +32,7 @@ from infra.store import LocalStore, open_store
 from infra.threads import CALM_OPENMP
 from tasks.artifacts import Artifact, scratch, store_folder, write_json
 from tasks.batching import TokenRows
-from tasks.budget import SIZES, Counts, epochs_for, settle
+from tasks.budget import Counts, epochs_for, settle, sizes_for
 from tasks.checkpoints import Checkpoints
 from tasks.declaration import merge, parse_process
 from tasks.finetuning import SECTIONS, counts_of, fetch_samples, read_token, train_model
@@ -71,9 +71,10 @@ def space_around(process: Process, settled: Settled, counts: Counts) -> Space:
     space: Space = {"learning_rate": Range(low=rate / 4, high=rate * 4, log=True), "label_smoothing_factor": Range(low=0, high=0.15)}
     if process.finetuning.base != "scratch":
         return space | {"num_train_epochs": Range(low=epochs / 2, high=epochs * 2), "weight_decay": Range(low=0, high=0.1)}
-    weights = [size.n_layer * size.n_embd**2 for size in SIZES]
-    near = min(range(len(SIZES)), key=lambda place: abs(weights[place] - settled.size.n_layer * settled.size.n_embd**2))
-    sizes = dict.fromkeys([settled.size, *SIZES[max(0, near - 1) : near + 2]])
+    there = sizes_for(process.output.kind)
+    weights = [size.n_layer * size.n_embd**2 for size in there]
+    near = min(range(len(there)), key=lambda place: abs(weights[place] - settled.size.n_layer * settled.size.n_embd**2))
+    sizes = dict.fromkeys([settled.size, *there[max(0, near - 1) : near + 2]])
     most = max(epochs, epochs_for(process.finetuning.budget_minutes, settled.size, process.output.kind, counts))
     return space | {
         "size": Choices(choices=tuple(size.model_dump() for size in sizes)),

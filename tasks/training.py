@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from infra.scratch import scratch
 from tasks.batching import Batch, Row, TokenRows, answers_at, by_length, drop_tokens, marks_at, plan, wanted_in
-from tasks.budget import PROMPT_MOST, PROMPT_SHARE
+from tasks.budget import PROMPT_SHARE, drawn
 from tasks.checkpoints import Checkpoint, Checkpoints
 from tasks.models import Gpt, has_plain_head, logits_at, plain, seeded, uses_bf16
 from tasks.tuning import Settled
@@ -80,11 +80,11 @@ def targets(batch: Batch, prompt_loss_weight: float = 0.0, generator: torch.Gene
     where = answer
     if prompt_loss_weight:
         prompt = torch.arange(1, batch.input_ids.shape[1]) < batch.prompt_tokens[:, None]
-        tokens, weight = int(prompt.sum()), float(values[answer].sum())
-        share = min(PROMPT_SHARE, PROMPT_SHARE * PROMPT_MOST * weight / max(1.0, prompt_loss_weight * tokens))
-        drawn = prompt & (torch.rand(prompt.shape, generator=generator) < share)
-        where = answer | drawn
-        values = torch.where(drawn, prompt_loss_weight / PROMPT_SHARE, values)
+        tokens = int(prompt.sum())
+        share = drawn(prompt_loss_weight, tokens, float(values[answer].sum())) / max(1, tokens)
+        chosen = prompt & (torch.rand(prompt.shape, generator=generator) < share)
+        where = answer | chosen
+        values = torch.where(chosen, prompt_loss_weight / PROMPT_SHARE, values)
     weights = values[where]
     return where, weights / weights.sum()
 

@@ -8,15 +8,15 @@ come from the ledger.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import told_by
 from benchmarks.memory import MEBIBYTE, write_records
 
-ROOT = Path(__file__).resolve().parent.parent
+JOB = "benchmarks.batches"  # whose child() scores a file
 
 
 def main() -> int:
@@ -30,9 +30,9 @@ def main() -> int:
         found = {}
         for count in rows:
             file = write_records(folder / f"{count}.jsonl", count)
-            first, again = job(file), job(file)
+            first, again = told_by(JOB, file), told_by(JOB, file)
             (folder / "store" / "quick" / "batches" / first["batch"] / "manifest.json").unlink()
-            found[count] = first, again, job(file)
+            found[count] = first, again, told_by(JOB, file)
             print_jobs(count, *found[count])
     first, again, _ = found[rows[-1]]
     ratio = first["peak_bytes"] / found[rows[0]][0]["peak_bytes"]
@@ -48,16 +48,6 @@ def print_jobs(count: int, *jobs: dict[str, Any]) -> None:
         peak, pace = found["peak_bytes"] / MEBIBYTE, count / found["job_seconds"]
         told = f"{count:,} records, {name}: {found['done']:,} done + {found['dead']:,} dead, model asked about {found['asked']:,}"
         print(f"{told}; {found['job_seconds']:,.1f} s, {pace:,.0f} records/s, peak {peak:,.0f} MiB", flush=True)
-
-
-def job(file: Path) -> dict[str, Any]:
-    """Score a file in a child process and read what it says of itself."""
-    words = [sys.executable, "-c", "from benchmarks.batches import child; child()", str(file)]
-    answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise RuntimeError(f"scoring {file.name} failed: {answer.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    return found
 
 
 def child() -> None:

@@ -8,13 +8,13 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.measuring import told_by
+
 LABELS = ("complaint", "delivery", "invoice", "refund")
 WORDS = ("please", "card", "order", "urgent", "退款", "发票", "送货", "late", "twice", "help")
 MEBIBYTE = 2**20
@@ -35,21 +35,11 @@ def main() -> int:
         found = []
         for count in rows:
             with console.status(f"scoring {count:,} records"):
-                found.append(measure(write_records(folder / f"{count}.jsonl", count)))
+                found.append(told_by("benchmarks.memory", write_records(folder / f"{count}.jsonl", count)))
     console.print(table_of(found))
     ratio = found[-1]["peak_bytes"] / found[0]["peak_bytes"]
     console.print(f"{rows[-1] / rows[0]:g} times the records, {ratio:.2f} times the memory")
     return 0
-
-
-def measure(file: Path) -> dict[str, Any]:
-    """Score a file in a child process and read what it says of itself."""
-    words = [sys.executable, "-c", "from benchmarks.memory import child; child()", str(file)]
-    answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise RuntimeError(f"scoring {file.name} failed: {answer.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    return found
 
 
 def child() -> None:

@@ -18,7 +18,8 @@ from tasks.batching import by_length
 from tasks.models import LOADING, load_model
 
 if TYPE_CHECKING:
-    from tasks.generation import Prediction, Predictor
+    from tasks.generation import Predictor
+    from tasks.predictions import Prediction
 
 logger = logging.getLogger(__name__)
 

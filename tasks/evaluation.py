@@ -22,13 +22,11 @@ from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_f
 from tasks.automation import certify_answers, choosing_cases, learn_scope, notes_on, text_in
 from tasks.baselines import CHARACTERS, CLASSES, TRAIN_ROWS, baseline_predictions, sampled
 from tasks.batching import Row
-from tasks.cases import Test as Test
-from tasks.cases import ask, chunks
-from tasks.cases import cases_of as cases_of
+from tasks.cases import Test, ask, cases_of, chunks
 from tasks.certificate import Certificate
 from tasks.engines import choose
 from tasks.features import monitoring_row, watches_texts
-from tasks.generation import Prediction, Predictor, token_losses
+from tasks.generation import Predictor, token_losses
 from tasks.metrics import (
     Answers,
     Bin,
@@ -43,6 +41,7 @@ from tasks.metrics import (
     per_field,
     reliability,
 )
+from tasks.predictions import Prediction
 from tasks.process import Process
 from tasks.prompts import completion_of
 from tasks.registry import fetch_version

@@ -11,7 +11,7 @@ from tasks.prompts import clean_value
 from tasks.records import as_text, lookup
 
 if TYPE_CHECKING:
-    from tasks.generation import Prediction
+    from tasks.predictions import Prediction
 
 TEXT_CHARACTERS = 500  # longer texts are cut: a row stays small, and a beginning tells its kind
 LEAVES = 50  # values taken from one object

@@ -31,7 +31,7 @@ from tasks.engines import Engine, Written, reopen
 from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, ordered
 from tasks.forms import Form, Writing
 from tasks.models import LOADING, Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
-from tasks.predictions import Prediction as Prediction
+from tasks.predictions import Prediction
 from tasks.process import Process
 from tasks.prompts import parse, prompt_of
 from tasks.tokenising import Encoder

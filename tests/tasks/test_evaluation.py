@@ -8,9 +8,10 @@ import pytest
 
 from infra.store import LocalStore, open_store
 from tasks.artifacts import Artifact, fetch_folder, listing_of, read_json, store_folder
+from tasks.cases import cases_of
 from tasks.certificate import read_certificate
 from tasks.checkpoints import Checkpoints
-from tasks.evaluation import cases_of, evaluate, write_evaluation
+from tasks.evaluation import evaluate, write_evaluation
 from tasks.facts import facts_of
 from tasks.finetuning import train_model
 from tasks.gate import judge

@@ -5,7 +5,7 @@ from typing import Any
 
 from tasks.declaration import parse_process
 from tasks.features import OWN, Reservoir, monitoring_row, watched_columns
-from tasks.generation import Prediction
+from tasks.predictions import Prediction
 from tasks.process import Process
 
 SURE = Prediction("refund", " refund", 0.9, None, 12)

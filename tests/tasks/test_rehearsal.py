@@ -9,7 +9,8 @@ import pytest
 from benchmarks.memory import publish_tiny, tiny_process
 from infra.settings import settings
 from infra.store import open_store
-from tasks.generation import Prediction, Predictor
+from tasks.generation import Predictor
+from tasks.predictions import Prediction
 from tasks.registry import fetch_version
 from tasks.rehearsal import CLOSE, RehearsalError, answered, different, rehearse
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, cast
 import typer
 import yaml
 
-from flows import again, console
+from flows import again, console, versions
+from flows.again import Name
 from flows.console import told as _told
 from infra.settings import settings
 from tasks.declaration import declared_processes, load_process, merge
@@ -30,7 +31,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Name = Annotated[str, typer.Argument(metavar="PROCESS", help="A folder of data/processes, or the path of one.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For this run only: finetuning.num_train_epochs=2")]
 
 
@@ -214,101 +214,8 @@ def backfill(
         console.show_filled(console.worked(flow(process, first.date(), last.date(), work, parallel, format_)), process)
 
 
-@app.command()
-def models(process: Name) -> None:
-    """List the published versions: which is champion, challenger, previous; how good each was; who was champion when and why."""
-    from infra.store import open_store
-    from tasks.aliases import aliases_of, log_of
-    from tasks.registry import versions_of
-
-    name = load_process(process, settings().processes).name
-    store = open_store()
-    console.show_models(versions_of(store, name, skip_damaged=True), aliases_of(store, name), log_of(store, name), name)
-
-
-@app.command()
-def rollback(
-    process: Name,
-    version: Annotated[str | None, typer.Argument(help="The version before the champion when absent.")] = None,
-    reason: Annotated[str, typer.Option(help="Kept in the champion's log.")] = "rolled back by hand",
-) -> None:
-    """Make an earlier version the champion again: one atomic move, kept in the log."""
-    from infra.store import open_store
-    from tasks.aliases import rollback as move
-    from tasks.decisions import check_may_return
-
-    name, store = load_process(process, settings().processes).name, open_store()
-    if version:
-        check_may_return(store, name, version)
-    alias = move(store, name, version, reason)
-    console.out.print(f"{name}: champion is {alias.version} again, was {alias.previous}")
-    console.next_command(f"clerkflow models {process}")
-
-
-Version = Annotated[str, typer.Argument(help="A version, or champion, challenger, previous.")]
-
-
-@app.command()
-def verify(process: Name, version: Version = "champion") -> None:
-    """Read every byte of a version again, its data and its evaluation too, and say where they differ from what was published."""
-    from infra.store import open_store
-    from tasks.aliases import aliases_of, version_named
-    from tasks.verification import verify_version
-
-    name, store = load_process(process, settings().processes).name, open_store()
-    found = version_named(store, name, version)
-    with _told(1):
-        manifest, findings = verify_version(store, name, found)
-        console.show_findings(manifest, findings, aliases_of(store, name).get("champion") == manifest.version)
-    if any(finding.fault for finding in findings):
-        raise typer.Exit(1)
-
-
-@app.command()
-def export(process: Name, version: Version, folder: Annotated[Path, typer.Argument(help="New or empty.")]) -> None:
-    """Write a version as a folder that transformers and vLLM open: shards and model.safetensors.index.json."""
-    from infra.store import open_store
-    from tasks.aliases import version_named
-    from tasks.registry import export_version
-
-    name, store = load_process(process, settings().processes).name, open_store()
-    found = version_named(store, name, version)
-    with _told(1):
-        export_version(store, name, found, folder)
-    console.out.print(f"{name}: version {found} is in {folder}", soft_wrap=True)
-
-
-@app.command()
-def sign(process: Name, version: Version = "champion") -> None:
-    """Put this machine's signature under a version whose bytes are all what they were."""
-    from infra.store import open_store
-    from tasks.aliases import version_named
-    from tasks.verification import sign_verified
-
-    name, store = load_process(process, settings().processes).name, open_store()
-    found = version_named(store, name, version)
-    with _told(1):
-        manifest = sign_verified(store, name, found)
-    console.show_signature(manifest)
-
-
-@app.command()
-def gc(
-    process: Name,
-    keep: Annotated[int, typer.Option("--keep", min=1, help="So many of the newest versions stay, beside those that an alias names.")],
-    delete: Annotated[bool, typer.Option("--delete", help="Without it, only say what would go.")] = False,
-    grace_hours: Annotated[float, typer.Option(min=0, help="What is younger stays.")] = 24.0,
-) -> None:
-    """Remove old versions and the shards that only they needed; safe while others publish."""
-    from infra.store import open_store
-    from tasks.retention import collect
-
-    name = load_process(process, settings().processes).name
-    with _told(1):
-        console.show_collection(collect(open_store(), name, keep, grace_hours, dry_run=not delete), name, delete)
-    if not delete:
-        grace = "" if grace_hours == 24 else f" --grace-hours {grace_hours:g}"
-        console.next_command(f"clerkflow gc {process} --keep {keep}{grace} --delete")
+for command in versions.COMMANDS:
+    app.command()(command)
 
 
 @app.command()
@@ -327,7 +234,7 @@ def tidy(
         console.next_command(f"clerkflow tidy {process} --delete")
 
 
-for command in (again.why, again.retry, again.replay, again.watchdog):
+for command in again.COMMANDS:
     app.command()(command)
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[PROCESS]...", help="All declared processes when absent.")]

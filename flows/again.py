@@ -82,3 +82,6 @@ def watchdog(process: Name) -> None:
         found = console.worked(flow(process))
     for word, runs in found.items():
         console.out.print(f"{process}: {word}: {', '.join(runs) or 'none'}", soft_wrap=True)
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (why, retry, replay, watchdog)  # in the order of --help

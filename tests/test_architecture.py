@@ -67,7 +67,7 @@ def test_the_tree_in_the_readme_names_every_module() -> None:
 def test_every_make_target_and_clerkflow_command_in_the_readme_exists() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    code = "".join((ROOT / "flows" / name).read_text(encoding="utf-8") for name in ("__main__.py", "again.py"))
+    code = "".join((ROOT / "flows" / name).read_text(encoding="utf-8") for name in ("__main__.py", "again.py", "versions.py"))
     commands = set(re.findall(r"^def ([a-z]+)\(", code, re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)", readme)) <= targets
     assert set(re.findall(r"`(?:\.venv/bin/)?clerkflow ([a-z]+)", readme)) <= commands

@@ -54,6 +54,9 @@ bench-kills: $(READY)   ## 50 kills during a batch from and into PostgreSQL: eac
 bench-batches: $(READY) ## memory and rerun of a batch of a million records with a model that answers at once
 	@$(BIN)/python -m benchmarks.batches
 
+bench-distributed: $(READY)   ## one process beside two that tune together
+	@$(BIN)/python -m benchmarks.distributed
+
 bench-search: $(READY)  ## what stopping bad trials of a search saves, on curves of real trainings
 	@$(BIN)/python -m benchmarks.search
 

@@ -31,6 +31,11 @@ class Batch:
         """(rows,), where the completion begins; of a prompt read twice, behind the token that begins a form."""
         return self.prompt_tokens if self.marks is None else 2 * self.prompt_tokens + 2
 
+    def part(self, rows: slice) -> "Batch":
+        """Some of its rows."""
+        marks, positions = (None if tensor is None else tensor[rows] for tensor in (self.marks, self.positions))
+        return Batch(self.input_ids[rows], self.lengths[rows], self.prompt_tokens[rows], marks, positions)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

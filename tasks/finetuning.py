@@ -19,11 +19,12 @@ from tasks.checkpoints import Checkpoints
 from tasks.columns import Columns
 from tasks.forms import READ, Form, Writing
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
+from tasks.parallel import Team, train_together
 from tasks.process import Process
 from tasks.progress import shown_progress
 from tasks.runs import Run, fingerprint_of, once
 from tasks.swapping import CopySwaps, Swaps
-from tasks.training import CHECKPOINT_SECONDS, Progress, Rework, Tuning
+from tasks.training import ALONE, CHECKPOINT_SECONDS, Progress, Rework, Tuning
 from tasks.vocabulary import as_written
 
 STAGE = "finetuning"
@@ -39,6 +40,7 @@ def train_model(
     checkpoints: Checkpoints,
     on_step: Callable[[Progress], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """Tune a model on samples/ and write model/; equal inputs give equal bytes on one kind of machine.
 
@@ -46,6 +48,7 @@ def train_model(
         samples: folder with train/, validation/, tokenizer/ and contract.json.
         folder: where model/ is written.
         on_step: is shown the progress after each step; a bar on the terminal when absent.
+        team: the processes that tune it together; the first one writes.
 
     Returns:
         Counts and measures for people.
@@ -62,14 +65,17 @@ def train_model(
     counts = counts_of(rows, len(tokenizer), contract)
     settings = settle(process.finetuning, process.output.kind, counts)
     model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
+    if settings.gradient_checkpointing:
+        model.activation_checkpointing_enable()
     rework = _rework(process, contract, tokenizer, rows)
-    tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework)
+    tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team)
     started = time.perf_counter()
-    with training_bar(process.name, tuning) as bar:
+    with training_bar(process.name, tuning, silent=team.rank > 0) as bar:
         progress = tuning.run(on_step or bar, checkpoint_seconds)
     seconds = time.perf_counter() - started
     story = _story(tuning, progress)
-    _write_model(model, tokenizer, process, contract, story, folder)
+    if team.rank == 0:
+        _write_model(model, tokenizer, process, contract, story, folder)
     facts = {key: story[key] for key in ("parameters", "tokens", "steps", "best_step", "stopped_early", "precision")}
     return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
 
@@ -132,7 +138,7 @@ def _write_model(model: Any, tokenizer: Any, process: Process, contract: Any, st
 
 
 @contextmanager
-def training_bar(name: str, tuning: Tuning) -> Iterator[Callable[[Progress], None]]:
+def training_bar(name: str, tuning: Tuning, silent: bool = False) -> Iterator[Callable[[Progress], None]]:
     """A bar with losses and pace on a terminal, and in the Prefect UI how far it is."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -146,7 +152,7 @@ def training_bar(name: str, tuning: Tuning) -> Iterator[Callable[[Progress], Non
         TextColumn("{task.fields[measures]}"),
         TimeRemainingColumn(),
     )
-    silent = not console.is_terminal
+    silent = silent or not console.is_terminal
     with Bar(*columns, console=console, transient=True, disable=silent) as bar, shown_progress(name, STAGE) as shown:
         line = bar.add_task(f"Fine-tuning {name}", total=tuning.steps, measures="")
         started, before = time.perf_counter(), 0
@@ -186,7 +192,8 @@ def finetune(samples: Artifact, run: Run) -> Artifact:
 
     def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
         with scratch() as folder:
-            facts = train_model(process, fetch_samples(store, samples, folder / "samples"), folder / "model", checkpoints)
+            train = train_model if process.finetuning.num_processes == 1 else train_together
+            facts = train(process, fetch_samples(store, samples, folder / "samples"), folder / "model", checkpoints)
             return store_folder(store, folder / "model", prefix, **facts)
 
     model = once(run, STAGE, "model", [samples], settings, work)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,12 +24,15 @@ from tasks.batching import Batch, Row, TokenRows, answers_at, by_length, drop_to
 from tasks.budget import PROMPT_SHARE, drawn
 from tasks.checkpoints import Checkpoint, Checkpoints
 from tasks.models import Gpt, has_plain_head, logits_at, plain, seeded, uses_bf16
+from tasks.parallel import Team
 from tasks.tuning import Settled
 
 CHECKPOINT_SECONDS = 60.0
 VALIDATION_ROWS = 1_000  # enough to see the loss turn, cheap enough to look often
 MARK_WEIGHT = 0.2  # of a mark against a written token: most marks say that there is nothing, and they are many
 SEED_STRIDE = 1_000_003  # seeds of neighbouring runs do not meet
+RANK_STRIDE = 2**56  # nor do those of processes that tune together
+ALONE = Team()
 
 
 class Rework(Protocol):
@@ -124,7 +128,9 @@ class Tuning:
         eos: int,
         checkpoints: Checkpoints,
         rework: Rework | None = None,
+        team: Team = ALONE,
     ) -> None:
+        self.team = team
         self.model, self.gpt, self.device = model, plain(model), next(model.parameters()).device
         self.rows, self.validation, self.settings, self.eos = rows, validation, settings, eos
         self.checkpoints, self.progress, self.rework = checkpoints, Progress(), rework
@@ -196,30 +202,42 @@ class Tuning:
             LossError: the loss is no longer a number; nothing of this step is kept.
         """
         settings, progress = self.settings, self.progress
-        torch.manual_seed(settings.seed * SEED_STRIDE + progress.step)
+        torch.manual_seed(settings.seed * SEED_STRIDE + progress.step + self.team.rank * RANK_STRIDE)
         shown, generator = batch, torch.Generator().manual_seed(settings.seed * SEED_STRIDE + progress.step)
         if settings.token_dropout:
             shown = drop_tokens(batch, settings.token_dropout, self.eos, generator)
         self.model.train()
         where, weights = targets(batch, settings.prompt_loss_weight, generator)
-        losses = self._losses(shown, wanted_in(batch)[where], where, settings.label_smoothing_factor)
-        loss = (losses * weights.to(self.device)).sum()
-        if not math.isfinite(value := loss.item()):
+        value = self._gradients(shown, wanted_in(batch), where, weights)
+        if not math.isfinite(value):
             raise LossError(
                 f"the loss is {value} at step {progress.step + 1} of {self.steps}; lower finetuning.learning_rate or max_grad_norm"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
         self._descend()
         progress.step += 1
         progress.tokens += int(batch.lengths.sum())
         progress.loss_sum += value
         progress.loss_steps += 1
 
+    def _gradients(self, shown: Batch, wanted: Tensor, where: Tensor, weights: Tensor) -> float:
+        """Gradients of the loss of a whole batch, each process from its own rows and part by part; that loss."""
+        placed = torch.zeros(where.shape, dtype=weights.dtype).masked_scatter_(where, weights)
+        total = 0.0
+        for rows in self.team.parts(len(where), self.settings.gradient_accumulation_steps):
+            mask = where[rows]
+            losses = self._losses(shown.part(rows), wanted[rows][mask], mask, self.settings.label_smoothing_factor)
+            loss = (losses * placed[rows][mask].to(self.device)).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return self.team.summed(total)[0]
+
     def _descend(self) -> None:
         rate = learning_rate(self.settings, self.progress.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        nn.utils.clip_grad_norm_([weight for _, weight in trained_weights(self.model)], self.settings.max_grad_norm)
+        weights = [weight for _, weight in trained_weights(self.model)]
+        self.team.sum_gradients(weights)
+        nn.utils.clip_grad_norm_(weights, self.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -259,19 +277,23 @@ class Tuning:
         count = len(self.validation)
         chosen = np.sort(np.random.default_rng(self.settings.seed).permutation(count)[:VALIDATION_ROWS])
         self.model.eval()
-        total, tokens = 0.0, 0
+        total, tokens = 0.0, 0.0
         with torch.inference_mode():
-            for indices in by_length(self.validation.lengths[chosen].tolist(), self.settings.tokens_per_batch):
+            batches = by_length(self.validation.lengths[chosen].tolist(), self.settings.tokens_per_batch)
+            for indices in islice(batches, self.team.rank, None, self.team.size):
                 batch = self.validation.batch(chosen[indices])
                 where, _ = targets(batch)
                 total += float(self._losses(batch, wanted_in(batch)[where], where).sum())
                 tokens += int(where.sum())
+        total, tokens = self.team.summed(total, tokens)
         if not math.isfinite(total):
             raise LossError(f"the validation loss is {total} at step {self.progress.step}; lower finetuning.learning_rate")
         return total / max(1, tokens)
 
     def save(self) -> None:
-        """Store a checkpoint; of the older ones only the best stays."""
+        """Store a checkpoint; of the older ones only the best stays. Of several processes the first one does so for all."""
+        if self.team.rank:
+            return
         names = {id(weight): name for name, weight in trained_weights(self.model)}
         moments = {
             f"{names[id(weight)]}/{key}": value
@@ -306,7 +328,7 @@ class Tuning:
 
     def _take_best(self) -> None:
         best = self.progress.best_step
-        if best is None or best == self.progress.step:
+        if best is None or best == self.progress.step or self.team.rank:
             return
         if self.best is None or not self.best.exists():
             raise FileNotFoundError(f"{self.checkpoints.prefix}: the best weights (step {best}) are gone; start again")

@@ -56,6 +56,9 @@ class Finetuning(Declared):
     value_swaps: float = Field(0.3, ge=0, le=1)  # of the values marked in a prompt, the share that is exchanged for others of the field
     invented_values: float = Field(0.3, ge=0, le=1)  # of the exchanged ones, where values are open, the share that is drawn at random
     dropout: float | None = Field(None, ge=0, lt=1)
+    num_processes: int = Field(1, ge=1, le=64)  # that tune together on this machine, each with its part of every batch
+    gradient_accumulation_steps: int = Field(1, ge=1)  # parts of a batch that are worked on one after the other: less memory, same step
+    gradient_checkpointing: bool = False  # less memory still, a third more time
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     evaluations: int = Field(8, ge=1)  # times the validation loss is taken in a run
     early_stopping_patience: int | None = Field(3, ge=1)  # evaluations without a better loss

@@ -1,0 +1,79 @@
+"""One model tuned by one process with all cores and by two with half of them each, on the same samples: the loss, and the pace.
+
+Run: make bench-distributed         (or: .venv/bin/python -m benchmarks.distributed --rounds 3)
+Bar: the same loss curve within 1 %. The ratio says what a machine of this kind gains; it is no bar.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TOLERANCE = 0.01
+SIZE = {"n_layer": 4, "n_embd": 256, "n_head": 4}
+
+
+def main() -> int:
+    """Print both curves and the ratio of paces; 1 when the curves differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    from infra.threads import calm_openmp
+
+    calm_openmp()
+    with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
+        os.environ["CLERKFLOW_STORE"] = f"{name}/store"
+        samples = prepared(Path(name) / "samples")
+        found = [[tuned(samples, Path(name) / f"{count}-{number}", count) for count in (1, 2)] for number in range(rounds)]
+    ratio = (
+        statistics.median(one["tokens"] / one["seconds"] for one, _ in found),
+        statistics.median(two["tokens"] / two["seconds"] for _, two in found),
+    )
+    for count, facts in zip((1, 2), found[0], strict=True):
+        print(f"{count} process{'es' if count > 1 else ''}: validation loss {[round(loss, 4) for loss in facts['curve']]}")
+    apart = max(abs(b / a - 1) for a, b in zip(found[0][0]["curve"], found[0][1]["curve"], strict=True))
+    print(f"curves differ by {apart:.2%} at most (bar: {TOLERANCE:.0%})")
+    print(f"tokens/s: one process {ratio[0]:,.0f}, two processes {ratio[1]:,.0f}: {ratio[1] / ratio[0]:.2f} times")
+    return 0 if apart <= TOLERANCE else 1
+
+
+def declared(processes: int) -> Any:
+    """A process whose model is large enough that its steps, not the sums between them, take the time."""
+    from benchmarks import quick
+
+    finetuning = {"size": SIZE, "num_train_epochs": 2, "evaluations": 4, "dropout": 0.0, "tokens_per_batch": 2048, "precision": "fp32"}
+    return quick.process(finetuning=finetuning | {"num_processes": processes})
+
+
+def prepared(folder: Path) -> Path:
+    """Samples of made-up messages."""
+    from tasks.preparation import write_samples
+    from tasks.records import Record
+
+    texts = (f"message {number % 97} about card {number % 13} and invoice {number}, please answer soon" for number in range(2_000))
+    labels = ("complaint", "delivery", "invoice", "refund")
+    rows = [Record(str(at), {"text": text, "queue": labels[at % 97 % 4]}, "a", at, (), "") for at, text in enumerate(texts)]
+    with tempfile.TemporaryDirectory() as working:
+        write_samples(declared(1), rows, folder, Path(working))
+    return folder
+
+
+def tuned(samples: Path, folder: Path, processes: int) -> dict[str, Any]:
+    """Facts of one tuning, and its validation losses."""
+    from infra.store import open_store
+    from tasks.checkpoints import Checkpoints
+    from tasks.finetuning import train_model
+    from tasks.parallel import train_together
+
+    train = train_model if processes == 1 else train_together
+    facts = train(declared(processes), samples, folder, Checkpoints(open_store(), f"quick/checkpoints/{folder.name}"))
+    story = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    return facts | {"curve": [entry["validation_loss"] for entry in story["history"]]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Parallel: one model tuned by several processes, each with its part of every batch; torch.distributed sums what they find.
+
+What a step draws is decided by the step alone, so each process knows the whole batch and takes its rows of it: the loss falls as it does
+with one process, but for the order in which numbers are added. They are started by torchrun, or `accelerate launch`, with this module.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from infra.ending import end
+from tasks.artifacts import scratch, write_json
+
+if TYPE_CHECKING:
+    from tasks.checkpoints import Checkpoints
+    from tasks.process import Process
+
+PATIENCE = timedelta(minutes=10)  # of a process that waits for the others; the first one may be storing a checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """The processes that tune a model together, and which of them this one is."""
+
+    rank: int = 0
+    size: int = 1
+
+    def parts(self, rows: int, steps: int) -> list[slice]:
+        """This process's rows of a batch, in so many parts; all rows at once where there is one process and one part."""
+        count = self.size * steps
+        if count == 1:
+            return [slice(None)]
+        return [slice(first, None, count) for first in range(self.rank, min(rows, count), self.size)]
+
+    def summed(self, *values: float) -> tuple[float, ...]:
+        """The sums of all processes' values."""
+        if self.size == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=_device())
+        distributed.all_reduce(total)
+        return tuple(total.tolist())
+
+    def sum_gradients(self, weights: Sequence[nn.Parameter]) -> None:
+        """Give every process the sum of all their gradients; one that had no row adds nothing."""
+        if self.size == 1:
+            return
+        gradients = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in weights]
+        total = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(total)
+        for weight, part in zip(weights, _cut(total, gradients), strict=True):
+            weight.grad = part
+
+
+def _cut(total: Tensor, like: Sequence[Tensor]) -> Iterator[Tensor]:
+    parts = torch.split(total, [each.numel() for each in like])
+    return (part.view_as(each) for part, each in zip(parts, like, strict=True))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train_together(process: "Process", samples: Path, folder: Path, checkpoints: "Checkpoints") -> dict[str, Any]:
+    """The same as `train_model`, by as many processes as finetuning.num_processes says, on this machine.
+
+    Raises:
+        RuntimeError: one of them failed, so all were ended; what it said stands above.
+    """
+    count = process.finetuning.num_processes
+    with scratch() as place:
+        hold = checkpoints.hold.model_dump(mode="json") if checkpoints.hold else None
+        job = {"process": process.model_dump(mode="json"), "samples": str(samples), "folder": str(folder)}
+        write_json(place / "job.json", job | {"checkpoints": checkpoints.prefix, "hold": hold, "facts": str(place / "facts.json")})
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "tasks.parallel"]
+        threads = str(max(1, (os.cpu_count() or 1) // count))
+        child = subprocess.Popen(
+            [*launch, str(place / "job.json")], env=os.environ | {"OMP_NUM_THREADS": threads, "CLERKFLOW_THREADS": threads}
+        )
+        try:
+            status = child.wait()
+        finally:
+            end(child)
+        if status:
+            raise RuntimeError(
+                f"{process.name}: one of {count} processes that tuned together failed (status {status}); its words stand above"
+            )
+        facts: dict[str, Any] = json.loads((place / "facts.json").read_text(encoding="utf-8"))
+        return facts
+
+
+@contextmanager
+def joined() -> Iterator[Team]:
+    """This process as one of those that torchrun started."""
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE)
+    try:
+        yield Team(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
+
+
+def main() -> None:
+    """One of the processes: tune with the others; the first one stores checkpoints and writes the model."""
+    from infra.store import open_store
+    from tasks.checkpoints import Checkpoints
+    from tasks.claims import Hold
+    from tasks.declaration import parse_process
+    from tasks.finetuning import train_model
+
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    hold = Hold.model_validate(job["hold"]) if job["hold"] else None
+    checkpoints = Checkpoints(open_store(), job["checkpoints"], hold)
+    process = parse_process(job["process"], "the declaration of this run")
+    with joined() as team:
+        facts = train_model(process, Path(job["samples"]), Path(job["folder"]), checkpoints, team=team)
+        if team.rank == 0:
+            write_json(Path(job["facts"]), facts)
+
+
+if __name__ == "__main__":
+    main()

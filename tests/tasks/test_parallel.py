@@ -1,0 +1,65 @@
+"""One model tuned by several processes, or in several parts: the same loss curve as by one in one part."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import allclose
+
+from infra.store import LocalStore, open_store
+from tasks.checkpoints import Checkpoints
+from tasks.finetuning import train_model
+from tasks.parallel import Team, train_together
+from tests.tasks.test_finetuning import calm, process, write_samples
+
+EXACT = {"precision": "fp32", "dropout": 0.0, "tokens_per_batch": 32, "prompt_loss_weight": 0.3, "token_dropout": 0.2}
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    return write_samples(tmp_path / "samples")
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = json.loads((folder / "training.json").read_text())["history"]
+    return found
+
+
+def alone(folder: Path, samples: Path, **finetuning: Any) -> Path:
+    train_model(process(**EXACT | finetuning), samples, folder, Checkpoints(LocalStore(folder / "store"), "c"), calm)
+    return folder
+
+
+def check_same(one: Path, other: Path) -> None:
+    """Curves and weights that differ by rounding only."""
+    for before, after in zip(history(one), history(other), strict=True):
+        assert after == pytest.approx(before, rel=1e-4)
+    weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert all(allclose(weights[name], others[name], atol=1e-3) for name in weights)
+
+
+@pytest.mark.parametrize("more", [{"gradient_accumulation_steps": 3}, {"gradient_checkpointing": True}])
+def test_what_saves_memory_learns_the_same(samples: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    check_same(alone(tmp_path / "one", samples), alone(tmp_path / "other", samples, **more))
+
+
+def test_two_processes_learn_what_one_learns_store_their_checkpoints_once_and_write_one_model(samples: Path, tmp_path: Path) -> None:
+    one, declared = alone(tmp_path / "one", samples), process(**EXACT, num_processes=2)
+    facts = train_together(declared, samples, tmp_path / "two", Checkpoints(open_store(), "tickets/checkpoints/two"))
+    check_same(one, tmp_path / "two")
+    assert facts["steps"] == history(one)[-1]["step"]
+    assert list(open_store().list("tickets/checkpoints/two/"))  # the first process stored them for both
+
+
+def test_when_they_fail_it_is_said(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="one of 2 processes that tuned together failed"):
+        train_together(process(num_processes=2), samples, tmp_path / "two", Checkpoints(open_store(), "c"))
+
+
+@pytest.mark.parametrize(("rows", "size", "steps"), [(7, 2, 1), (7, 2, 3), (1, 2, 1), (4, 3, 2)])
+def test_each_row_of_a_batch_is_somebodys_and_only_his(rows: int, size: int, steps: int) -> None:
+    taken = [row for rank in range(size) for part in Team(rank, size).parts(rows, steps) for row in range(rows)[part]]
+    assert sorted(taken) == list(range(rows))

@@ -15,11 +15,11 @@ from benchmarks import quick
 from infra.database import DatabaseAwayError, connected, reading, writing
 from tasks.answering import Tally, Terms, score_file
 from tasks.answers import opened_ledger
-from tasks.artifacts import file_digest
+from tasks.artifacts import file_digest, modified_at
 from tasks.process import Process
 from tasks.results import ResultTable
 from tasks.sinks import Predicted
-from tasks.sources import Source, modified_at
+from tasks.sources import Source
 from tasks.terms import SinkTable
 
 SINK = SinkTable(database="ORDERS_DATABASE", table="routed")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tasks.answers import Answers, key_of
 from tasks.artifacts import modified_at, shown
 from tasks.cleaning import fold
+from tasks.deliveries import Deliver, deliveries
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.predictions import Prediction
@@ -29,6 +30,7 @@ from tasks.routing import FILE as REVIEW
 from tasks.routing import Proposed, Router
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
 from tasks.sources import Source, check_columns
+from tasks.terms import Batches
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -94,6 +96,9 @@ def _is_blank(process: Process, text: str) -> bool:
     return not fold(clean(process, text))
 
 
+EVERYTHING = Batches(max_dead=1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """How a batch is made, beside its source and its model."""
@@ -101,13 +106,13 @@ class Terms:
     ledger: Answers
     batch: str
     output_format: str
-    max_dead: float = 1.0  # share of dead letters from which on it is stopped
+    wanted: Batches = EVERYTHING  # what else is made of accepted answers, and from which share of dead letters on it is stopped
     results: ResultTable | None = None
     again: Again | None = None  # the dead letters that it replays; then nothing else of the source is asked about
 
 
 def score_file(source: Source, champion: Champion, process: Process, terms: Terms, folder: Path) -> Tally:
-    """Stream a file through the model into predictions.<format>, review.jsonl, dead_letters.jsonl and monitoring.jsonl.
+    """Stream a file through the model into predictions.<format>, review.jsonl, dead_letters.jsonl, monitoring.jsonl and what is declared.
 
     Args:
         process: the model's own declaration, with today's word on how files are read.
@@ -123,9 +128,10 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
         WRITERS[terms.output_format](folder / f"predictions.{terms.output_format}", process) as write_done,
         json_lines(folder / REVIEW) as write_review,
         json_lines(folder / "dead_letters.jsonl") as write_dead,
+        deliveries(folder, process, terms.wanted) as deliver,
         _progress(f"Scoring {process.name}") as show,
     ):
-        job = Job(source, champion, process, terms, write_done, write_review, write_dead)
+        job = Job(source, champion, process, terms, Writers(write_done, write_review, write_dead, deliver))
         for chunk in chunks(job.asked(reader)):
             job.answer(chunk)
             show(job.tally)
@@ -147,6 +153,16 @@ class Settled:
     left: dict[int, tuple[Reason, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """Where a batch's rows go."""
+
+    done: Write
+    review: Write
+    dead: Write
+    deliver: Deliver
+
+
 class Job:
     """A batch while it is made."""
 
@@ -156,12 +172,9 @@ class Job:
         champion: Champion,
         process: Process,
         terms: Terms,
-        write_done: Write,
-        write_review: Write,
-        write_dead: Write,
+        write: Writers,
     ) -> None:
-        self.source, self.champion, self.process, self.terms = source, champion, process, terms
-        self.write_done, self.write_review, self.write_dead = write_done, write_review, write_dead
+        self.source, self.champion, self.process, self.terms, self.write = source, champion, process, terms, write
         self.tally = Tally()
         self.attempts: dict[int, int] = {}  # line -> of what is asked about again
         self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)
@@ -226,8 +239,10 @@ class Job:
                 self.bury_record(record, reason_of(answer.problem), answer.problem or "no output")
             elif record.line in settled.left:
                 self.bury_record(record, *settled.left[record.line])
-        self.write_done(settled.accepted)
-        self.write_review(settled.doubtful)
+        self.write.done(settled.accepted)
+        self.write.review(settled.doubtful)
+        records = {record.line: record for record, _ in chunk}
+        self.write.deliver([(records[row.line], row) for row in settled.accepted])
         self.tally.done += len(settled.accepted)
         self.tally.review += len(settled.doubtful)
         self.tally.doubts.update(each.reason for each in settled.doubtful)
@@ -242,7 +257,7 @@ class Job:
     def bury(self, id: str, line: int, reason: Reason, words: str, content: str) -> None:
         """A dead letter."""
         source, attempt = self.source, self.attempts.get(line, 1)
-        self.write_dead([DeadLetter(id, line, reason.stage, reason.value, words, attempt, source.name, source.sha256, content)])
+        self.write.dead([DeadLetter(id, line, reason.stage, reason.value, words, attempt, source.name, source.sha256, content)])
         self.tally.dead += 1
         self.tally.reasons[reason.value] += 1
         self.check_budget()
@@ -260,7 +275,7 @@ class Job:
         Raises:
             ValueError: they are.
         """
-        tally, most = self.tally, self.terms.max_dead
+        tally, most = self.tally, self.terms.wanted.max_dead
         if self.terms.again or tally.rows < JUDGED_FROM or tally.dead <= most * tally.rows:
             return
         counts = f"{tally.dead:,} of the first {tally.rows:,} records are dead letters, batch.max_dead is {most:g}"

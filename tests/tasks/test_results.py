@@ -1,6 +1,7 @@
 """Batches into SQL tables with a model that answers at once: exactly once, whole or not seen, through kills and rivals."""
 
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from tasks.process import Process
 from tasks.results import ResultTable
 from tasks.sinks import Predicted
 from tasks.sources import Source
-from tasks.terms import SinkTable
+from tasks.terms import Batches, SinkTable
 
 SINK = SinkTable(database="ORDERS_DATABASE", table="routed")
 
@@ -89,6 +90,13 @@ def test_of_two_records_with_one_id_the_second_is_a_dead_letter(database: str, t
     assert rows_of(database)[0][1] == quick.label_of("Message: card 0\nQueue:")
 
 
+def test_an_id_too_long_for_a_key_costs_its_row_and_not_the_batch(database: str, tmp_path: Path) -> None:
+    rows = [{"id": secrets.token_hex(5_000), "text": "card"}, {"id": "a", "text": "card"}]
+    tally = score(database, messages(tmp_path / "new.jsonl", *rows), tmp_path / "out")
+    assert (tally.done, tally.dead, tally.reasons) == (1, 1, {"unparseable": 1})
+    assert [row[0] for row in rows_of(database)] == ["a"]
+
+
 def test_a_poisoned_batch_is_stopped_nothing_is_seen_and_what_was_answered_is_kept(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +104,7 @@ def test_a_poisoned_batch_is_stopped_nothing_is_seen_and_what_was_answered_is_ke
     rows = [{"id": f"r-{number}", "text": f"card {number}" if number < 190 else None} for number in range(1000)]
     told = r"stopped: 22 of the first 212 records are dead letters, batch.max_dead is 0.1: input_missing 22; nothing of this batch is seen"
     with pytest.raises(ValueError, match=told):
-        score(database, messages(tmp_path / "new.jsonl", *rows), tmp_path / "out", max_dead=0.1)
+        score(database, messages(tmp_path / "new.jsonl", *rows), tmp_path / "out", wanted=Batches(max_dead=0.1))
     assert rows_of(database) == []
     assert score(database, many(tmp_path / "mended.jsonl", 190), tmp_path / "out").asked == 40  # three whole chunks were known
 

@@ -15,10 +15,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from infra.settings import Settings, settings
@@ -133,9 +134,10 @@ class LocalStore:
     def stat(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
         try:
-            return None if path.is_dir() else _local_info(key, path.stat())
+            found = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return _local_info(key, found) if S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         folder, _, _ = check_prefix(prefix).rpartition("/")
@@ -156,11 +158,12 @@ class LocalStore:
                 yield info
 
     def _listed(self, key: str, entry: "os.DirEntry[str]") -> ObjectInfo | None:
-        """What is known of a listed file; None when it went away meanwhile, or is a link that leads out of the store or in a circle."""
+        """What is known of a listed file; None when it is gone, a pipe or a device, or a link that leads out or in a circle."""
         try:
             if entry.is_symlink():
                 return self.stat(key)
-            return _local_info(key, entry.stat(follow_symlinks=False))
+            found = entry.stat(follow_symlinks=False)
+            return _local_info(key, found) if S_ISREG(found.st_mode) else None
         except FileNotFoundError:
             return None
         except (ValueError, RuntimeError) as error:
@@ -168,10 +171,11 @@ class LocalStore:
             return None
 
     def open(self, key: str) -> BinaryIO:
-        try:
-            return self._path(key).open("rb")
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise MissingObject(f"{self.address(key)} does not exist") from None
+        path = self._path(key)
+        if self.stat(key):  # opening a pipe would wait for whoever writes to it
+            with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return path.open("rb")
+        raise MissingObject(f"{self.address(key)} does not exist")
 
     def read(self, key: str) -> tuple[bytes, str]:
         with self.open(key) as stream:

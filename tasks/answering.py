@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.answers import Answers, key_of
-from tasks.artifacts import shown
+from tasks.artifacts import modified_at, shown
 from tasks.cleaning import fold
 from tasks.deliveries import Deliver, deliveries
 from tasks.expectations import kind_of, kinds_for, within
@@ -29,7 +29,7 @@ from tasks.results import ResultTable
 from tasks.routing import FILE as REVIEW
 from tasks.routing import Proposed, Router
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
-from tasks.sources import Source, check_columns, modified_at
+from tasks.sources import Source, check_columns
 from tasks.terms import Batches
 
 if TYPE_CHECKING:

@@ -37,6 +37,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def modified_at(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written to or replaced: size, time in ns, and its place on the disk."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
 def store_folder(store: Store, folder: Path, prefix: str, rows: int | None = None, **facts: Any) -> Artifact:
     """Store every file of a folder below `prefix`, then their listing.
 

@@ -92,7 +92,11 @@ def _header(reader: "Reader", lines: _Lines, raw: bytes) -> list[str]:
     tables = {mark: next(csv.reader([text], delimiter=mark), []) for mark in DELIMITERS}
     mark = max(DELIMITERS, key=lambda mark: len(declared.intersection(name.strip() for name in tables[mark])))
     reader.facts["delimiter"] = mark
-    header = [name.strip() for name in tables[mark]]
+    grown = _Growing(lines, raw)
+    whole = _parsed(grown, mark)
+    if whole:
+        lines.take(len(grown.parts) - 1)  # a name may run over line ends, too
+    header = [name.strip() for name in whole or tables[mark]]
     reader.check_header(header)
     return header
 
@@ -100,7 +104,7 @@ def _header(reader: "Reader", lines: _Lines, raw: bytes) -> list[str]:
 def _cells(lines: _Lines, raw: bytes, size: int, header: list[str], mark: str) -> "tuple[Row, bytes]":
     """A row's cells by name, or why it is none; a quoted cell may run over line ends."""
     if size > MAX_ROW_BYTES:
-        return f"a row of {size} bytes, at most {MAX_ROW_BYTES} are read; its beginning is kept", raw
+        return f"a row of {size} bytes, at most {MAX_ROW_BYTES} are read; its beginning is kept", raw[:KEPT_BYTES]
     grown = _Growing(lines, raw)
     row = _parsed(grown, mark)
     if row is None or (len(grown.parts) > 1 and not _is_one_row(grown, row, header, mark)):

@@ -32,7 +32,7 @@ class Encoding:
 
 
 def encoding_of(path: Path, declared: str | None) -> Encoding:
-    """The encoding of a file: declared, else by its byte order mark, else UTF-8, else detected where detection is sure.
+    """The encoding of a file: declared, else by its byte order mark or its NULs, else UTF-8, else detected where detection is sure.
 
     Where single lines are not UTF-8 and the file as a whole is nothing else, it is UTF-8: those lines are rejected one by one.
 
@@ -46,6 +46,8 @@ def encoding_of(path: Path, declared: str | None) -> Encoding:
         return Encoding(codec_of(declared), "declared")
     if marked:
         return Encoding(marked, "byte order mark")
+    if wide_one := _unmarked(sample):
+        return Encoding(wide_one, "a NUL beside each of its first letters")
     wide = [line for line in sample.splitlines() if not line.isascii()]
     broken = [line for line in wide if not _is_utf8(line)]
     if len(sample) == SAMPLE_BYTES and broken and broken[-1] is wide[-1]:
@@ -55,6 +57,13 @@ def encoding_of(path: Path, declared: str | None) -> Encoding:
     if 2 * len(broken) <= len(wide) or not (found := _detected(b"\n".join(broken))):
         return Encoding("utf-8", f"{len(broken)} lines are not UTF-8 and no other encoding is sure")
     return Encoding(found, "detected; declare records.encoding to settle it")
+
+
+def _unmarked(sample: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a byte order mark, when the file begins with ASCII, as a brace and a column's name are; else None."""
+    nuls = "".join("0" if byte == 0 else "x" if 32 < byte < 127 else "?" for byte in sample[:8])
+    forms = {"x0x0x0x0": "utf-16-le", "0x0x0x0x": "utf-16-be", "x000x000": "utf-32-le", "000x000x": "utf-32-be"}
+    return forms.get(nuls)
 
 
 def codec_of(declared: str) -> str:
@@ -109,17 +118,17 @@ def byte_lines(path: Path, encoding: Encoding) -> Iterator[tuple[bytes, int]]:
             stream.seek(0)
         rest, dropped = b"", 0
         while block := stream.read(BLOCK_BYTES):
-            if block.endswith(b"\r"):
-                block += stream.read(1)  # \r\n is one line end
+            while block.endswith(b"\r") and (more := stream.read(1)):  # \r\n is one line end
+                block += more
             lines = (rest + block).splitlines(keepends=True)
             rest = b"" if lines[-1].endswith((b"\n", b"\r")) else lines.pop()
             for line in lines:
-                yield line, len(line) + dropped
+                yield (line, len(line)) if not dropped else (line[:KEPT_BYTES], len(line) + dropped)
                 dropped = 0
             if len(rest) > MAX_ROW_BYTES:
                 rest, dropped = rest[:KEPT_BYTES], dropped + len(rest) - KEPT_BYTES
         if rest or dropped:
-            yield rest, len(rest) + dropped
+            yield rest[:KEPT_BYTES] if dropped else rest, len(rest) + dropped
 
 
 def is_wide(encoding: Encoding) -> bool:

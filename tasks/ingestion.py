@@ -12,7 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from infra.store import MissingObject, Store, copy_to, open_store
-from tasks.artifacts import Artifact, copy_name, file_digest, read_json, scratch, shown, store_folder, write_json
+from tasks.artifacts import Artifact, copy_name, file_digest, modified_at, read_json, scratch, shown, store_folder, write_json
 from tasks.ledger import settled_inbox
 from tasks.process import Process
 from tasks.readers import Reader, is_labelled
@@ -108,12 +108,16 @@ def read_file(process: Process, source: Source, targets: Targets) -> dict[str, A
     """Append what a file holds, row by row.
 
     Raises:
-        ValueError: it cannot be read as a whole; what was read until then is appended.
+        ValueError: it cannot be read as a whole, or was written to meanwhile; what was read until then is appended.
     """
+    before = modified_at(source.path) if source.path.is_file() else None
     reader = Reader(source.path, source.name, process, source.split)
     for row in reader:
         targets[0 if isinstance(row, Record) else 1].write(to_line(row))
-    return reader.report
+    report = reader.report
+    if modified_at(source.path) != before:
+        raise ValueError(f"{source.name} was written to while it was read; start again when it is complete")
+    return report
 
 
 def read_labelled(process: Process, source: Source, targets: Targets) -> dict[str, Any]:

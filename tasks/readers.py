@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks.artifacts import file_digest
 from tasks.delimited import read_csv
-from tasks.encodings import MAX_ROW_BYTES, Encoding, byte_lines, encoding_of, text_codec
+from tasks.encodings import KEPT_BYTES, MAX_ROW_BYTES, Encoding, byte_lines, encoding_of, text_codec
 from tasks.process import Process
 from tasks.records import Record, Rejected, lookup
 from tasks.sheets import read_parquet, read_xlsx
@@ -191,7 +191,7 @@ def format_of(path: Path) -> str:
     if start.startswith(b"PK\x03\x04"):
         return "xlsx"
     if start.startswith((b"\xd0\xcf\x11\xe0", b"\x1f\x8b")):
-        raise ValueError(f"{path.name} is an old .xls or a packed file; save it as .xlsx, .csv or .jsonl")
+        raise ValueError(f"{path.name} is an old .xls, under a password, or a packed file; save it as .xlsx, .csv or .jsonl")
     ends = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "csv"}
     ends |= {".parquet": "parquet", ".xlsx": "xlsx"}
     first = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
@@ -226,7 +226,7 @@ def _jsonl(reader: Reader) -> Rows:
     codec = text_codec(encoding)
     for number, (line, size) in enumerate(byte_lines(reader.path, encoding), start=1):
         if size > MAX_ROW_BYTES:
-            yield number, f"a line of {size} bytes, at most {MAX_ROW_BYTES} are read; its beginning is kept", line
+            yield number, f"a line of {size} bytes, at most {MAX_ROW_BYTES} are read; its beginning is kept", line[:KEPT_BYTES]
         elif not line.strip():
             yield number, None, line
         else:

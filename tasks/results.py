@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 OWN = ("record_id", "confidence", "model_version", "batch")  # columns beside the outputs
+MOST_ID_BYTES = 2_000  # PostgreSQL's index takes some 2,700, with the batch's name
 STALE_DAYS = 7  # after which rows of a batch that was never finished go
 
 
@@ -138,6 +139,8 @@ class ResultTable:
         Raises:
             ValueError: a value is none of its column's type.
         """
+        if len(row.record_id.encode("utf-8", "replace")) > MOST_ID_BYTES:
+            raise ValueError("record_id")
         outputs = row.output if self.process.output.kind == "fields" else dict.fromkeys(self.outputs, row.output)
         cells = {name: _cell(outputs.get(name), column) for name, column in self.outputs.items()}
         own = {"record_id": _text(row.record_id), "confidence": row.confidence, "model_version": row.model_version}

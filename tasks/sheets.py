@@ -1,22 +1,30 @@
 """Sheets: XLSX and Parquet files -> rows by column name, one at a time."""
 
 import json
+import re
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from tasks.encodings import BLOCK_BYTES, KEPT_BYTES, MAX_ROW_BYTES
+from tasks.workbooks import Broken, WorkbookError, open_workbook, rows_of, sheet_of, unescaped
 
 if TYPE_CHECKING:
     from tasks.readers import Reader
+    from tasks.workbooks import Cells
 
     Rows = Iterator[tuple[int, Mapping[str, Any] | str | None, bytes]]
 
-MAX_UNPACKED_BYTES = 2 * 2**30  # of an XLSX, which is a zip
-BATCH_ROWS = 256  # of a Parquet file in memory; a cell may be a megabyte
+BATCH_ROWS = 256  # of a Parquet file in memory; fewer where its cells are large
+BATCH_BYTES = 256 * 2**20  # of values in memory
 FORMULA_ERRORS = ("#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!")
+
+PAGE_HEADER = re.compile(rb"\x15\x04\x15([\x80-\xff]*[\x00-\x7f])")  # of a dictionary: its type, then how many bytes it unpacks to
 
 T = TypeVar("T")
 
@@ -27,24 +35,28 @@ def read_xlsx(reader: "Reader") -> "Rows":
     Raises:
         ValueError: no workbook, no such sheet, or unpacked it would be too large.
     """
-    import openpyxl
-
-    _check_size(reader)
-    with warnings.catch_warnings(), reader.path.open("rb") as stream:  # by its name openpyxl would refuse one that ends in .csv
+    with warnings.catch_warnings(), reader.path.open("rb") as stream:
         warnings.simplefilter("ignore")  # openpyxl tells of styles and menus that it leaves out
-        try:
-            book = openpyxl.load_workbook(stream, read_only=True, data_only=True)
-        except Exception as error:
-            raise _unreadable(reader, "workbook", error) from None
-        try:
-            yield from _sheet_rows(reader, book)
-        finally:
-            book.close()
+        with _told(reader, "workbook"):
+            book = open_workbook(stream)
+            reader.facts["sheet"], part = sheet_of(book, reader.process.records.sheet)
+        yield from _sheet_rows(reader, _guarded(reader, "workbook", rows_of(book, part)))
 
 
 def _unreadable(reader: "Reader", kind: str, error: Exception) -> ValueError:
     """One clear error for all that a library may stumble over; its own message may hold a value and is not told."""
     return ValueError(f"{reader.name} is no {kind} that can be read: {type(error).__name__}")
+
+
+@contextmanager
+def _told(reader: "Reader", kind: str) -> Iterator[None]:
+    """Whatever a library raises as one clear error."""
+    try:
+        yield
+    except WorkbookError as error:
+        raise ValueError(f"{reader.name} {error}") from None
+    except Exception as error:
+        raise _unreadable(reader, kind, error) from None
 
 
 def _guarded(reader: "Reader", kind: str, found: Iterator[T]) -> Iterator[T]:
@@ -53,33 +65,17 @@ def _guarded(reader: "Reader", kind: str, found: Iterator[T]) -> Iterator[T]:
     Raises:
         ValueError: the library cannot go on.
     """
-    try:
+    with _told(reader, kind):
         yield from found
-    except Exception as error:
-        raise _unreadable(reader, kind, error) from None
 
 
-def _check_size(reader: "Reader") -> None:
-    try:
-        with zipfile.ZipFile(reader.path) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-    except zipfile.BadZipFile:
-        raise ValueError(f"{reader.name} is no whole .xlsx file") from None
-    if size > MAX_UNPACKED_BYTES:
-        raise ValueError(f"{reader.name} unpacks to {size} bytes, at most {MAX_UNPACKED_BYTES} are read; save it as CSV")
-
-
-def _sheet_rows(reader: "Reader", book: Any) -> "Rows":
-    sheets = {sheet.title: sheet for sheet in book.worksheets}
-    wanted = reader.process.records.sheet or next(iter(sheets), "")
-    if wanted not in sheets:
-        raise ValueError(f"{reader.name} has no sheet{f' {wanted!r}' if wanted else ''}; it has: {', '.join(sheets) or 'none'}")
-    sheet = sheets[wanted]
-    sheet.reset_dimensions()  # some writers state wrong ones, and rows would be lost
-    reader.facts["sheet"] = wanted
+def _sheet_rows(reader: "Reader", rows: "Iterator[tuple[int, Cells]]") -> "Rows":
     header: list[str] | None = None
     places: dict[str, int] = {}
-    for line, cells in enumerate(_guarded(reader, "workbook", sheet.iter_rows(values_only=True)), start=1):
+    last = 0
+    for line, cells in rows:
+        yield from ((empty, None, b"") for empty in range(last + 1, line))
+        last = line
         if not any(cell not in (None, "") for cell in cells):
             yield line, None, b""
         elif header is None:
@@ -91,7 +87,7 @@ def _sheet_rows(reader: "Reader", book: Any) -> "Rows":
             yield line, row, json.dumps([cell_text(cell) for cell in cells]).encode() if isinstance(row, str) else b""
 
 
-def _names(cells: tuple[Any, ...]) -> list[str]:
+def _names(cells: "Cells") -> list[str]:
     """Column names; formatted but empty columns at the end are none."""
     names = [cell_text(cell).strip() for cell in cells]
     while names and not names[-1]:
@@ -105,19 +101,26 @@ def _is_read(reader: "Reader", name: str) -> bool:
     return any(name == path or path.startswith(f"{name}.") or name.startswith(f"{path}.") for path in paths)
 
 
-def _sheet_row(cells: tuple[Any, ...], width: int, places: Mapping[str, int]) -> Mapping[str, Any] | str:
+def _sheet_row(cells: "Cells", width: int, places: Mapping[str, int]) -> Mapping[str, Any] | str:
     if any(cell not in (None, "") for cell in cells[width:]):
         return f"cells beyond the {width} columns of the header"
-    found = {name: cell_text(cells[place]) for name, place in places.items() if place < len(cells) and cells[place] not in (None, "")}
-    if wrong := [name for name, text in found.items() if text in FORMULA_ERRORS]:
-        return f"a formula's error in {', '.join(wrong)}"
-    return found
+    found = {name: cells[place] for name, place in places.items() if place < len(cells) and cells[place] not in (None, "")}
+    if wrong := [f"{value.why} in {name}" for name, value in found.items() if isinstance(value, Broken)]:
+        return "; ".join(wrong)
+    texts = {name: cell_text(cell) for name, cell in found.items()}
+    if wrong := [name for name, text in texts.items() if text in FORMULA_ERRORS]:
+        return f"an error in {', '.join(wrong)}"
+    return texts
 
 
 def cell_text(cell: Any) -> str:
     """A cell as a person reads it: whole numbers without a tail, days as YYYY-MM-DD."""
     if cell is None:
         return ""
+    if isinstance(cell, str):
+        return unescaped(cell)
+    if isinstance(cell, Broken):
+        return f"({cell.why})"
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if isinstance(cell, float) and cell.is_integer():
@@ -136,17 +139,56 @@ def read_parquet(reader: "Reader") -> "Rows":
     from pyarrow import parquet  # type: ignore[import-untyped]
 
     try:
-        file = parquet.ParquetFile(reader.path)
+        file = parquet.ParquetFile(reader.path, pre_buffer=False, buffer_size=BLOCK_BYTES)  # else whole columns lie in memory
         names = list(file.schema_arrow.names)
     except Exception as error:
         raise _unreadable(reader, "Parquet file", error) from None
     with file:
         reader.check_header(names)
-        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=[name for name in names if _is_read(reader, name)])
+        wanted = [name for name in names if _is_read(reader, name)]
+        with _told(reader, "Parquet file"):
+            size = batch_rows(file, reader.path, wanted)
+        batches = file.iter_batches(batch_size=size, columns=wanted)
         rows = (row for batch in _guarded(reader, "Parquet file", batches) for row in _batch_rows(batch))
         for line, row in enumerate(rows, start=1):
+            if isinstance(row, Oversize):
+                yield line, row.why, row.beginning
+                continue
             plain_row = _plain_row(row)
             yield line, plain_row, json.dumps(row, default=repr).encode() if isinstance(plain_row, str) else b""
+
+
+def batch_rows(file: Any, source: Path, names: Collection[str]) -> int:
+    """How many rows may be unpacked at once: a value stands once in a dictionary, and again in each row that has it."""
+    paths = ((place, file.schema.column(place).path) for place in range(file.metadata.num_columns))
+    places = [place for place, path in paths if any(path == name or path.startswith(f"{name}.") for name in names)]
+    largest = 1.0
+    with source.open("rb") as stream:
+        for group in range(file.metadata.num_row_groups):
+            for chunk in (file.metadata.row_group(group).column(place) for place in places):
+                mean = chunk.total_uncompressed_size / max(chunk.num_values, 1)
+                largest = max(largest, mean, _dictionary_bytes(stream, chunk))
+    return max(1, min(BATCH_ROWS, int(BATCH_BYTES / largest)))
+
+
+def _dictionary_bytes(stream: BinaryIO, chunk: Any) -> int:
+    """What the dictionary of a column chunk unpacks to, by its page's header: two numbers in Thrift's compact form."""
+    if not chunk.has_dictionary_page or chunk.dictionary_page_offset is None:
+        return 0
+    stream.seek(chunk.dictionary_page_offset)
+    found = PAGE_HEADER.match(stream.read(16))
+    if not found:
+        return int(chunk.total_uncompressed_size)
+    size: int = sum((byte & 127) << 7 * place for place, byte in enumerate(found[1]))
+    return size >> 1  # a signed number, in zigzag
+
+
+@dataclass(frozen=True, slots=True)
+class Oversize:
+    """A row that is too large to be read, and its beginning."""
+
+    why: str
+    beginning: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +199,27 @@ class Unreadable:
     why: str
 
 
-def _batch_rows(batch: Any) -> list[dict[str, Any]]:
-    """The rows of a batch; value by value where one of them cannot be converted."""
+def _batch_rows(batch: Any) -> Iterator[dict[str, Any] | Oversize]:
+    """The rows of a batch; one by one where they are large, and value by value where one of them cannot be converted."""
+    if batch.nbytes <= MAX_ROW_BYTES:
+        yield from _converted_rows(batch)
+        return
+    for place in range(batch.num_rows):
+        row = batch.slice(place, 1)
+        if row.nbytes <= MAX_ROW_BYTES:
+            yield from _converted_rows(row)
+        else:
+            why = f"a row of {row.nbytes} bytes, at most {MAX_ROW_BYTES} are read; its beginning is kept"
+            yield Oversize(why, _beginning(row))
+
+
+def _beginning(row: Any) -> bytes:
+    """As much of a large row as is kept: each of its columns as text, cut."""
+    texts = {name: str(_converted(column[0])) for name, column in zip(row.schema.names, row.columns, strict=True)}
+    return json.dumps({name: text[: KEPT_BYTES // len(texts)] for name, text in texts.items()}, ensure_ascii=False).encode(errors="replace")
+
+
+def _converted_rows(batch: Any) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
         return rows

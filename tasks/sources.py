@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from infra.store import MissingObject, Store, copy_to
-from tasks.artifacts import copy_name, file_digest, scratch
+from tasks.artifacts import copy_name, file_digest, modified_at, scratch, shown
 from tasks.encodings import byte_lines, encoding_of, text_codec
 from tasks.process import Process, digest_of
 from tasks.readers import Reader, columns_told, parse_object
@@ -25,7 +25,7 @@ class Source:
     path: Path
     name: str  # the key, or the file's name; sql:<table> for the rows of a table
     sha256: str
-    modified: tuple[int, int]  # size and time in ns when it was hashed
+    modified: tuple[int, int, int]  # before it was hashed, see `modified_at`
     location: str  # what `opened` finds it by again
 
 
@@ -49,6 +49,8 @@ def opened(store: Store, name: str, process: Process | None = None) -> Iterator[
             yield Source(copy, name, digest, modified_at(copy), name)
         return
     if os.path.isfile(name):  # noqa: PTH113 - Path.is_file raises for a name that is too long
+        if not _is_text(name):
+            raise ValueError(f"{shown(path.name)} has a name that is not UTF-8, which no manifest can hold; rename it")
         modified = modified_at(path)
         yield Source(path, path.name, file_digest(path), modified, str(path.absolute()))
         return
@@ -61,9 +63,12 @@ def opened(store: Store, name: str, process: Process | None = None) -> Iterator[
         yield Source(copy, name, digest, modified_at(copy), name)
 
 
-def modified_at(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def source_id(source_sha256: str, name: str, process: Process) -> str:

@@ -6,8 +6,10 @@ What is scored is the copy: it has a digest, as a file has, and rows that change
 import hashlib
 import itertools
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -20,9 +22,11 @@ from tasks.readers import columns_told, stands_in
 from tasks.terms import SourceTable
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine, Row, Select, Table
+    from sqlalchemy import Column, Engine, Row, Select, Table
 
 PAGE_ROWS = 2_000
+
+Make = Callable[[Any], Any]
 
 
 def url_of(variable: str, place: str) -> str:
@@ -100,7 +104,7 @@ def _is_part(name: str, path: str) -> bool:
     return name == path or path.startswith(f"{name}.") or name.startswith(f"{path}.")
 
 
-def _pages(engine: "Engine", table: "Table", names: Sequence[str], key: Sequence[str]) -> Iterator["Row[Any]"]:
+def _pages(engine: "Engine", table: "Table", names: Sequence[str], key: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """All rows in the order of the key; each page is asked for by the last key of the one before, in a transaction of its own."""
     from sqlalchemy import func, or_, select, tuple_
 
@@ -108,34 +112,88 @@ def _pages(engine: "Engine", table: "Table", names: Sequence[str], key: Sequence
     with reading(engine) as connection:
         if connection.scalar(select(func.count()).where(or_(*(column.is_(None) for column in order)))):
             raise ValueError(f"{table.name} has rows without {', '.join(key)}: each row needs its key")
-    page: Select[Any] = select(*(table.c[name] for name in names)).order_by(*order).limit(PAGE_ROWS + 1)
+    loose = [table.c[name] for name in names[len(key) :]] if engine.dialect.name == "sqlite" else []  # it keeps words among days, too
+    makers = [_maker(column, engine) for column in loose]
+    typed = [table.c[name] for name in names[: len(names) - len(loose)]]
+    page: Select[Any] = select(*typed, *map(_as_stored, loose)).order_by(*order).limit(PAGE_ROWS + 1)
     last: tuple[Any, ...] | None = None
     while True:
         asked = page if last is None else page.where(tuple_(*order) > tuple_(*last) if len(order) > 1 else order[0] > last[0])
-        with reading(engine) as connection:
-            rows = connection.execute(asked).all()
+        rows = _rows(engine, asked, table.name)
         keys = [tuple(row[: len(key)]) for row in rows]
         if any(one == other for one, other in itertools.pairwise(keys)):
             raise ValueError(f"{table.name}: two rows have one {', '.join(key)}; batch.source.key must tell rows apart")
-        yield from rows[:PAGE_ROWS]
+        for row in rows[:PAGE_ROWS]:
+            yield (*row[: len(typed)], *(make(value) for make, value in zip(makers, row[len(typed) :], strict=True)))
         if len(rows) <= PAGE_ROWS:
             return
         last = keys[PAGE_ROWS - 1]
 
 
-def _plain_row(row: "Row[Any]", names: Sequence[str], key: Sequence[str], id: str) -> dict[str, Any]:
+def _rows(engine: "Engine", asked: "Select[Any]", name: str) -> Sequence["Row[Any]"]:
+    with reading(engine) as connection:
+        if engine.dialect.name == "sqlite" and (driver := connection.connection.driver_connection):
+            driver.text_factory = _any_text
+        try:
+            return connection.execute(asked).all()
+        except (TypeError, ValueError, OverflowError) as error:  # of what makes Python's values
+            raise ValueError(f"{name}: a value cannot be read: {type(error).__name__}") from None
+
+
+def _any_text(stored: bytes) -> str:
+    """A text, whose bytes that are no UTF-8 become halves of surrogate pairs: the reader refuses that row, and not the table."""
+    return stored.decode(errors="surrogateescape")
+
+
+def _as_stored(column: "Column[Any]") -> Any:
+    """A column's values as they are stored, without its type."""
+    from sqlalchemy import type_coerce
+    from sqlalchemy.types import NullType
+
+    return type_coerce(column, NullType())
+
+
+def _maker(column: "Column[Any]", engine: "Engine") -> Make:
+    """What its type makes of a stored value; what it cannot make anything of stays as it is."""
+    make = column.type.dialect_impl(engine.dialect).result_processor(engine.dialect, None)
+
+    def made(value: Any) -> Any:
+        try:
+            return make(value) if make else value
+        except (TypeError, ValueError, OverflowError, ArithmeticError):
+            return value
+
+    return made
+
+
+def _plain_row(row: Sequence[Any], names: Sequence[str], key: Sequence[str], id: str) -> dict[str, Any]:
     """A row by column name, with its key as the record's id; parts of a key that has several are joined by slashes."""
-    values = dict(zip(names, row, strict=True))
-    parts = [values[name] for name in key]
+    values = {name: None if _is_no_number(value) else value for name, value in zip(names, row, strict=True)}
+    parts = [bytes(part).hex() if isinstance(part, bytes | memoryview) else part for part in row[: len(key)]]
     return values | {id: parts[0] if len(parts) == 1 else "/".join(quote(str(part), safe="") for part in parts)}
 
 
 def _plain(value: Any) -> Any:
-    """A database's value as JSON can hold it."""
+    """A database's value as JSON can hold it; bytes that are no text become what no column takes, so that they are no text by mistake."""
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        return _number(value)
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, bytes | memoryview):
-        return bytes(value).decode("latin-1")
+        try:
+            return bytes(value).decode()
+        except UnicodeDecodeError:
+            return {"bytes": bytes(value).hex()}
     return str(value)
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _number(value: Decimal) -> int | float | str | None:
+    if not value.is_finite():
+        return None
+    if value.adjusted() > sys.float_info.max_10_exp:
+        return str(value)  # which no column of numbers takes
+    return int(value) if value == value.to_integral_value() else float(value)

@@ -296,3 +296,15 @@ def test_a_large_folder_is_listed_lazily(tmp_path: Path) -> None:
     assert next(listing).key == "p/a/1"
     store.write("p/b/2", b"x")
     assert [info.key for info in listing] == ["p/b/1", "p/b/2"]
+
+
+def test_pipes_and_folders_are_no_objects_and_nobody_waits_for_them(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    (tmp_path / "p" / "inbox" / "folder.csv").mkdir(parents=True)
+    os.mkfifo(tmp_path / "p" / "inbox" / "pipe.csv")
+    store.write("p/inbox/a.csv", b"a")
+    assert [info.key for info in store.list("p/")] == ["p/inbox/a.csv"]
+    for name in ("pipe.csv", "folder.csv"):
+        assert store.stat(f"p/inbox/{name}") is None
+        with pytest.raises(MissingObject):
+            store.open(f"p/inbox/{name}")

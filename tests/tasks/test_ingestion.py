@@ -15,7 +15,7 @@ from tasks.artifacts import fetch_file, read_json
 from tasks.declaration import load_process
 from tasks.ingestion import copy_inbox, ingest
 from tasks.process import Process
-from tasks.records import Record, read_records
+from tasks.records import Record, read_records, to_line
 from tasks.runs import begin
 
 pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:openpyxl")
@@ -202,4 +202,26 @@ def test_a_source_without_rows_is_an_error(tmp_path: Path) -> None:
     process = process_of(tmp_path / "p")
     (tmp_path / "p" / "a.jsonl").write_text("\n\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"tickets: no rows in a\.jsonl"):
+        ingest.fn(begin(process, "train"))
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_that_is_replaced_or_written_to_while_it_is_read_is_told(
+    tmp_path: Path, replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = process_of(tmp_path / "p")
+    source = tmp_path / "p" / "a.jsonl"
+    source.write_text(ROW % "a" + ROW % "b", encoding="utf-8")
+
+    def disturbed(row: Record) -> str:
+        if replaced:
+            (tmp_path / "new").write_bytes(source.read_bytes())
+            os.utime(tmp_path / "new", ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
+            (tmp_path / "new").replace(source)
+        else:
+            source.write_bytes(source.read_bytes() + b"\n")
+        return to_line(row)
+
+    monkeypatch.setattr("tasks.ingestion.to_line", disturbed)
+    with pytest.raises(ValueError, match=r"a\.jsonl was written to while it was read"):
         ingest.fn(begin(process, "train"))

@@ -1,6 +1,7 @@
 """Batches into SQL tables with a model that answers at once: exactly once, whole or not seen, through kills and rivals."""
 
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +16,11 @@ from benchmarks import quick
 from infra.database import DatabaseAwayError, connected, reading, writing
 from tasks.answering import Tally, Terms, score_file
 from tasks.answers import opened_ledger
-from tasks.artifacts import file_digest
+from tasks.artifacts import file_digest, modified_at
 from tasks.process import Process
 from tasks.results import ResultTable
 from tasks.sinks import Predicted
-from tasks.sources import Source, modified_at
+from tasks.sources import Source
 from tasks.terms import Batches, SinkTable
 
 SINK = SinkTable(database="ORDERS_DATABASE", table="routed")
@@ -87,6 +88,13 @@ def test_of_two_records_with_one_id_the_second_is_a_dead_letter(database: str, t
         assert (tally.rows, tally.done, tally.dead, tally.reasons) == (5, 3, 2, {"doubled_id": 2})
     assert [row[0] for row in rows_of(database)] == ["a", "b", "c"]
     assert rows_of(database)[0][1] == quick.label_of("Message: card 0\nQueue:")
+
+
+def test_an_id_too_long_for_a_key_costs_its_row_and_not_the_batch(database: str, tmp_path: Path) -> None:
+    rows = [{"id": secrets.token_hex(5_000), "text": "card"}, {"id": "a", "text": "card"}]
+    tally = score(database, messages(tmp_path / "new.jsonl", *rows), tmp_path / "out")
+    assert (tally.done, tally.dead, tally.reasons) == (1, 1, {"unparseable": 1})
+    assert [row[0] for row in rows_of(database)] == ["a"]
 
 
 def test_a_poisoned_batch_is_stopped_nothing_is_seen_and_what_was_answered_is_kept(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,46 @@ def test_what_cannot_be_scored_is_told_with_the_remedy(run: Run, tmp_path: Path)
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(ValueError, match="empty"):
         score(tmp_path / "empty.jsonl", run)
+
+
+def test_bad_rows_are_dead_letters_from_which_the_original_bytes_are_found(run: Run, tmp_path: Path) -> None:
+    long, deep = b'{"id": "long", "text": "' + b"card " * 200_000 + b'"}', b'{"text": ' * 100_000
+    rows = [b'{"id": "1", "text": "card"}', '{"id": "2", "text": "退款"}'.encode("gbk"), b'{"id": "3", "text": "a\0b"}', long, deep]
+    rows += [b'{"id": "1", "text": "other"}', b'{"id": "6", "text": ["card"]}', b"", b'{"id": "7", "text": 1e999}', b'{"id": "8"}']
+    ends = [b"\n", b"\r\n", b"\r"]
+    source = tmp_path / "new.jsonl"
+    source.write_bytes(b"".join(row + ends[place % 3] for place, row in enumerate(rows)))
+    batch = score(source, run)
+    found = files_of(batch, tmp_path / "batch")
+    assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (9, 2, 7)
+    assert [row["record_id"] for row in found["predictions.jsonl"]] == ["1", "1"]
+    assert [row["line"] for row in found["dead_letters.jsonl"]] == [2, 3, 4, 5, 7, 9, 10]
+    came = source.read_bytes().splitlines()
+    for letter in found["dead_letters.jsonl"]:
+        assert letter["source_sha256"] == file_digest(source)
+        whole, kept = came[letter["line"] - 1], letter["content"].encode("latin-1", errors="ignore")
+        assert letter["code"] != "unreadable" or whole == kept
+
+
+@pytest.mark.parametrize("name", ["pipe.csv", "folder.csv", "../out.csv", "memory/inbox/link.csv", "memory/inbox/pipe.csv"])
+def test_what_is_no_file_or_leads_out_of_the_store_is_no_source(
+    run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "folder.csv").mkdir(parents=True)
+    (tmp_path / "store" / "memory" / "inbox").mkdir(parents=True)
+    for pipe in (tmp_path / "here", tmp_path / "store" / "memory" / "inbox"):
+        os.mkfifo(pipe / "pipe.csv")
+    (tmp_path / "secret.csv").write_text("id,text\n1,card\n")
+    (tmp_path / "store" / "memory" / "inbox" / "link.csv").symlink_to(tmp_path / "secret.csv")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="neither a file here nor a key"):
+        score(name, run)
+
+
+def test_a_file_whose_name_is_no_text_is_refused_in_words(run: Run, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/new\xff.jsonl"))
+    with pytest.raises(ValueError, match=r"new\\udcff\.jsonl has a name that is not UTF-8"):
+        score(lines(path, {"id": "a", "text": "card"}), run)
 
 
 def test_without_a_champion_the_next_command_is_told(tmp_path: Path) -> None:

@@ -98,3 +98,27 @@ def test_a_database_that_nobody_named_or_that_is_away_is_told(tmp_path: Path, mo
     with pytest.raises(DatabaseAwayError, match="did not answer") as error:
         rows_of(tmp_path, source())
     assert "7171" not in str(error.value)
+
+
+def test_values_that_are_no_numbers_no_days_or_no_text_cost_their_rows_at_most(
+    run_sql: Callable[..., None], database: str, tmp_path: Path
+) -> None:
+    asked = process(records={"source": "a.jsonl", "columns": {"text": {}, "paid": "number", "due": {}}})
+    if database.startswith("sqlite"):
+        run_sql("CREATE TABLE orders (id INTEGER PRIMARY KEY, text TEXT, paid NUMERIC, due DATE)")
+        run_sql("INSERT INTO orders VALUES (1, CAST(X'C4E3' AS TEXT), 9e999, 'yesterday'), (2, X'C4E3', 'much', '2026-01-31')")
+        first, second = rows_of(tmp_path, source(), asked)
+        assert (first["text"], first["paid"], first["due"]) == ("\udcc4\udce3", None, "yesterday")
+        assert (second["text"], second["paid"], second["due"]) == ({"bytes": "c4e3"}, "much", "2026-01-31")
+    else:
+        run_sql("CREATE TABLE orders (id INTEGER PRIMARY KEY, text BYTEA, paid NUMERIC, due DATE)")
+        run_sql("INSERT INTO orders VALUES (1, '\\xC4E3', 'NaN', NULL), (2, 'ok', 'Infinity', NULL), (3, NULL, 1e400, NULL)")
+        found = rows_of(tmp_path, source(), asked)
+        assert [row["text"] for row in found] == [{"bytes": "c4e3"}, "ok", None]
+        assert [row["paid"] for row in found] == [None, None, "1" + "0" * 400]
+
+
+def test_keys_of_bytes_are_told_in_hexadecimal(run_sql: Callable[..., None], database: str, tmp_path: Path) -> None:
+    kind, value = ("BLOB", "X'00FF'") if database.startswith("sqlite") else ("BYTEA", "'\\x00FF'")
+    run_sql(f"CREATE TABLE orders (id {kind} PRIMARY KEY, text TEXT)", f"INSERT INTO orders VALUES ({value}, 'card')")
+    assert rows_of(tmp_path, source())[0]["id"] == "00ff"

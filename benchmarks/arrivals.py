@@ -21,10 +21,11 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,11 @@ def put(key: str, number: int) -> float:
 def ask(path: str, body: dict[str, Any]) -> Any:
     words = json.dumps(body).encode()
     request = urllib.request.Request(os.environ["PREFECT_API_URL"] + path, words, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as answer:  # a busy SQLite lets one wait
+    for pause in (1, 2, 4, 8):  # a busy SQLite lets one wait, and then says 503
+        with suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=120) as answer:
+            return json.load(answer)
+        time.sleep(pause)
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return json.load(answer)
 
 

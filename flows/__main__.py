@@ -21,6 +21,7 @@ from tasks.declaration import declared_processes, load_process, merge
 from tasks.domains import load_domain
 from tasks.process import Process
 from tasks.runs import Stage
+from tasks.sinks import OutputFormat
 
 app = typer.Typer(
     name="clerkflow",
@@ -153,7 +154,7 @@ def _decide(process: str, request: str, decision: Literal["approved", "rejected"
 def score(
     process: Name,
     input_: Annotated[str | None, typer.Option("--input", metavar="FILE_OR_KEY", help="Without it, all that waits in the inbox.")] = None,
-    format_: Annotated[Literal["jsonl", "csv", "parquet"], typer.Option("--format", help="How predictions are written.")] = "jsonl",
+    format_: Annotated[OutputFormat, typer.Option("--format", help="How predictions are written.")] = "jsonl",
 ) -> None:
     """Give the champion new records; write predictions, and dead letters for what it could not do."""
     load_process(process, settings().processes)
@@ -203,7 +204,7 @@ def backfill(
         Literal["score", "monitor"], typer.Option("--flow", help="Score each day, or compare it with its champion, too.")
     ] = "score",
     parallel: Annotated[int, typer.Option(min=1, max=16, help="So many days at a time, each with a model in memory.")] = 2,
-    format_: Annotated[Literal["jsonl", "csv", "parquet"], typer.Option("--format", help="How predictions are written.")] = "jsonl",
+    format_: Annotated[OutputFormat, typer.Option("--format", help="How predictions are written.")] = "jsonl",
 ) -> None:
     """Score or monitor past days of the inbox, each with the model that was champion on it; what is done already is found."""
     load_process(process, settings().processes)

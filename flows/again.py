@@ -1,4 +1,4 @@
-"""Again: the commands that explain runs, repeat them, and find those that died: clerkflow {why, retry, replay, watchdog}."""
+"""Again: the commands that explain runs and answers, and repeat them: clerkflow {why, explain, retry, replay, watchdog}."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, cast
@@ -35,6 +35,25 @@ def why(
         raise ValueError(f"{name} was never trained; there is nothing to explain. Train it: clerkflow train {process}")
     record = record_of(store, name, id)
     console.show_why(record, stories_of(store, f"{name}/runs/{id}"), STAGES if record["flow"] == "train" else ())
+
+
+def explain(
+    process: Name,
+    batch: Annotated[str, typer.Argument(help="Its name, as its folder says it.")],
+    record: Annotated[str, typer.Argument(help="The record's id.")],
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show all that led to a record's output: input, model, its data, gate and approval, answer, threshold, reviewer."""
+    from infra.store import open_store
+    from tasks.explaining import as_json
+    from tasks.explaining import explain as work
+
+    chains = work(open_store(), load_process(process, settings().processes), batch, record)
+    if json:
+        console.out.print_json(as_json(chains))
+        return
+    for chain in chains:
+        console.show_chain(chain)
 
 
 def retry(process: Name, run: Annotated[str, typer.Argument(help="The name of its folder in runs/.")]) -> None:
@@ -84,4 +103,4 @@ def watchdog(process: Name) -> None:
         console.out.print(f"{process}: {word}: {', '.join(runs) or 'none'}", soft_wrap=True)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (why, retry, replay, watchdog)  # in the order of --help
+COMMANDS: tuple[Callable[..., None], ...] = (why, explain, retry, replay, watchdog)  # in the order of --help

@@ -13,6 +13,7 @@ from flows.opening import open_run, run_name
 from infra.store import open_store
 from tasks import runs
 from tasks.backfill import Day, Filled, fill_day, plan_days
+from tasks.sinks import OutputFormat
 
 
 @flow(name="backfill", flow_run_name=run_name, on_failure=[telling.tell_failure], on_crashed=[telling.tell_failure])
@@ -23,7 +24,7 @@ def backfill(
     last_day: date,
     work: Literal["score", "monitor"] = "score",
     parallel: int = Field(2, ge=1, le=16),
-    output_format: Literal["jsonl", "csv", "parquet"] = "jsonl",
+    output_format: OutputFormat = "jsonl",
     overrides: dict[str, Any] | None = None,
 ) -> list[Filled]:
     """Do past days again, or for the first time, each with the model that was champion when the day ended (UTC).

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tasks.approvals import Standing
     from tasks.artifacts import Artifact
     from tasks.backfill import Filled
+    from tasks.explaining import Link
     from tasks.manifests import Manifest
     from tasks.publishing import Outcome
     from tasks.retention import Collection
@@ -42,6 +43,7 @@ __all__ = [
     "quiet_libraries",
     "show_arrivals",
     "show_batches",
+    "show_chain",
     "show_collection",
     "show_deployments",
     "show_drift",
@@ -174,13 +176,14 @@ def show_verdict(verdict: "Outcome", process: str) -> None:
 def show_batches(batches: Sequence["Artifact"], process: str) -> None:
     """What each batch did with its records, and where its files are."""
     from infra.store import open_store
-    from tasks.batches import accounted
+    from tasks.batches import accounted, delivered
 
     store = open_store()
     for batch in batches:
         known = f"; the model was asked about {batch.facts['asked']:,}" if "asked" in batch.facts else ""
         out.print(f"{process}: {accounted(batch)}{known}")
-        out.print(f"  {store.address(batch.prefix)}", soft_wrap=True)
+        for key in (batch.prefix, *delivered(store, batch)):
+            out.print(f"  {store.address(key)}", soft_wrap=True)
     if lost := next((batch.facts["batch"] for batch in batches if batch.facts["dead"]), None):
         next_command(f"clerkflow replay {process} {lost}")
     if not batches:
@@ -351,6 +354,19 @@ def show_why(record: Mapping[str, Any], stories: Mapping[str, Mapping[str, Any]]
         lines = list(story["why"]) if story else ["the run ended before, or in it"]
         lines = lines if len(lines) <= MANY else [*lines[:MANY], f"and {len(lines) - MANY} more"]
         table.add_row(escape(stage), was, seconds, escape("\n".join(lines)))
+    out.print(table)
+
+
+def show_chain(chain: Sequence["Link"]) -> None:
+    """All that led to a record's output, from what went in to what came out."""
+    table = Table(show_header=False)
+    for style in ("bold", "dim", ""):
+        table.add_column(style=style, overflow="fold", no_wrap=style == "bold")
+    for link in chain:
+        told = {name: value for name, value in link.facts.items() if value not in (None, "")}
+        for place, (name, value) in enumerate(told.items()):
+            table.add_row("" if place else escape(link.title), escape(name), escape(_figure(value)))
+        table.add_section()
     out.print(table)
 
 

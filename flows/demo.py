@@ -36,9 +36,9 @@ def demo() -> None:
         verdicts[process] = console.worked(train(process))
     console.out.print(figures_table(verdicts))
     _chapter(2, "A batch job: new messages are routed by the champion")
-    console.out.print(batch_line(console.worked(score(DRIFTING, str(records / "new.jsonl")))[0]))
+    console.out.print(batch_line(console.worked(score(DRIFTING, str(records / "new.jsonl")))[0]), soft_wrap=True)
     _chapter(3, "The world changes: other products, other words")
-    console.out.print(batch_line(console.worked(score(DRIFTING, str(records / "drifted.jsonl")))[0]))
+    console.out.print(batch_line(console.worked(score(DRIFTING, str(records / "drifted.jsonl")))[0]), soft_wrap=True)
     _arrive(records / "drifted_labelled.jsonl")
     console.out.print(f"  the team labels some of them; they arrive in [bold]{DRIFTING}/inbox/[/]")
     _chapter(4, "Monitoring compares recent records with what the champion was tested on, and trains again if they drifted")
@@ -53,6 +53,7 @@ def _own_store() -> None:
     (FOLDER / ".prefect").mkdir(parents=True)
     os.environ["CLERKFLOW_STORE"] = str(FOLDER)
     os.environ["CLERKFLOW_CACHE"] = str(FOLDER / ".cache")
+    os.environ["CLERKFLOW_LEDGER_URL"] = f"sqlite:///{FOLDER / '.answers.sqlite'}"
     os.environ["PREFECT_HOME"] = str(FOLDER / ".prefect")
     os.environ.pop("PREFECT_API_URL", None)
 
@@ -84,10 +85,11 @@ def figures_table(verdicts: "Mapping[str, Verdict]") -> "Table":
 
 
 def batch_line(batch: "Artifact") -> str:
-    """A batch in a line; its counts add up."""
-    from tasks.batches import accounted
+    """A batch in a line, whose counts add up, and where its files for each queue are."""
+    from infra.store import open_store
+    from tasks.batches import accounted, delivered
 
-    return f"  {accounted(batch)}"
+    return "\n".join(f"  {line}" for line in (accounted(batch), *map(open_store().address, delivered(open_store(), batch))))
 
 
 def _ending() -> None:

@@ -1,7 +1,5 @@
 """Score: the champion and new records -> predictions and dead letters."""
 
-from typing import Literal
-
 from prefect import flow
 
 from flows import pages, telling, turns
@@ -10,6 +8,7 @@ from flows.parameters import Overrides
 from tasks import runs
 from tasks.arrivals import check_all_scored, find_batches, score_source, score_waiting
 from tasks.artifacts import Artifact
+from tasks.sinks import OutputFormat
 
 
 @flow(name="score", flow_run_name=run_name, on_failure=[telling.tell_failure], on_crashed=[telling.tell_failure])
@@ -17,7 +16,7 @@ from tasks.artifacts import Artifact
 def score(
     process: str,
     source: str | None = None,
-    output_format: Literal["jsonl", "csv", "parquet"] = "jsonl",
+    output_format: OutputFormat = "jsonl",
     overrides: Overrides | None = None,
     arrived: str | None = None,
 ) -> list[Artifact] | turns.Skipped:

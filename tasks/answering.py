@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tasks.answers import Answers, key_of
 from tasks.artifacts import shown
 from tasks.cleaning import fold
+from tasks.deliveries import Deliver, deliveries
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.predictions import Prediction
@@ -30,6 +31,7 @@ from tasks.routing import FILE as REVIEW
 from tasks.routing import Proposed, Router
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
 from tasks.sources import Source, check_columns, modified_at
+from tasks.terms import Batches
 from tasks.workers import Workers
 
 if TYPE_CHECKING:
@@ -96,6 +98,9 @@ def _is_blank(process: Process, text: str) -> bool:
     return not fold(clean(process, text))
 
 
+EVERYTHING = Batches(max_dead=1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """How a batch is made, beside its source and its model."""
@@ -103,13 +108,13 @@ class Terms:
     ledger: Answers
     batch: str
     output_format: str
-    max_dead: float = 1.0  # share of dead letters from which on it is stopped
+    wanted: Batches = EVERYTHING  # what else is made of accepted answers, and from which share of dead letters on it is stopped
     results: ResultTable | None = None
     again: Again | None = None  # the dead letters that it replays; then nothing else of the source is asked about
 
 
 def score_file(source: Source, champion: Champion, process: Process, terms: Terms, folder: Path) -> Tally:
-    """Stream a file through the model into predictions.<format>, review.jsonl, dead_letters.jsonl and monitoring.jsonl.
+    """Stream a file through the model into predictions.<format>, review.jsonl, dead_letters.jsonl, monitoring.jsonl and what is declared.
 
     Args:
         process: the model's own declaration, with today's word on how files are read.
@@ -125,9 +130,10 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
         WRITERS[terms.output_format](folder / f"predictions.{terms.output_format}", process) as write_done,
         json_lines(folder / REVIEW) as write_review,
         json_lines(folder / "dead_letters.jsonl") as write_dead,
+        deliveries(folder, process, terms.wanted) as deliver,
         _progress(f"Scoring {process.name}") as show,
     ):
-        job = Job(source, champion, process, terms, write_done, write_review, write_dead)
+        job = Job(source, champion, process, terms, Writers(write_done, write_review, write_dead, deliver))
         for asking in ahead(job.ask(chunk) for chunk in chunks(job.asked(reader))):
             job.answer(asking)
             show(job.tally)
@@ -160,6 +166,16 @@ class Settled:
     left: dict[int, tuple[Reason, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """Where a batch's rows go."""
+
+    done: Write
+    review: Write
+    dead: Write
+    deliver: Deliver
+
+
 class Job:
     """A batch while it is made."""
 
@@ -169,12 +185,9 @@ class Job:
         champion: Champion,
         process: Process,
         terms: Terms,
-        write_done: Write,
-        write_review: Write,
-        write_dead: Write,
+        write: Writers,
     ) -> None:
-        self.source, self.champion, self.process, self.terms = source, champion, process, terms
-        self.write_done, self.write_review, self.write_dead = write_done, write_review, write_dead
+        self.source, self.champion, self.process, self.terms, self.write = source, champion, process, terms, write
         self.tally = Tally()
         self.attempts: dict[int, int] = {}  # line -> of what is asked about again
         self.coming: set[bytes] = set()  # keys of answers that are waited for
@@ -251,8 +264,10 @@ class Job:
                 self.bury_record(record, reason_of(answer.problem), answer.problem or "no output")
             elif record.line in settled.left:
                 self.bury_record(record, *settled.left[record.line])
-        self.write_done(settled.accepted)
-        self.write_review(settled.doubtful)
+        self.write.done(settled.accepted)
+        self.write.review(settled.doubtful)
+        records = {record.line: record for record, _ in chunk}
+        self.write.deliver([(records[row.line], row) for row in settled.accepted])
         self.tally.done += len(settled.accepted)
         self.tally.review += len(settled.doubtful)
         self.tally.doubts.update(each.reason for each in settled.doubtful)
@@ -267,7 +282,7 @@ class Job:
     def bury(self, id: str, line: int, reason: Reason, words: str, content: str) -> None:
         """A dead letter."""
         source, attempt = self.source, self.attempts.get(line, 1)
-        self.write_dead([DeadLetter(id, line, reason.stage, reason.value, words, attempt, source.name, source.sha256, content)])
+        self.write.dead([DeadLetter(id, line, reason.stage, reason.value, words, attempt, source.name, source.sha256, content)])
         self.tally.dead += 1
         self.tally.reasons[reason.value] += 1
         self.check_budget()
@@ -285,7 +300,7 @@ class Job:
         Raises:
             ValueError: they are.
         """
-        tally, most = self.tally, self.terms.max_dead
+        tally, most = self.tally, self.terms.wanted.max_dead
         if self.terms.again or tally.rows < JUDGED_FROM or tally.dead <= most * tally.rows:
             return
         counts = f"{tally.dead:,} of the first {tally.rows:,} records are dead letters, batch.max_dead is {most:g}"

@@ -21,6 +21,7 @@ from tasks.prompts import output_of
 from tasks.readers import Reader, check_readable, is_labelled
 from tasks.reasons import Reason
 from tasks.records import Record
+from tasks.released import new_words, release_reviewed
 from tasks.runs import Run
 from tasks.scoring import replay_batch, score_batch
 from tasks.sources import check_columns, opened, source_id, table_name
@@ -216,16 +217,19 @@ def score_source(source: str, run: Run, output_format: str) -> Scored:
 
 
 def score_waiting(arrivals: Iterable[Arrival], run: Run, output_format: str) -> Scored:
-    """Score the files that wait, and then the rows of the declared table, where there are any.
+    """Score the files that wait, then the rows of the declared table, where there are any, and release what people have reviewed.
 
     Raises:
         OSError: the store or a database did not answer; the rest waits for the next run.
     """
     scored, declared = score_arrivals(arrivals, run, output_format), run.process.batch.source
-    if declared is None or not has_rows(declared):
-        return scored
-    name = table_name(declared)
-    scored.take(name, score_batch(name, run, output_format, return_state=True).result(raise_on_failure=False))
+    if declared and has_rows(declared):
+        name = table_name(declared)
+        scored.take(name, score_batch(name, run, output_format, return_state=True).result(raise_on_failure=False))
+    if new_words(open_store(), run.process):
+        released = release_reviewed(run, output_format, return_state=True).result(raise_on_failure=False)
+        if released is not None:  # another run was faster, and is done
+            scored.take("reviews", released)
     return scored
 
 

@@ -9,20 +9,20 @@ from contextlib import suppress
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from infra.store import MissingObject, Store
-from tasks.artifacts import Artifact, is_whole
+from tasks.artifacts import Artifact, is_whole, listing_of
 from tasks.process import Process, digest_of
 from tasks.sources import source_id
 
 
 def batch_id(source_sha256: str, name: str, process: Process, version: str, output_format: str, replayed: str = "") -> str:
-    """The batch's name: the source and how it is read, the model's version, the format; also the table of results, where there is one.
+    """The batch's name: the source and how it is read, the model's version, the format; also what else is made of it, where anything is.
 
     Args:
         replayed: digest of the dead letters that it replays: then it is no batch of the whole source, and does not begin as one.
     """
-    sink = process.batch.sink
+    ends = process.batch.model_dump(mode="json", include={"sink", "sheet", "documents"}, exclude_none=True)
     source = source_id(f"{source_sha256} {replayed}" if replayed else source_sha256, name, process)
-    return f"{source}-{version}-{output_format}" + (f"-{digest_of(sink.model_dump(mode='json'))[:8]}" if sink else "")
+    return f"{source}-{version}-{output_format}" + (f"-{digest_of(ends)[:8]}" if ends else "")
 
 
 COUNTS = ("rows", "done", "review", "dead")  # of a batch's facts: rows = done + review + dead, where done is accepted
@@ -39,6 +39,16 @@ def accounted(batch: Artifact) -> str:
     count = counts_of([batch])
     parts = f"{count['done']:,} accepted + {count['review']:,} to review + {count['dead']:,} dead letters"
     return f"{count['rows']:,} records in = {parts}"
+
+
+OWN = ("predictions.", "review.", "dead_letters.", "monitoring.", "words.")  # beginnings of the files that every batch has
+
+
+def delivered(store: Store, batch: Artifact) -> list[str]:
+    """Keys of what else was made of a batch: its sheet, or the folders of its sheets and documents."""
+    names = (name for name in listing_of(store, batch) if not name.startswith(OWN))
+    tops = (name[: name.find("/") + 1] or name for name in names)
+    return list(dict.fromkeys(batch.prefix + top for top in tops))
 
 
 class Batch(BaseModel):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tasks.arguments import mistakes_in
 from tasks.cleaning import CLEANERS, alike, fold
+from tasks.deliveries import MOST_SHEETS, deliverable, split_values
 from tasks.expectations import column_of, computed_names
 from tasks.features import watched_columns, watched_paths
 from tasks.metrics import AUTOMATED, EACH, MODELS_ONLY, NO_ANSWER, measures
@@ -19,6 +20,7 @@ from tasks.records import as_text
 from tasks.results import OWN as RESULT_COLUMNS
 from tasks.results import output_columns as result_columns
 from tasks.spaces import Choices
+from tasks.terms import Documents
 from tasks.vocabulary import too_small
 
 
@@ -147,6 +149,40 @@ def _in_batch(process: Process) -> Iterator[str]:
     taken = [name for name in result_columns(process) if name.casefold() in RESULT_COLUMNS]
     if process.batch.sink and taken:
         yield f"batch.sink: {', '.join(taken)} is what every table of results has for itself; give the output another name"
+    if sheet := process.batch.sheet:
+        yield from _unknown("batch.sheet.columns", sheet.columns, process)
+        yield from _in_split(process, sheet.split_by)
+    if process.batch.documents:
+        yield from _in_documents(process, process.batch.documents)
+
+
+def _in_documents(process: Process, declared: Documents) -> Iterator[str]:
+    """Values and labels that a document's text cannot have."""
+    texts = [declared.text] if isinstance(declared.text, str) else list(declared.text.values())
+    templates = {"title": [declared.title], "text": texts, "file_name": [declared.file_name]}
+    named = {name: [path for each in parts for path in placeholders(each)] for name, parts in templates.items()}
+    for name, paths in {**named, "columns": declared.columns}.items():
+        yield from _unknown(f"batch.documents.{name}", paths, process)
+    labels = process.labels or ()
+    if not isinstance(declared.text, str) and set(declared.text) != set(labels):
+        yield f"batch.documents.text: one text, or one for each declared label: {', '.join(labels) or 'there is none'}"
+
+
+def _unknown(place: str, paths: Iterable[str], process: Process) -> Iterator[str]:
+    """Values that neither a record nor its answer has."""
+    there = deliverable(process)
+    for path in paths:
+        if not any(_holds(known, path) for known in there):
+            yield f"{place} names {path!r}, which is no column; {_meant(path, there)}"
+
+
+def _in_split(process: Process, path: str | None) -> Iterator[str]:
+    """A column whose values, and so the number of files, nobody knows."""
+    values = ("",) if path is None else split_values(process, path)
+    if values is None:
+        yield f"batch.sheet.split_by: {path!r} is no column with declared values; name a label, or a column with values"
+    elif len(values) > MOST_SHEETS:
+        yield f"batch.sheet.split_by: {path!r} has {len(values):,} values; {MOST_SHEETS} files are the most"
 
 
 def _in_search(process: Process) -> Iterator[str]:

@@ -68,6 +68,13 @@ def output_of(process: Process, values: Mapping[str, Any]) -> Any:
     return {name: value for name, value in found.items() if value not in (None, "", [])}
 
 
+def columns_of(process: Process, output: Any) -> dict[str, Any]:
+    """An output as values by path: the other way round than `output_of`."""
+    if process.output.kind == "fields":
+        return {process.output.column_of(name): value for name, value in (output or {}).items()}
+    return dict.fromkeys(process.output_columns, output)
+
+
 def completion_of(process: Process, output: Any) -> str:
     """The completion that a right model writes for an output; a label that is one token is that token and nothing else."""
     if process.output.kind == "fields":

@@ -19,7 +19,7 @@ from infra.store import Conflict, MissingObject, Store
 from tasks.cleaning import fold
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.process import Column, Process, digest_of
-from tasks.prompts import prompt_of
+from tasks.prompts import columns_of, prompt_of
 from tasks.repairs import mend
 from tasks.routing import FILE, Proposed
 from tasks.splitting import group_of
@@ -237,12 +237,8 @@ def _checked(name: str, column: Column, value: Any) -> Any:
 
 def labelled(process: Process, word: Reviewed) -> dict[str, Any]:
     """A reviewed record as a row of a labelled file; values stand under their dotted paths."""
-    outputs = set(process.output_columns)
-    row = {path: value for path, value in word.inputs.items() if path not in outputs}
-    row[process.records.key] = word.record_id
-    if process.output.kind == "fields":
-        return row | {process.output.column_of(name): value for name, value in (word.output or {}).items()}
-    return row | dict.fromkeys(outputs, word.output)
+    row = {path: value for path, value in word.inputs.items() if path not in process.output_columns}
+    return row | {process.records.key: word.record_id} | columns_of(process, word.output)
 
 
 def write_labelled(store: Store, process: Process, folder: Path) -> dict[str, Path]:

@@ -138,12 +138,12 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
     damaged = store.stat(f"{order.prefix}/manifest.json")
     model = fetch_version(store, declared.name, order.version, settings().cache)
     root = read_manifest(store, declared.name, order.version).root
-    with hired(declared, model, order.version) as predictor, scratch() as folder, opened_ledger(*_ledger_of(declared)) as ledger:
+    with hired(declared, model, order.version) as predictor, scratch() as folder, opened_ledger(*ledger_of(declared)) as ledger:
         champion = Champion(predictor, order.version, root, Router.of(model, predictor.process, order.version, declared))
         process = read_as_today(predictor.process, declared, order.source)
         sink = declared.batch.sink
         results = ResultTable(ledger.engine, sink, process) if sink else None
-        terms = Terms(ledger, order.batch, order.output_format, declared.batch.max_dead, results, order.again)
+        terms = Terms(ledger, order.batch, order.output_format, declared.batch, results, order.again)
         tally = score_file(order.source, champion, process, terms, folder)
         check(store, hold)
         artifact = store_folder(store, folder, order.prefix, tally.rows)
@@ -159,10 +159,11 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
     return artifact
 
 
-def _ledger_of(process: Process) -> tuple[str, str]:
+def ledger_of(process: Process) -> tuple[str, str]:
     """URL of the ledger's database, and the variable that says it: that of the table of results, so that one transaction holds both."""
     sink = process.batch.sink
-    return (url_of(sink.database, "batch.sink"), sink.database) if sink else (ledger_url(), "CLERKFLOW_LEDGER_URL")
+    named = sink.database if sink else None
+    return (url_of(named, "batch.sink"), named) if named else (ledger_url(), "CLERKFLOW_LEDGER_URL")
 
 
 def _facts(order: Order, tally: Tally, seconds: float) -> dict[str, Any]:

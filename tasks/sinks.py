@@ -1,7 +1,8 @@
 """Sinks: predictions and dead letters, row by row -> files; memory stays flat however many rows there are.
 
 JSON Lines and Parquet keep every value as it is. CSV is for people: UTF-8 with a byte order mark (without it Excel reads Chinese as
-Latin-1), CRLF, every text quoted, and what a spreadsheet would run as a formula is led by an apostrophe.
+Latin-1), CRLF, every text quoted, and what a spreadsheet would run as a formula is led by an apostrophe. XLSX is for people, too; its
+texts are marked as texts, so none of them is run, and one that is longer than a cell may be is cut.
 """
 
 import csv
@@ -9,16 +10,20 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tasks.process import Process
 
 INVISIBLE = r"\s\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"  # what a spreadsheet may skip before it looks for a formula
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 FORMULA = frozenset("=+-@")
+CELL_CHARACTERS = 32_767  # the most that a cell of XLSX holds
+SHEET_ROWS = 1_048_576  # the most that a sheet of it holds; then another one begins
+EXACT = 10**15  # from here on a spreadsheet rounds whole numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class DeadLetter:
     content: str  # the line as it came, or the record's values as JSON
 
 
+OutputFormat = Literal["jsonl", "csv", "parquet", "xlsx"]
 Write = Callable[[Sequence[Any]], None]
 
 
@@ -85,6 +91,58 @@ def comma_separated(path: Path, process: Process) -> Iterator[Write]:
 
 
 @contextmanager
+def spreadsheet(path: Path, process: Process) -> Iterator[Write]:
+    """The columns of CSV, as XLSX."""
+    fields = list(process.output.fields or {})
+    with spreadsheet_rows(path, [*Predicted.__slots__, *(f"output.{name}" for name in fields)]) as write:
+
+        def write_predicted(rows: Sequence[Predicted]) -> None:
+            for row in rows:
+                cells = [row.record_id, row.output, row.confidence, row.model_version, row.line]
+                write([[*cells, *(row.output.get(name) for name in fields)]])
+
+        yield write_predicted
+
+
+@contextmanager
+def spreadsheet_rows(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[Any]]], None]]:
+    """Rows of cells -> XLSX, one row in memory at a time; the same rows give the same bytes."""
+    from xlsxwriter import Workbook
+
+    plain = {"strings_to_formulas": False, "strings_to_numbers": False, "strings_to_urls": False}
+    with closing(Workbook(path, {"constant_memory": True, "tmpdir": str(path.parent), **plain})) as book:
+        book.set_properties({"created": datetime(1980, 1, 1, tzinfo=UTC)})
+        book.use_zip64()
+        bold = book.add_format({"bold": True})
+
+        def begin() -> Any:
+            sheet = book.add_worksheet()
+            sheet.freeze_panes(1, 0)
+            sheet.write_row(0, 0, [spreadsheet_cell(name) for name in header], bold)
+            return sheet
+
+        sheet, row = begin(), 1
+
+        def write(rows: Sequence[Sequence[Any]]) -> None:
+            nonlocal sheet, row
+            for cells in rows:
+                if row == SHEET_ROWS:
+                    sheet, row = begin(), 1
+                sheet.write_row(row, 0, [spreadsheet_cell(value) for value in cells])
+                row += 1
+
+        yield write
+
+
+def spreadsheet_cell(value: Any) -> str | int | float | None:
+    """A cell of XLSX: numbers stay numbers where it holds them exactly, objects are JSON, texts are what it takes."""
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < EXACT):
+        return value
+    text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", whole_text(as_text_cell(value)))
+    return text if len(text) <= CELL_CHARACTERS else f"{text[: CELL_CHARACTERS - 1]}…"
+
+
+@contextmanager
 def parquet(path: Path, process: Process) -> Iterator[Write]:
     """Columns of Predicted with fixed types; fields are one column of JSON text."""
     import pyarrow
@@ -107,6 +165,7 @@ WRITERS: dict[str, Callable[[Path, Process], AbstractContextManager[Write]]] = {
     "jsonl": json_lines,
     "csv": comma_separated,
     "parquet": parquet,
+    "xlsx": spreadsheet,
 }
 
 

@@ -156,22 +156,42 @@ class SourceTable(Declared):
 
 
 class SinkTable(Declared):
-    """A SQL table that holds a row for each record that got an output; made when it is not there."""
+    """A SQL table that holds a row for each accepted record; made when it is not there."""
 
-    database: str
+    database: str | None = None  # the name of an environment variable that holds its URL; without one the ledger's own database
     table: str = Field(min_length=1)  # or schema.table
 
     @field_validator("database")
     @classmethod
-    def _is_a_name(cls, name: str) -> str:
-        return a_variable(name)
+    def _is_a_name(cls, name: str | None) -> str | None:
+        return name if name is None else a_variable(name)
+
+
+class Sheet(Declared):
+    """Accepted records as a table for people, in columns of the record and of its answer."""
+
+    format: Literal["csv", "xlsx"] = "xlsx"
+    columns: tuple[str, ...] = Field(min_length=1)  # paths; also `confidence` and `model_version`
+    split_by: str | None = None  # a file of its own for each value of this column
+
+
+class Documents(Declared):
+    """A document for each accepted record. {path} stands for a value of the record or of its answer."""
+
+    format: Literal["docx", "html", "markdown"] = "docx"
+    title: str = Field(min_length=1)
+    text: str | dict[str, str]  # paragraphs, with a blank line between them; or for each label its own
+    columns: tuple[str, ...] = ()  # values that stand in a table below the text
+    file_name: str = ""  # behind the record's line; its id when absent
 
 
 class Batches(Declared):
-    """What a batch job reads and writes beside files, and when it gives up."""
+    """What a batch job reads and writes beside its own files, and when it gives up."""
 
     source: SourceTable | None = None  # scored by every run, beside the inbox
     sink: SinkTable | None = None
+    sheet: Sheet | None = None
+    documents: Documents | None = None
     max_dead: float = Field(0.1, gt=0, le=1)  # share of dead letters from which on a batch is stopped
 
 

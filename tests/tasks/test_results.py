@@ -20,7 +20,7 @@ from tasks.process import Process
 from tasks.results import ResultTable
 from tasks.sinks import Predicted
 from tasks.sources import Source, modified_at
-from tasks.terms import SinkTable
+from tasks.terms import Batches, SinkTable
 
 SINK = SinkTable(database="ORDERS_DATABASE", table="routed")
 
@@ -96,7 +96,7 @@ def test_a_poisoned_batch_is_stopped_nothing_is_seen_and_what_was_answered_is_ke
     rows = [{"id": f"r-{number}", "text": f"card {number}" if number < 190 else None} for number in range(1000)]
     told = r"stopped: 22 of the first 212 records are dead letters, batch.max_dead is 0.1: input_missing 22; nothing of this batch is seen"
     with pytest.raises(ValueError, match=told):
-        score(database, messages(tmp_path / "new.jsonl", *rows), tmp_path / "out", max_dead=0.1)
+        score(database, messages(tmp_path / "new.jsonl", *rows), tmp_path / "out", wanted=Batches(max_dead=0.1))
     assert rows_of(database) == []
     assert score(database, many(tmp_path / "mended.jsonl", 190), tmp_path / "out").asked == 90  # two whole chunks were known
 

@@ -86,14 +86,18 @@ def test_the_manifest_comes_last_and_accounts_for_the_batch(run: Run, tmp_path: 
     assert max(times, key=lambda key: times[key]) == batch.prefix + "manifest.json"
 
 
-@pytest.mark.parametrize("output_format", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("output_format", ["jsonl", "csv", "parquet", "xlsx"])
 def test_every_format_holds_the_same_rows(run: Run, tmp_path: Path, output_format: str) -> None:
+    import openpyxl
     import pyarrow.parquet
 
     batch = score(lines(tmp_path / "new.jsonl", *({"id": f"=r{n}", "text": f"card {n}"} for n in range(3))), run, output_format)
     folder = fetch_folder(open_store(), batch, tmp_path / "batch")
     if output_format == "parquet":
         found = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
+    elif output_format == "xlsx":
+        header, *rows = openpyxl.load_workbook(folder / "predictions.xlsx").active.iter_rows(values_only=True)
+        found = [dict(zip(header, row, strict=True)) for row in rows]
     elif output_format == "csv":
         found = list(csv.DictReader((folder / "predictions.csv").read_text(encoding="utf-8-sig").splitlines()))
     else:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow.parquet
 import pytest
 
@@ -92,3 +93,17 @@ def test_dead_letters_keep_what_came(tmp_path: Path) -> None:
     with json_lines(tmp_path / "dead.jsonl") as write:
         write([letter])
     assert json.loads((tmp_path / "dead.jsonl").read_text())["content"] == letter.content
+
+
+def test_a_workbook_reads_back_texts_are_no_formulas_and_none_is_longer_than_a_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.sinks.SHEET_ROWS", 3)
+    outputs = [{"customer": "=A1"}, {"customer": "a\0\ud800茶", "quantity": 10**17}, {"customer": "x" * 40_000, "products": ["茶"]}]
+    book = openpyxl.load_workbook(written(tmp_path, "fields", "xlsx", *outputs))
+    rows = [row for sheet in book for row in sheet.iter_rows(min_row=2)]
+    assert [cell.data_type for cell in rows[0]] == ["s", "s", "n", "s", "n", "s", "n", "n"]
+    assert rows[0][5].value == "=A1" and json.loads(rows[0][1].value) == {"customer": "=A1"}
+    assert (rows[1][5].value, rows[1][6].value) == ("a\N{REPLACEMENT CHARACTER}?茶", str(10**17))
+    assert len(rows[2][5].value) == 32_767 and rows[2][5].value.endswith("x…")
+    assert [sheet.max_row for sheet in book] == [3, 2]

@@ -1,0 +1,220 @@
+"""Explaining: a record of a batch -> all that led to its output: input, model, data, gate, approval, answer, threshold, reviewer.
+
+Everything is read where it was written at the time, and checked against its digest; what is gone is said to be gone.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.store import MissingObject, Store, copy_to
+from tasks.aliases import log_of
+from tasks.approvals import standings
+from tasks.artifacts import Artifact, fetch_file, json_bytes, listing_of, scratch
+from tasks.automation import label_of
+from tasks.certificate import FILE as CERTIFICATE
+from tasks.certificate import Certificate
+from tasks.manifests import Manifest, manifest_key, read_manifest
+from tasks.process import Process
+from tasks.readers import Reader
+from tasks.records import Record
+from tasks.released import VERSION as REVIEWED
+from tasks.released import WORDS
+from tasks.replays import LETTERS
+from tasks.reviewing import Reviewed, item_id, read_word, review_key
+from tasks.routing import FILE as REVIEW
+from tasks.sinks import safe_cell
+from tasks.sources import opened, read_as_today
+
+Facts = Mapping[str, Any]
+GONE = "not there any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link of the chain."""
+
+    title: str
+    facts: Facts
+
+
+def explain(store: Store, process: Process, batch: str, record: str) -> list[list[Link]]:
+    """The chain of each record of a batch that has this id, from what went in to what came out.
+
+    Raises:
+        ValueError: no such batch, or no such record in it.
+    """
+    told = _batch(store, process, batch)
+    artifact = Artifact.model_validate(told["artifact"])
+    found = list(_rows(store, artifact, record))
+    if not found:
+        raise ValueError(f"{batch} has no record {record!r}; ids are those of the source's column {process.records.key!r}, or name:line")
+    return [list(_chain(store, process, told, name, row)) for name, row in found]
+
+
+def _batch(store: Store, process: Process, batch: str) -> dict[str, Any]:
+    prefix = f"{process.name}/batches/"
+    with suppress(MissingObject, ValueError):
+        if "/" not in batch and batch.strip("."):
+            told: dict[str, Any] = json.loads(store.read(f"{prefix}{batch}/manifest.json")[0])
+            return told
+    raise ValueError(f"{process.name} has no finished batch {batch!r}; batches are the folders of {store.address(prefix)}")
+
+
+def _chain(store: Store, process: Process, told: Facts, name: str, row: Facts) -> Iterator[Link]:
+    """The links of one row of a batch's file."""
+    word = _word(store, process, told, name, row)
+    version = word.model_version if word else row.get("model_version") or told["version"]
+    inputs = word.inputs if word else row.get("inputs") or _source_values(store, process, told, row)
+    yield Link(
+        "record",
+        {"id": row["record_id"], "source": told["source"], "line": row["line"], "SHA-256 of the source": told.get("source_sha256")},
+    )
+    yield Link("input", inputs)
+    manifest = _manifest(store, process, version)
+    yield from _model(store, process, manifest) if manifest else [Link("model", {"version": f"{version}, {GONE}"})]
+    yield Link("answer", _answer(store, process, name, row, word, manifest))
+    if word:
+        named = {"who": word.reviewer, "when": f"{word.decided:%Y-%m-%d %H:%M}", "word": word.word, "output": word.output}
+        yield Link("reviewer", named | {"reason": word.reason, "used for": word.side})
+    yield Link("batch", {"name": told["batch"], "run": told.get("run"), "finished": told["finished"]})
+
+
+def _manifest(store: Store, process: Process, version: str) -> Manifest | None:
+    """What a version says of itself; None when it was collected."""
+    return read_manifest(store, process.name, version) if store.stat(manifest_key(process.name, version)) else None
+
+
+def _model(store: Store, process: Process, manifest: Manifest) -> Iterator[Link]:
+    """The version, what it was made of, how it was judged, and who let it out."""
+    made = {"version": manifest.version, "trained": manifest.created, "run": manifest.run, "commit": manifest.commit}
+    yield Link("model", made | {"root": manifest.root, "signed": "yes" if manifest.signature else "no"})
+    yield Link("its data", {stage: f"{evidence.key} (SHA-256 {evidence.sha256[:16]}…)" for stage, evidence in manifest.data.items()})
+    rules = manifest.verdict.get("results", [])
+    yield Link("gate", {rule["rule"]: f"{rule['measure']}: {'holds' if rule['passed'] else 'does not hold'}" for rule in rules})
+    for each in standings(store, process.name):
+        if each.request and each.version == manifest.version:
+            decided = each.decision
+            who = {"by": f"{decided.name} ({decided.role})", "reason": decided.reason, "when": decided.decided} if decided else {}
+            yield Link("approval", {"request": each.id, "state": each.state} | who)
+    moves = [move for move in log_of(store, process.name) if move.version == manifest.version]
+    yield Link("champion", {move.since: move.reason for move in moves} or {"never": "it was asked by name"})
+
+
+def _answer(store: Store, process: Process, name: str, row: Facts, word: Reviewed | None, manifest: Manifest | None) -> Facts:
+    """What the model said, how sure it was, and what became of that."""
+    if name == LETTERS:
+        return {"became": "dead letter", "stage": row["stage"], "code": row["code"], "reason": row["reason"], "attempt": row["attempt"]}
+    if word:
+        return {
+            "became": "for a person",
+            "why": word.why,
+            "output": word.proposed,
+            "confidence": word.confidence,
+            "threshold": word.threshold,
+        }
+    if name == REVIEW:
+        kept = ("output", "confidence", "threshold", "fields", "similarity")
+        return {"became": "for a person, who has not looked at it yet", "why": row["reason"]} | {key: row[key] for key in kept}
+    certificate = _certificate(store, manifest)
+    threshold = certificate.threshold_of(label_of(process.output.kind, row["output"])) if certificate else None
+    certified = f"at most {certificate.max_error:.1%} wrong, with {certificate.confidence:.0%} confidence" if certificate else None
+    return {"became": "accepted", "output": row["output"], "confidence": row["confidence"], "threshold": threshold, "certified": certified}
+
+
+def _certificate(store: Store, manifest: Manifest | None) -> Certificate | None:
+    """What a version's answers are accepted by; None when it has no certificate, or is gone."""
+    if manifest is None or CERTIFICATE not in manifest.files:
+        return None
+    (piece,) = manifest.files[CERTIFICATE].pieces
+    with scratch() as folder:
+        copy_to(store, piece.key, copy := folder / CERTIFICATE, piece.sha256)
+        return Certificate.model_validate_json(copy.read_bytes())
+
+
+def _word(store: Store, process: Process, told: Facts, name: str, row: Facts) -> Reviewed | None:
+    """The person's word on a row, where there is one."""
+    if told["version"] == REVIEWED:
+        with scratch() as folder:
+            ids = json.loads(fetch_file(store, Artifact.model_validate(told["artifact"]), WORDS, folder).read_text(encoding="utf-8"))
+        return read_word(store, review_key(process.name, ids[int(row["line"]) - 1]))
+    if name != REVIEW:
+        return None
+    with suppress(MissingObject):
+        return read_word(store, review_key(process.name, item_id(row["record_id"], row["inputs"])))
+    return None
+
+
+def _source_values(store: Store, process: Process, told: Facts, row: Facts) -> Facts:
+    """What stood in the source: of a dead letter its own copy, else the line, when the source is as it was."""
+    if "content" in row:
+        return {"content": row["content"]}
+    with suppress(ValueError, OSError), opened(store, told.get("location") or told["source"], process) as source:
+        if source.sha256 == told.get("source_sha256"):
+            reader = Reader(source.path, source.name, read_as_today(process, process, source), labelled=False)
+            values = next((each.values for each in reader if isinstance(each, Record) and each.line == int(row["line"])), None)
+            return values or {"": GONE}
+    return {"": f"the source is {GONE}, or was changed"}
+
+
+# Rows of a batch's files
+
+
+def _rows(store: Store, artifact: Artifact, record: str) -> Iterator[tuple[str, Facts]]:
+    """File and row of each record with an id."""
+    names = [name for name in listing_of(store, artifact) if name.startswith("predictions.") or name in (REVIEW, LETTERS)]
+    with scratch() as folder:
+        for name in names:
+            for row in READERS[name.rpartition(".")[2]](fetch_file(store, artifact, name, folder), record):
+                yield name, row
+
+
+def _json_lines(path: Path, record: str) -> Iterator[Facts]:
+    """Only lines that hold the id are parsed."""
+    wanted = json.dumps(record, ensure_ascii=False)
+    with path.open(encoding="utf-8", newline="\n") as stream:
+        for line in stream:
+            if wanted in line and (row := json.loads(line))["record_id"] == record:
+                yield row
+
+
+def _comma_separated(path: Path, record: str) -> Iterator[Facts]:
+    wanted = str(safe_cell(record))
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        yield from (row for row in csv.DictReader(stream) if row["record_id"] == wanted)
+
+
+def _parquet(path: Path, record: str) -> Iterator[Facts]:
+    from pyarrow.parquet import read_table
+
+    yield from read_table(path, filters=[("record_id", "=", record)]).to_pylist()
+
+
+def _spreadsheet(path: Path, record: str) -> Iterator[Facts]:
+    from openpyxl import load_workbook
+
+    book = load_workbook(path, read_only=True)
+    try:
+        for sheet in book:
+            rows = sheet.iter_rows(values_only=True)
+            header = next(rows)
+            yield from (dict(zip(header, row, strict=False)) for row in rows if row[0] == record)
+    finally:
+        book.close()
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[Facts]]] = {
+    "jsonl": _json_lines,
+    "csv": _comma_separated,
+    "parquet": _parquet,
+    "xlsx": _spreadsheet,
+}
+
+
+def as_json(chains: list[list[Link]]) -> str:
+    """The chains as JSON: a list of links for each record."""
+    return json_bytes([[{"title": link.title, "facts": dict(link.facts)} for link in chain] for chain in chains]).decode()

@@ -1,0 +1,110 @@
+"""Released: what people have accepted or corrected -> a batch of its own: predictions, sheet, documents, rows of the table of results.
+
+Each word is in one such batch: those that earlier ones hold are left out, and of two runs at once one works. A batch is named after its
+words, so one that was killed is made again with the same bytes.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from infra.store import Store, open_store
+from tasks.answers import Answers, opened_ledger
+from tasks.artifacts import Artifact, json_bytes, read_json, scratch, store_folder, write_json
+from tasks.batches import recall
+from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
+from tasks.deliveries import deliveries
+from tasks.process import Process, digest_of
+from tasks.records import Record
+from tasks.results import ResultTable
+from tasks.reviewing import Queue, Reviewed
+from tasks.runs import Run, told
+from tasks.scoring import TRIED_AGAIN, ledger_of
+from tasks.sinks import WRITERS, Predicted
+
+logger = logging.getLogger(__name__)
+
+VERSION = "reviewed"  # in the place of a model's version: a person said so
+WORDS = "words.json"
+
+
+@task(task_run_name="release-{run.process.name}", cache_policy=NO_CACHE, **TRIED_AGAIN)
+def release_reviewed(run: Run, output_format: str = "jsonl") -> Artifact | Claim | None:
+    """What was accepted or corrected since the last time -> batches/reviewed-<digest>/; None when nothing was.
+
+    Raises:
+        DatabaseAwayError: the database of the table of results does not answer.
+    """
+    store, process = open_store(), run.process
+    try:
+        with claimed(store, batch_key(process.name, VERSION), run.id) as hold:
+            words = new_words(store, process)
+            return _make_batch(store, run, words, output_format, hold) if words else None
+    except Held as held:
+        return held.claim
+
+
+def new_words(store: Store, process: Process) -> list[Reviewed]:
+    """Words with an output that no batch holds yet, of each record the last one, in the order in which they were given."""
+    done = {id for key in _batches(store, process.name) if (known := recall(store, key)) for id in read_json(store, known, WORDS)}
+    found = [word for word in Queue(store, process).words() if word.output is not None and word.id not in done]
+    return list({word.record_id: word for word in found}.values())
+
+
+def _batches(store: Store, process: str) -> list[str]:
+    """Prefixes of the finished batches of words."""
+    keys = (info.key for info in store.list(f"{process}/batches/{VERSION}-"))
+    return [key.removesuffix("/manifest.json") for key in keys if key.endswith("/manifest.json")]
+
+
+def _make_batch(store: Store, run: Run, words: Sequence[Reviewed], output_format: str, hold: Hold) -> Artifact:
+    """Store the files, move rows into the table of results, and write the manifest last."""
+    process, started = run.process, datetime.now(UTC)
+    batch = f"{VERSION}-{digest_of([word.id for word in words])[:16]}"
+    prefix = f"{process.name}/batches/{batch}"
+    with scratch() as folder, opened_ledger(*ledger_of(process)) as ledger:
+        _write(folder, process, words, output_format)
+        artifact = store_folder(store, folder, prefix, len(words))
+        check(store, hold)
+        if process.batch.sink:
+            _publish(ledger, ResultTable(ledger.engine, process.batch.sink, process), batch, words)
+    facts: dict[str, Any] = {"batch": batch, "source": "reviews", "version": VERSION, "format": output_format}
+    facts |= {"rows": len(words), "done": len(words), "review": 0, "dead": 0}
+    artifact = artifact.model_copy(update={"facts": facts})
+    manifest = facts | {"process": process.name, "run": run.id, "started": started.isoformat(), "finished": datetime.now(UTC).isoformat()}
+    check(store, hold)
+    store.write(f"{prefix}/manifest.json", json_bytes(manifest | {"artifact": artifact.model_dump(mode="json")}))
+    logger.info("released: %s", told(artifact, 0.0, False))
+    return artifact
+
+
+def _write(folder: Path, process: Process, words: Sequence[Reviewed], output_format: str) -> None:
+    """Predictions, what is declared of them, and which words they are."""
+    rows = predicted(words)
+    with (
+        WRITERS[output_format](folder / f"predictions.{output_format}", process) as write,
+        deliveries(folder, process, process.batch) as deliver,
+    ):
+        write(rows)
+        records = [Record(word.record_id, word.inputs, "reviews", row.line) for word, row in zip(words, rows, strict=True)]
+        deliver(list(zip(records, rows, strict=True)))
+    write_json(folder / WORDS, [word.id for word in words])
+
+
+def predicted(words: Sequence[Reviewed]) -> list[Predicted]:
+    """Words as rows of predictions: a person is sure, and lines count the words."""
+    return [Predicted(word.record_id, word.output, 1.0, VERSION, line) for line, word in enumerate(words, start=1)]
+
+
+def _publish(ledger: Answers, results: ResultTable, batch: str, words: Sequence[Reviewed]) -> None:
+    """The words as rows of the table of results."""
+    with ledger.keep(results.process.name, {}) as (connection, _):
+        left = results.stage(connection, batch, predicted(words))
+    if left:
+        logger.warning("released: %d of %d do not fit the table of results", len(left), len(words))
+    results.publish(batch)

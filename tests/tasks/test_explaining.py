@@ -1,0 +1,99 @@
+"""The chain of a record: everything that led to its output, whatever became of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.memory import publish_tiny, tiny_process
+from infra.store import open_store
+from tasks.artifacts import Artifact
+from tasks.explaining import Link, explain
+from tasks.released import new_words, release_reviewed
+from tasks.reviewing import Queue
+from tasks.runs import Run
+from tasks.scoring import score_batch
+from tests.flows.test_review import put_batch, tickets
+from tests.tasks.test_deliveries import SHEET
+from tests.tasks.test_scoring import lines
+
+ROWS = [{"id": "a", "text": "退款 please"}, {"id": "b", "text": " "}, {"id": "a-2", "text": "card"}]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    publish_tiny(tiny_process(), tmp_path / "version")
+    return Run(id="now", process=tiny_process(), flow="score")
+
+
+def told(chain: list[Link]) -> dict[str, dict[str, Any]]:
+    return {link.title: dict(link.facts) for link in chain}
+
+
+@pytest.mark.parametrize("output_format", ["jsonl", "csv", "parquet", "xlsx"])
+def test_an_accepted_record_is_followed_from_its_line_to_the_model_that_answered(run: Run, tmp_path: Path, output_format: str) -> None:
+    batch = score_batch.fn(str(lines(tmp_path / "new.jsonl", *ROWS)), run, output_format)
+    assert isinstance(batch, Artifact)
+    (chain,) = explain(open_store(), run.process, batch.facts["batch"], "a")
+    found = told(chain)
+    assert found["input"] == {"text": "退款 please"}
+    assert found["record"]["source"] == "new.jsonl" and int(found["record"]["line"]) == 1
+    assert found["model"]["version"] == batch.facts["version"]
+    assert found["answer"]["became"] == "accepted" and 0.25 <= float(found["answer"]["confidence"]) <= 1
+    assert list(found["champion"].values()) and found["batch"]["name"] == batch.facts["batch"]
+
+
+def test_a_dead_letter_says_why_and_a_source_that_changed_is_not_quoted(run: Run, tmp_path: Path) -> None:
+    source = lines(tmp_path / "new.jsonl", *ROWS)
+    batch = score_batch.fn(str(source), run)
+    assert isinstance(batch, Artifact)
+    name = batch.facts["batch"]
+    (dead,) = explain(open_store(), run.process, name, "b")
+    assert told(dead)["answer"]["code"] == "input_blank" and json.loads(told(dead)["input"]["content"]) == {"text": " "}
+    lines(source, {"id": "a", "text": "other"})
+    (gone,) = explain(open_store(), run.process, name, "a")
+    assert told(gone)["input"] == {"": "the source is not there any more, or was changed"}
+    with pytest.raises(ValueError, match="has no record 'c'"):
+        explain(open_store(), run.process, name, "c")
+    with pytest.raises(ValueError, match=r"no finished batch '\.\./runs'"):
+        explain(open_store(), run.process, "../runs", "a")
+
+
+def reviewed(run: Run, tmp_path: Path, **batch: Any) -> Run:
+    """A process with three records that people have looked at."""
+    from tests.flows.test_review import process_of
+
+    run = Run(id="now", process=process_of(batch=batch), flow="score")
+    put_batch(open_store(), tickets("one", "two", "three"))
+    queue = Queue(open_store(), run.process)
+    one, two, three = queue.waiting()
+    queue.decide(one, "accepted", "Ann")
+    queue.decide(two, "corrected", "Bo", "shipping", "address")
+    queue.decide(three, "rejected", "Bo", reason="spam")
+    return run
+
+
+def test_what_people_said_is_released_once_and_is_followed_to_them(run: Run, tmp_path: Path) -> None:
+    run = reviewed(run, tmp_path, sheet=SHEET | {"format": "csv", "columns": ["id", "text", "queue"]}, sink={"table": "done"})
+    store = open_store()
+    batch = release_reviewed.fn(run)
+    assert isinstance(batch, Artifact) and batch.rows == 2
+    sheet = store.read(batch.prefix + "sheet.csv")[0].decode("utf-8-sig").splitlines()
+    assert sheet == ['"id","text","queue"', '"r1","one","billing"', '"r2","two","shipping"']
+    assert not new_words(store, run.process) and release_reviewed.fn(run) is None
+    (chain,) = explain(store, run.process, batch.facts["batch"], "r2")
+    found = told(chain)
+    assert found["input"] == {"text": "two"}
+    assert (found["answer"]["output"], found["answer"]["why"]) == ("billing", "unsure")
+    assert (found["reviewer"]["who"], found["reviewer"]["output"], found["reviewer"]["reason"]) == ("Bo", "shipping", "address")
+
+
+def test_released_rows_stand_in_the_table_of_results(run: Run, tmp_path: Path) -> None:
+    from infra.database import connected, ledger_url, reading
+
+    run = reviewed(run, tmp_path, sink={"table": "done"})
+    release_reviewed.fn(run)
+    with connected(ledger_url(), "TEST") as engine, reading(engine) as connection:
+        rows = connection.exec_driver_sql("SELECT record_id, queue, model_version FROM done ORDER BY record_id").all()
+    assert [tuple(row) for row in rows] == [("r1", "billing", "reviewed"), ("r2", "shipping", "reviewed")]

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-score clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-score bench-workers clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -62,6 +62,9 @@ bench-search: $(READY)  ## what stopping bad trials of a search saves, on curves
 
 bench-score: $(READY)  ## rows a second of a model that writes, beside transformers one by one, in batches, and sorted
 	@$(BIN)/python -m benchmarks.score
+
+bench-workers: $(READY)  ## a batch by two workers on Ray beside one process, from a MinIO store
+	@$(BIN)/python -m benchmarks.workers
 
 clean:           ## remove what was built here; the store stays
 	@rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

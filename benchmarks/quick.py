@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tasks import workers
+
 LABELS = ("complaint", "delivery", "invoice", "refund")
 
 
@@ -40,6 +42,15 @@ class Predictor:
             label = None if "nothing to say" in prompt else label_of(prompt)
             found.append(Prediction(label, label or "", 0.75, None if label else "unknown_label", 7))
         return found
+
+
+class Worker(workers.Worker):
+    """The same in one of several processes."""
+
+    @property
+    def predictor(self) -> Any:
+        """Nothing is loaded."""
+        return Predictor(process())
 
 
 def label_of(prompt: str) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ from tasks.routing import Proposed, Router
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
 from tasks.sources import Source, check_columns
 from tasks.terms import Batches
+from tasks.workers import Workers
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -60,7 +62,7 @@ class Tally:
 class Champion:
     """Who is asked."""
 
-    predictor: "Predictor"
+    predictor: "Predictor | Workers"
     version: str
     root: str  # of the version's manifest
     router: Router
@@ -132,8 +134,8 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
         _progress(f"Scoring {process.name}") as show,
     ):
         job = Job(source, champion, process, terms, Writers(write_done, write_review, write_dead, deliver))
-        for chunk in chunks(job.asked(reader)):
-            job.answer(chunk)
+        for asking in ahead(job.ask(chunk) for chunk in chunks(job.asked(reader))):
+            job.answer(asking)
             show(job.tally)
         job.bury_missing()
         job.check_budget()
@@ -142,6 +144,17 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
     rows = len(terms.again.letters) if terms.again else reader.counts["records"] + reader.counts["rejected"]
     _check_whole(source, rows, job.tally)
     return job.tally
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A chunk that the model is asked about."""
+
+    chunk: Sequence[Asked]
+    keys: list[bytes]
+    known: dict[bytes, Prediction]
+    new: list[bytes]
+    said: Callable[[], list[Prediction]]  # to the new ones; waits for workers, or asks the model here
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +190,7 @@ class Job:
         self.source, self.champion, self.process, self.terms, self.write = source, champion, process, terms, write
         self.tally = Tally()
         self.attempts: dict[int, int] = {}  # line -> of what is asked about again
+        self.coming: set[bytes] = set()  # keys of answers that are waited for
         self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)
 
     def asked(self, reader: Iterable[Record | Rejected]) -> Iterator[Asked]:
@@ -200,17 +214,28 @@ class Job:
             self.attempts[row.line] = attempt
             yield row
 
-    def answer(self, chunk: Sequence[Asked]) -> None:
-        """Find or ask what is said to a chunk, keep what is new, and write it all down."""
-        predictor, similarities = self.champion.predictor, self.champion.router.similarities(chunk)
+    def ask(self, chunk: Sequence[Asked]) -> Asking:
+        """Find what was said to a chunk, and ask the model about the rest; workers begin with it at once."""
+        predictor = self.champion.predictor
         keys = [key_of(self.champion.root, predictor.decoding, record.id, prompt) for record, prompt in chunk]
         known = self.terms.ledger.known(list(dict.fromkeys(keys)))
-        new = {key: prompt for key, (_, prompt) in zip(keys, chunk, strict=True) if key not in known}
-        said = dict(zip(new, predictor.predict(list(new.values())), strict=True))
+        new = {key: prompt for key, (_, prompt) in zip(keys, chunk, strict=True) if key not in known and key not in self.coming}
+        self.coming.update(new)
+        prompts = list(new.values())
+        said = predictor.ask(prompts) if isinstance(predictor, Workers) else partial(predictor.predict, prompts)
+        return Asking(chunk, keys, known, list(new), said)
+
+    def answer(self, asking: Asking) -> None:
+        """Take what is said to a chunk, keep what is new, and write it all down."""
+        chunk, similarities = asking.chunk, self.champion.router.similarities(asking.chunk)
+        said = dict(zip(asking.new, asking.said(), strict=True))
+        came = [key for key in asking.keys if key not in asking.known and key not in said]  # with the chunk before
+        known = asking.known | self.terms.ledger.known(came) if came else asking.known
         self.tally.asked += len(said)
         with self.terms.ledger.keep(self.process.name, said) as (connection, counted):
-            answers = [(known | counted)[key] for key in keys]
+            answers = [(known | counted)[key] for key in asking.keys]
             settled = self._settle(connection, chunk, answers, similarities)
+        self.coming.difference_update(said)
         self._write(chunk, answers, settled)
         self.check_budget()
 
@@ -296,6 +321,17 @@ def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
             chunk, characters = [], 0
     if chunk:
         yield chunk
+
+
+def ahead(asking: Iterable[Asking]) -> Iterator[Asking]:
+    """Each chunk once the one behind it has been read and asked about, so that workers never wait for this process."""
+    before: Asking | None = None
+    for each in asking:
+        if before:
+            yield before
+        before = each
+    if before:
+        yield before
 
 
 def _check_whole(source: Source, found: int, tally: Tally) -> None:

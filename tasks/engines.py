@@ -72,6 +72,7 @@ class Engine:
             converted = _converter(folder, eos).convert(str(place / "converted"))
             threads = torch.get_num_threads()  # a batch each: sharing one has them wait for each other
             self._generator = ctranslate2.Generator(converted, compute_type="float32", inter_threads=threads, intra_threads=1)
+            torch.set_num_threads(threads)  # CTranslate2 has told OpenMP, and so torch, to take intra_threads from now on
 
     def write(self, rows: Sequence[Sequence[int]]) -> list[Written]:
         """Continue each row with the likeliest token until its end, or until max_new_tokens are written."""

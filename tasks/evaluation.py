@@ -52,7 +52,7 @@ from tasks.scope import Scope
 from tasks.tokenising import Sample
 
 PROOF = 32  # test prompts that a published version is asked again
-SECTIONS = ("name", "owner", "version", "description", "records", "output", "sample", "automation", "scoring")
+SECTIONS = ("name", "owner", "version", "description", "records", "output", "sample", "automation")
 
 
 # Asking
@@ -336,7 +336,7 @@ def _fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
 def evaluate(model: Artifact, samples: Artifact, champion: str | None, run: Run) -> Artifact:
     """model/, samples/test and the champion -> evaluation/."""
     process = run.process
-    settled = process.part(*SECTIONS) | {"champion": champion, "texts": watches_texts(process)}
+    settled = process.part(*SECTIONS) | {"engine": process.scoring.engine, "champion": champion, "texts": watches_texts(process)}
 
     def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
         with scratch() as folder:

@@ -4,11 +4,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from tokenizers import Tokenizer
 
+from infra.cluster import check_installed
 from tasks import expectations
 from tasks.bases import base_folder
 from tasks.cleaning import alike
@@ -105,7 +107,7 @@ def preview(process: Process) -> Preview:
 
 
 def _mistakes(process: Process, records: Sequence[Record]) -> Iterator[str]:
-    """Names that stand for nothing here: of a file, of a column that is neither declared nor in a record, or of a base model's folder."""
+    """Names that stand for nothing here: of a file, a column that is neither declared nor in a record, a base model's folder; and Ray."""
     others, unread = _others(process)
     yield from unread
     named = [("records.timestamp", process.records.timestamp), ("records.group", process.records.group)]
@@ -115,10 +117,11 @@ def _mistakes(process: Process, records: Sequence[Record]) -> Iterator[str]:
     for where, path in named:
         if path and records and path not in known:
             yield f"{where} names {path!r}, which records.columns does not declare and none of the first records has"
-    try:
-        base_folder(process.finetuning.base)
-    except ValueError as error:
-        yield str(error)
+    for check in (partial(base_folder, process.finetuning.base), partial(check_installed, process.scoring.workers)):
+        try:
+            check()
+        except ValueError as error:
+            yield str(error)
 
 
 def _others(process: Process) -> tuple[list[Record], list[str]]:

@@ -14,6 +14,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+from infra.cluster import check_installed
 from infra.database import ledger_url
 from infra.settings import settings
 from infra.store import Store, open_store
@@ -34,6 +35,7 @@ from tasks.runs import Run, told
 from tasks.sinks import WRITERS
 from tasks.sources import Source, opened, read_as_today
 from tasks.tables import url_of
+from tasks.workers import hired
 
 logger = logging.getLogger(__name__)
 
@@ -131,16 +133,14 @@ def _champion(store: Store, name: str) -> str:
 
 def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
     """Load the model, score the source, store its files, move rows into the table of results, and write the manifest last."""
-    from tasks.generation import Predictor
-
     started, clock, declared = datetime.now(UTC), time.perf_counter(), order.run.process
+    check_installed(declared.scoring.workers)
     damaged = store.stat(f"{order.prefix}/manifest.json")
     model = fetch_version(store, declared.name, order.version, settings().cache)
-    predictor = Predictor.load(model)
-    router = Router.of(model, predictor.process, order.version, declared)
-    champion = Champion(predictor, order.version, read_manifest(store, declared.name, order.version).root, router)
-    process = read_as_today(predictor.process, declared, order.source)
-    with scratch() as folder, opened_ledger(*ledger_of(declared)) as ledger:
+    root = read_manifest(store, declared.name, order.version).root
+    with hired(declared, model, order.version) as predictor, scratch() as folder, opened_ledger(*ledger_of(declared)) as ledger:
+        champion = Champion(predictor, order.version, root, Router.of(model, predictor.process, order.version, declared))
+        process = read_as_today(predictor.process, declared, order.source)
         sink = declared.batch.sink
         results = ResultTable(ledger.engine, sink, process) if sink else None
         terms = Terms(ledger, order.batch, order.output_format, declared.batch, results, order.again)

@@ -207,6 +207,8 @@ def a_variable(name: str) -> str:
 
 
 class Scoring(Declared):
-    """What writes answers that are written token by token; it is checked when a model is evaluated, and the version keeps it."""
+    """Who answers, and through what."""
 
-    engine: Literal["auto", "transformers", "ctranslate2"] = "auto"  # auto: CTranslate2 where it gives the very same answers
+    # What writes token by token; checked when a model is evaluated, and kept by the version. auto: CTranslate2 where it answers the same.
+    engine: Literal["auto", "transformers", "ctranslate2"] = "auto"
+    workers: int = Field(1, ge=1, le=64)  # processes of a batch, each with a model; several are Ray's, here or where RAY_ADDRESS says

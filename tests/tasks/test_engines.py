@@ -56,6 +56,17 @@ def made(folder: Path, architecture: str, kind: str = "text", **facts: Any) -> P
     return folder
 
 
+def test_torch_keeps_its_threads(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        predictor = Predictor.load(made(tmp_path, "gpt2"))
+        assert choose(predictor, tmp_path, "ctranslate2", PROMPTS)["name"] == "ctranslate2"
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("architecture", "kind"), [("gpt2", "text"), ("gpt2", "label"), ("gpt2", "fields"), ("llama", "text")])
 def test_both_engines_answer_alike_with_the_same_confidence(architecture: str, kind: str, tmp_path: Path) -> None:
     predictor = Predictor.load(folder := made(tmp_path, architecture, kind))

@@ -291,6 +291,12 @@ def test_a_rerun_of_a_killed_batch_and_overlapping_files_pay_once(run: Run, tmp_
     assert again.sha256 == first.sha256
 
 
+def test_what_stands_in_two_chunks_on_their_way_is_asked_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.answering.CHUNK_RECORDS", 2)
+    batch = score(lines(tmp_path / "new.jsonl", *({"id": "a", "text": f"card {n // 5}"} for n in range(10))), run)
+    assert (batch.facts["asked"], batch.facts["done"]) == (2, 10)
+
+
 def test_rows_of_a_table_are_scored_into_a_table(run: Run, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sqlalchemy import text
 

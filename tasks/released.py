@@ -4,8 +4,10 @@ Each word is in one such batch: those that earlier ones hold are left out, and o
 words, so one that was killed is made again with the same bytes.
 """
 
+import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,10 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from infra.store import Store, open_store
+from infra.store import MissingObject, Store, open_store
 from tasks.answers import Answers, opened_ledger
 from tasks.artifacts import Artifact, json_bytes, read_json, scratch, store_folder, write_json
-from tasks.batches import recall
+from tasks.batches import read_batch
 from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
 from tasks.deliveries import deliveries
 from tasks.process import Process, digest_of
@@ -50,25 +52,32 @@ def release_reviewed(run: Run, output_format: str = "jsonl") -> Artifact | Claim
 
 
 def new_words(store: Store, process: Process) -> list[Reviewed]:
-    """Words with an output that no batch holds yet, of each record the last one, in the order in which they were given."""
-    done = {id for key in _batches(store, process.name) if (known := recall(store, key)) for id in read_json(store, known, WORDS)}
-    found = [word for word in Queue(store, process).words() if word.output is not None and word.id not in done]
-    return list({word.record_id: word for word in found}.values())
+    """Words with an output that no batch holds yet, in the order in which they were given."""
+    done = _held(store, process.name)
+    return [word for word in Queue(store, process).words() if word.output is not None and word.id not in done]
 
 
-def _batches(store: Store, process: str) -> list[str]:
-    """Prefixes of the finished batches of words."""
-    keys = (info.key for info in store.list(f"{process}/batches/{VERSION}-"))
-    return [key.removesuffix("/manifest.json") for key in keys if key.endswith("/manifest.json")]
+def _held(store: Store, process: str) -> set[str]:
+    """Words that a finished batch holds, or held: released/<batch>.json remembers them when the batch is gone."""
+    noted = {info.key for info in store.list(f"{process}/released/")}
+    for info in store.list(f"{process}/batches/{VERSION}-"):
+        key = f"{process}/released/{info.key.split('/')[-2]}.json"
+        if info.key.endswith("/manifest.json") and key not in noted:
+            with suppress(MissingObject, ValueError):
+                store.write(key, json_bytes(read_json(store, read_batch(store, info.key).artifact, WORDS)))
+                noted.add(key)
+    return {id for key in noted for id in json.loads(store.read(key)[0])}
 
 
 def _make_batch(store: Store, run: Run, words: Sequence[Reviewed], output_format: str, hold: Hold) -> Artifact:
-    """Store the files, move rows into the table of results, and write the manifest last."""
-    process, started = run.process, datetime.now(UTC)
-    batch = f"{VERSION}-{digest_of([word.id for word in words])[:16]}"
+    """Store the files, move rows into the table of results, and write the manifest last; of each record the last word counts."""
+    process, started, ids = run.process, datetime.now(UTC), [word.id for word in words]
+    words = list({word.record_id: word for word in words}.values())
+    batch = f"{VERSION}-{digest_of(ids)[:16]}"
     prefix = f"{process.name}/batches/{batch}"
     with scratch() as folder, opened_ledger(*ledger_of(process)) as ledger:
         _write(folder, process, words, output_format)
+        write_json(folder / WORDS, list(dict.fromkeys([word.id for word in words] + ids)))  # those of the lines first
         artifact = store_folder(store, folder, prefix, len(words))
         check(store, hold)
         if process.batch.sink:
@@ -84,7 +93,7 @@ def _make_batch(store: Store, run: Run, words: Sequence[Reviewed], output_format
 
 
 def _write(folder: Path, process: Process, words: Sequence[Reviewed], output_format: str) -> None:
-    """Predictions, what is declared of them, and which words they are."""
+    """Predictions, and what is declared of them."""
     rows = predicted(words)
     with (
         WRITERS[output_format](folder / f"predictions.{output_format}", process) as write,
@@ -93,7 +102,6 @@ def _write(folder: Path, process: Process, words: Sequence[Reviewed], output_for
         write(rows)
         records = [Record(word.record_id, word.inputs, "reviews", row.line) for word, row in zip(words, rows, strict=True)]
         deliver(list(zip(records, rows, strict=True)))
-    write_json(folder / WORDS, [word.id for word in words])
 
 
 def predicted(words: Sequence[Reviewed]) -> list[Predicted]:

@@ -97,3 +97,20 @@ def test_released_rows_stand_in_the_table_of_results(run: Run, tmp_path: Path) -
     with connected(ledger_url(), "TEST") as engine, reading(engine) as connection:
         rows = connection.exec_driver_sql("SELECT record_id, queue, model_version FROM done ORDER BY record_id").all()
     assert [tuple(row) for row in rows] == [("r1", "billing", "reviewed"), ("r2", "shipping", "reviewed")]
+
+
+def test_of_two_words_on_one_record_the_last_is_released_and_neither_again_when_the_batch_is_gone(run: Run, tmp_path: Path) -> None:
+    run = reviewed(run, tmp_path)
+    store = open_store()
+    put_batch(store, tickets("one more"), "b2")  # another text under the id of the first record
+    queue = Queue(store, run.process)
+    (item,) = queue.waiting()
+    queue.decide(item, "corrected", "Cy", "shipping")
+    batch = release_reviewed.fn(run)
+    assert isinstance(batch, Artifact)
+    rows = [json.loads(line) for line in store.read(batch.prefix + "predictions.jsonl")[0].splitlines()]
+    assert {row["record_id"]: row["output"] for row in rows} == {"r1": "shipping", "r2": "shipping"}
+    assert not new_words(store, run.process)
+    for info in list(store.list(batch.prefix)):
+        store.delete(info.key)
+    assert not new_words(store, run.process) and release_reviewed.fn(run) is None

@@ -4,6 +4,7 @@ import atexit
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -48,6 +49,15 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the store and the cache of the person who runs it."""
     monkeypatch.setenv("CLERKFLOW_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("CLERKFLOW_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ended_servers() -> Iterator[None]:
+    """Servers that Prefect starts for tasks outside of a flow end while somebody still reads what they say of it."""
+    yield
+    if module := sys.modules.get("prefect.server.api.server"):
+        for server in list(module.SubprocessASGIServer._instances.values()):
+            server.stop()
 
 
 @pytest.fixture(scope="session")

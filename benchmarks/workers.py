@@ -69,12 +69,13 @@ def compared(kind: str, rows: int, asked: argparse.Namespace, folder: Path) -> b
 
 def job(who: Any, source: Path, process: Any, folder: Path) -> tuple[float, list[dict[str, Any]]]:
     """Seconds that a job takes with a ledger of its own, and its predictions."""
+    from infra.database import sqlite_url
     from tasks.answering import Champion, Terms, score_file
     from tasks.answers import opened_ledger
     from tasks.routing import Router
     from tasks.sources import Source, modified_at
 
-    with tempfile.TemporaryDirectory(dir=folder) as name, opened_ledger(f"sqlite:///{name}/ledger.sqlite", "") as ledger:
+    with tempfile.TemporaryDirectory(dir=folder) as name, opened_ledger(sqlite_url(Path(name) / "ledger.sqlite"), "") as ledger:
         file = Source(source, source.name, "0" * 64, modified_at(source), str(source))
         champion = Champion(who, "1", "0" * 64, Router(process, "1", None, None, False))
         began = time.perf_counter()

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from infra.scratch import scratch
-from infra.settings import settings
+from infra.threads import cores
 
 TURN = threading.Lock()  # a program has one Ray; who comes second waits, for all cores are taken anyway
 ADDRESS = "RAY_ADDRESS"
@@ -89,11 +89,6 @@ def _connected(**options: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def cores() -> int:
-    """Those that this machine gives to models."""
-    return settings().threads or os.cpu_count() or 1
 
 
 def threads_for(workers: int) -> int:

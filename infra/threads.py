@@ -15,6 +15,11 @@ def calm_openmp() -> None:
         os.environ.setdefault(name, value)
 
 
+def cores() -> int:
+    """Those that this machine gives to models."""
+    return settings().threads or os.cpu_count() or 1
+
+
 def use_threads() -> None:
     """Give torch the declared number of threads; all cores when none is declared."""
     import torch

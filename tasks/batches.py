@@ -58,6 +58,7 @@ class Batch(BaseModel):
 
     batch: str
     version: str
+    run: str = ""
     finished: AwareDatetime
     artifact: Artifact
     source: str = ""  # its name
@@ -78,6 +79,18 @@ def read_batch(store: Store, key: str) -> Batch:
         return Batch.model_validate_json(data)
     except ValidationError:
         raise ValueError(f"{store.address(key)} is damaged, and its batch counts as not done; score its file again, or delete it") from None
+
+
+def find_batch(store: Store, process: str, name: str) -> Batch:
+    """A finished batch by its name.
+
+    Raises:
+        ValueError: there is none, or its manifest is damaged.
+    """
+    with suppress(MissingObject):
+        if "/" not in name and name.strip("."):
+            return read_batch(store, f"{process}/batches/{name}/manifest.json")
+    raise ValueError(f"{process} has no batch {name!r}: below {store.address(process + '/batches/')} stands no finished batch {name!r}")
 
 
 def recall(store: Store, prefix: str) -> Artifact | None:

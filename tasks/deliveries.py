@@ -4,7 +4,6 @@ They are files of the batch, stored before its manifest, so that they too are se
 at is in none of them; it comes when it was reviewed, in a batch of its own (tasks/released.py).
 """
 
-import csv
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from tasks.documents import FORMATS, Document, entry
 from tasks.process import Process
 from tasks.prompts import columns_of, render
 from tasks.records import Record, as_text, lookup
-from tasks.sinks import Predicted, safe_cell, spreadsheet_rows
+from tasks.sinks import TABLES, Predicted, WriteCells
 from tasks.terms import Batches, Documents, Sheet
 
 PART_DOCUMENTS = 5_000  # of a ZIP: its table of contents stays small, and a person can still open it
@@ -63,7 +62,6 @@ def deliveries(folder: Path, process: Process, wanted: Batches) -> Iterator[Deli
 
 Rows = Sequence[tuple[int, Values]]  # line of the source, values by path
 Write = Callable[[Rows], None]
-WriteCells = Callable[[Sequence[Sequence[Any]]], None]
 
 
 def _writers(folder: Path, process: Process, wanted: Batches) -> Iterator[AbstractContextManager[Write]]:
@@ -79,7 +77,7 @@ def _writers(folder: Path, process: Process, wanted: Batches) -> Iterator[Abstra
 @contextmanager
 def _sheets(folder: Path, declared: Sheet, process: Process) -> Iterator[Write]:
     """sheet.<format>, or sheets/<value>.<format> for each value of the column that it is split by."""
-    make = SHEETS[declared.format]
+    make = TABLES[declared.format]
     with ExitStack() as stack:
         if declared.split_by is None:
             write = stack.enter_context(make(folder / f"sheet.{declared.format}", declared.columns))
@@ -126,29 +124,12 @@ def _file_name(text: str) -> str:
 
 
 def _cells(declared: Sheet, values: Values) -> list[Any]:
-    return [lookup(values, path) for path in declared.columns]
-
-
-@contextmanager
-def _comma_separated(path: Path, columns: Sequence[str]) -> Iterator[WriteCells]:
-    with path.open("w", encoding="utf-8-sig", errors="replace", newline="") as stream:
-        sheet = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC)
-        sheet.writerow([safe_cell(name) for name in columns])
-        yield lambda rows: sheet.writerows([[safe_cell(_shown(value)) for value in row] for row in rows])
-
-
-@contextmanager
-def _workbook(path: Path, columns: Sequence[str]) -> Iterator[WriteCells]:
-    with spreadsheet_rows(path, columns) as write:
-        yield lambda rows: write([[_shown(value) for value in row] for row in rows])
+    return [_shown(lookup(values, path)) for path in declared.columns]
 
 
 def _shown(value: Any) -> Any:
     """Numbers stay numbers; lists and objects are as a person would write them."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else as_text(value)
-
-
-SHEETS = {"csv": _comma_separated, "xlsx": _workbook}
 
 
 # Documents

@@ -14,8 +14,9 @@ from typing import Any
 from infra.store import MissingObject, Store, copy_to
 from tasks.aliases import log_of
 from tasks.approvals import standings
-from tasks.artifacts import Artifact, fetch_file, json_bytes, listing_of, scratch
+from tasks.artifacts import Artifact, fetch_file, json_bytes, listing_of, read_json, scratch
 from tasks.automation import label_of
+from tasks.batches import Batch, find_batch
 from tasks.certificate import FILE as CERTIFICATE
 from tasks.certificate import Certificate
 from tasks.manifests import Manifest, manifest_key, read_manifest
@@ -48,31 +49,21 @@ def explain(store: Store, process: Process, batch: str, record: str) -> list[lis
     Raises:
         ValueError: no such batch, or no such record in it.
     """
-    told = _batch(store, process, batch)
-    artifact = Artifact.model_validate(told["artifact"])
-    found = list(_rows(store, artifact, record))
+    told = find_batch(store, process.name, batch)
+    found = list(_rows(store, told.artifact, record))
     if not found:
         raise ValueError(f"{batch} has no record {record!r}; ids are those of the source's column {process.records.key!r}, or name:line")
     return [list(_chain(store, process, told, name, row)) for name, row in found]
 
 
-def _batch(store: Store, process: Process, batch: str) -> dict[str, Any]:
-    prefix = f"{process.name}/batches/"
-    with suppress(MissingObject, ValueError):
-        if "/" not in batch and batch.strip("."):
-            told: dict[str, Any] = json.loads(store.read(f"{prefix}{batch}/manifest.json")[0])
-            return told
-    raise ValueError(f"{process.name} has no finished batch {batch!r}; batches are the folders of {store.address(prefix)}")
-
-
-def _chain(store: Store, process: Process, told: Facts, name: str, row: Facts) -> Iterator[Link]:
+def _chain(store: Store, process: Process, told: Batch, name: str, row: Facts) -> Iterator[Link]:
     """The links of one row of a batch's file."""
     word = _word(store, process, told, name, row)
-    version = word.model_version if word else row.get("model_version") or told["version"]
+    version = word.model_version if word else row.get("model_version") or told.version
     inputs = word.inputs if word else row.get("inputs") or _source_values(store, process, told, row)
     yield Link(
         "record",
-        {"id": row["record_id"], "source": told["source"], "line": row["line"], "SHA-256 of the source": told.get("source_sha256")},
+        {"id": row["record_id"], "source": told.source, "line": row["line"], "SHA-256 of the source": told.source_sha256},
     )
     yield Link("input", inputs)
     manifest = _manifest(store, process, version)
@@ -81,7 +72,7 @@ def _chain(store: Store, process: Process, told: Facts, name: str, row: Facts) -
     if word:
         named = {"who": word.reviewer, "when": f"{word.decided:%Y-%m-%d %H:%M}", "word": word.word, "output": word.output}
         yield Link("reviewer", named | {"reason": word.reason, "used for": word.side})
-    yield Link("batch", {"name": told["batch"], "run": told.get("run"), "finished": told["finished"]})
+    yield Link("batch", {"name": told.batch, "run": told.run, "finished": told.finished.isoformat()})
 
 
 def _manifest(store: Store, process: Process, version: str) -> Manifest | None:
@@ -136,11 +127,10 @@ def _certificate(store: Store, manifest: Manifest | None) -> Certificate | None:
         return Certificate.model_validate_json(copy.read_bytes())
 
 
-def _word(store: Store, process: Process, told: Facts, name: str, row: Facts) -> Reviewed | None:
+def _word(store: Store, process: Process, told: Batch, name: str, row: Facts) -> Reviewed | None:
     """The person's word on a row, where there is one."""
-    if told["version"] == REVIEWED:
-        with scratch() as folder:
-            ids = json.loads(fetch_file(store, Artifact.model_validate(told["artifact"]), WORDS, folder).read_text(encoding="utf-8"))
+    if told.version == REVIEWED:
+        ids = read_json(store, told.artifact, WORDS)
         return read_word(store, review_key(process.name, ids[int(row["line"]) - 1]))
     if name != REVIEW:
         return None
@@ -149,12 +139,12 @@ def _word(store: Store, process: Process, told: Facts, name: str, row: Facts) ->
     return None
 
 
-def _source_values(store: Store, process: Process, told: Facts, row: Facts) -> Facts:
+def _source_values(store: Store, process: Process, told: Batch, row: Facts) -> Facts:
     """What stood in the source: of a dead letter its own copy, else the line, when the source is as it was."""
     if "content" in row:
         return {"content": row["content"]}
-    with suppress(ValueError, OSError), opened(store, told.get("location") or told["source"], process) as source:
-        if source.sha256 == told.get("source_sha256"):
+    with suppress(ValueError, OSError), opened(store, told.location or told.source, process) as source:
+        if source.sha256 == told.source_sha256:
             reader = Reader(source.path, source.name, read_as_today(process, process, source), labelled=False)
             values = next((each.values for each in reader if isinstance(each, Record) and each.line == int(row["line"])), None)
             return values or {"": GONE}

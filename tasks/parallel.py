@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from infra.ending import end
+from infra.threads import cores
 from tasks.artifacts import scratch, write_json
+from tasks.models import device
 
 if TYPE_CHECKING:
     from tasks.checkpoints import Checkpoints
@@ -46,7 +48,7 @@ class Team:
         """The sums of all processes' values."""
         if self.size == 1:
             return values
-        total = torch.tensor(values, dtype=torch.float64, device=_device())
+        total = torch.tensor(values, dtype=torch.float64, device=device())
         distributed.all_reduce(total)
         return tuple(total.tolist())
 
@@ -66,10 +68,6 @@ def _cut(total: Tensor, like: Sequence[Tensor]) -> Iterator[Tensor]:
     return (part.view_as(each) for part, each in zip(parts, like, strict=True))
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def train_together(process: "Process", samples: Path, folder: Path, checkpoints: "Checkpoints") -> dict[str, Any]:
     """The same as `train_model`, by as many processes as finetuning.num_processes says, on this machine.
 
@@ -82,7 +80,7 @@ def train_together(process: "Process", samples: Path, folder: Path, checkpoints:
         job = {"process": process.model_dump(mode="json"), "samples": str(samples), "folder": str(folder)}
         write_json(place / "job.json", job | {"checkpoints": checkpoints.prefix, "hold": hold, "facts": str(place / "facts.json")})
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "tasks.parallel"]
-        threads = str(max(1, (os.cpu_count() or 1) // count))
+        threads = str(max(1, cores() // count))
         child = subprocess.Popen(
             [*launch, str(place / "job.json")], env=os.environ | {"OMP_NUM_THREADS": threads, "CLERKFLOW_THREADS": threads}
         )

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-from infra.store import MissingObject, Store
+from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, scratch
-from tasks.batches import Batch, read_batch
+from tasks.batches import find_batch
 from tasks.process import digest_of
 from tasks.reasons import Reason
 from tasks.records import Record, Rejected
@@ -66,19 +65,12 @@ def letters_of(store: Store, process: str, batch: str, reason: Reason | None) ->
     Raises:
         ValueError: no such batch, or it has no such letters.
     """
-    found = _batch(store, process, batch)
+    found = find_batch(store, process, batch)
     letters = [letter for letter in _read(store, found.artifact) if reason in (None, letter.code)]
     if not letters:
         there = ", ".join(f"{code} {count}" for code, count in found.reasons.items()) or "none"
         raise ValueError(f"{batch} has no dead letters{f' of reason {reason}' if reason else ''}; it has: {there}")
     return Again(batch, found.location or found.source, found.source_sha256, letters)
-
-
-def _batch(store: Store, process: str, batch: str) -> Batch:
-    with suppress(MissingObject):
-        if "/" not in batch and batch.strip("."):
-            return read_batch(store, f"{process}/batches/{batch}/manifest.json")
-    raise ValueError(f"{process} has no batch {batch!r}; look below {store.address(process + '/batches/')}")
 
 
 def _read(store: Store, artifact: Artifact) -> Iterator[Letter]:

@@ -74,38 +74,21 @@ def json_lines(path: Path, process: Process | None = None) -> Iterator[Write]:
         yield lambda rows: stream.writelines(as_json(as_dict(row)) + "\n" for row in rows)
 
 
+WriteCells = Callable[[Sequence[Sequence[Any]]], None]
+OpenTable = Callable[[Path, Sequence[str]], AbstractContextManager[WriteCells]]  # a file and its header -> what writes rows of cells
+
+
 @contextmanager
-def comma_separated(path: Path, process: Process) -> Iterator[Write]:
-    """Columns of Predicted; for fields also one column `output.<field>` each. Objects and lists are JSON."""
-    fields = list(process.output.fields or {})
+def comma_separated_rows(path: Path, header: Sequence[str]) -> Iterator[WriteCells]:
+    """Rows of cells -> CSV."""
     with path.open("w", encoding="utf-8-sig", errors="replace", newline="") as stream:
         sheet = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC)
-        sheet.writerow([*Predicted.__slots__, *(safe_cell(f"output.{name}") for name in fields)])
-
-        def write(rows: Sequence[Predicted]) -> None:
-            for row in rows:
-                cells = [row.record_id, row.output, row.confidence, row.model_version, row.line]
-                sheet.writerow([safe_cell(value) for value in (*cells, *(row.output.get(name) for name in fields))])
-
-        yield write
+        sheet.writerow([safe_cell(name) for name in header])
+        yield lambda rows: sheet.writerows([[safe_cell(value) for value in row] for row in rows])
 
 
 @contextmanager
-def spreadsheet(path: Path, process: Process) -> Iterator[Write]:
-    """The columns of CSV, as XLSX."""
-    fields = list(process.output.fields or {})
-    with spreadsheet_rows(path, [*Predicted.__slots__, *(f"output.{name}" for name in fields)]) as write:
-
-        def write_predicted(rows: Sequence[Predicted]) -> None:
-            for row in rows:
-                cells = [row.record_id, row.output, row.confidence, row.model_version, row.line]
-                write([[*cells, *(row.output.get(name) for name in fields)]])
-
-        yield write_predicted
-
-
-@contextmanager
-def spreadsheet_rows(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[Any]]], None]]:
+def spreadsheet_rows(path: Path, header: Sequence[str]) -> Iterator[WriteCells]:
     """Rows of cells -> XLSX, one row in memory at a time; the same rows give the same bytes."""
     from xlsxwriter import Workbook
 
@@ -132,6 +115,21 @@ def spreadsheet_rows(path: Path, header: Sequence[str]) -> Iterator[Callable[[Se
                 row += 1
 
         yield write
+
+
+TABLES: dict[str, OpenTable] = {"csv": comma_separated_rows, "xlsx": spreadsheet_rows}
+
+
+def in_columns(open_table: OpenTable) -> Callable[[Path, Process], AbstractContextManager[Write]]:
+    """A table with the columns of Predicted; for fields also one column `output.<field>` each. Objects and lists are JSON."""
+
+    @contextmanager
+    def predictions(path: Path, process: Process) -> Iterator[Write]:
+        fields = list(process.output.fields or {})
+        with open_table(path, [*Predicted.__slots__, *(f"output.{name}" for name in fields)]) as write:
+            yield lambda rows: write([[*as_dict(row).values(), *(row.output.get(name) for name in fields)] for row in rows])
+
+    return predictions
 
 
 def spreadsheet_cell(value: Any) -> str | int | float | None:
@@ -163,9 +161,9 @@ def parquet(path: Path, process: Process) -> Iterator[Write]:
 
 WRITERS: dict[str, Callable[[Path, Process], AbstractContextManager[Write]]] = {
     "jsonl": json_lines,
-    "csv": comma_separated,
+    "csv": in_columns(TABLES["csv"]),
     "parquet": parquet,
-    "xlsx": spreadsheet,
+    "xlsx": in_columns(TABLES["xlsx"]),
 }
 
 

@@ -25,7 +25,7 @@ down: $(READY)   ## stop them
 	@$(BIN)/python -m infra.system down
 
 test: $(READY)   ## the tests
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 check: $(READY)  ## lint, format, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

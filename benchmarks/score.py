@@ -1,6 +1,6 @@
 """Rows a second of one checkpoint that writes: ours, beside transformers one by one, in batches, and in batches sorted by length.
 
-Run: make bench-score          (or: .venv/bin/python -m benchmarks.score --rows 256 --rounds 3)
+Run: make bench-score          (or: .venv/bin/python -m benchmarks.score --rows 1024 --rounds 2)
 
 All in one process, in turn, round by round, one thread each; counted in CPU-seconds, so that neighbours on the machine cost nobody
 anything. Prompts are those of the shipped processes. Weights are random, with an end that comes now and then: how fast a model writes
@@ -21,6 +21,7 @@ SMALL = {"n_layer": 6, "n_embd": 128, "n_head": 4, "vocab_size": 8192, "n_positi
 LARGE = {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257, "n_positions": 512, "initializer_range": 0.05}  # 124 M
 END = 2.0  # the end's embedding, made so much longer: about half of the texts of the small model end within NEW_TOKENS
 NEW_TOKENS, BATCH, LONGEST = 48, 32, 256
+TIE = 1e-3  # of two logits, which are between -10 and 10 or so
 ONE_BY_ONE, BATCHES, SORTED, OURS = "pipeline, one by one", "generate, 32 a batch", "generate, sorted", "clerkflow"
 BARS = {ONE_BY_ONE: 8.0, BATCHES: 3.5, SORTED: 2.3}
 LARGE_BAR = {SORTED: 1.2}
@@ -31,16 +32,16 @@ Way = Callable[[Sequence[str]], list[str]]  # prompts -> completions
 def main() -> int:
     """Measure both models, print tables; 0 when every bar holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=256, help="prompts of the small model in each round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--large-rows", type=int, default=16, help="prompts of the model with 124 M parameters; 0: leave it out")
+    parser.add_argument("--rows", type=int, default=1024, help="prompts of the small model in each round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--large-rows", type=int, default=96, help="prompts of the model with 124 M parameters; 0: leave it out")
     asked = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
     holds = measured("2 M parameters", SMALL, asked.rows, asked.rounds, BARS)
     if asked.large_rows:
-        holds &= measured("124 M parameters", LARGE, asked.large_rows, min(2, asked.rounds), LARGE_BAR)
+        holds &= measured("124 M parameters", LARGE, asked.large_rows, 1, LARGE_BAR)
     return 0 if holds else 1
 
 
@@ -52,7 +53,7 @@ def measured(title: str, config: dict[str, Any], rows: int, rounds: int, bars: d
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
         predictor = made(Path(name), config, prompts)
         ways = {way: ask for way, ask in ways_of(predictor).items() if way in bars or way == OURS}
-        found = [one_round(ways, prompts) for _ in range(rounds)]
+        found = [one_round(predictor, ways, prompts) for _ in range(rounds)]
     ratios = {way: [each[OURS] / each[way] for each in found] for way in bars}
     console, lengths = Console(width=120), sorted(len(row) for row in predictor.encode(prompts))
     title += f", {rows} prompts of {lengths[0]} to {lengths[-1]} tokens, median {lengths[rows // 2]}, at most {NEW_TOKENS} written"
@@ -161,7 +162,7 @@ def ways_of(predictor: Any) -> dict[str, Way]:
     }
 
 
-def one_round(ways: dict[str, Way], prompts: Sequence[str]) -> dict[str, float]:
+def one_round(predictor: Any, ways: dict[str, Way], prompts: Sequence[str]) -> dict[str, float]:
     """Rows a CPU-second of each way; one by one is asked a sixteenth of the prompts.
 
     Raises:
@@ -173,10 +174,23 @@ def one_round(ways: dict[str, Way], prompts: Sequence[str]) -> dict[str, float]:
         began = time.process_time()
         answers = ask(asked)
         found[way] = len(asked) / (time.process_time() - began)
-        different = sum(answer != expected[prompt] for prompt, answer in zip(asked, answers, strict=True))
-        if different:
-            raise RuntimeError(f"{way}: {different} of {len(asked)} texts are not what clerkflow writes")
+        others = [(prompt, answer) for prompt, answer in zip(asked, answers, strict=True) if answer != expected[prompt]]
+        wrong = sum(not tied(predictor, prompt, answer, expected[prompt]) for prompt, answer in others)
+        if wrong:
+            raise RuntimeError(f"{way}: {wrong} of {len(asked)} texts are not what clerkflow writes")
     return found
+
+
+def tied(predictor: Any, prompt: str, one: str, other: str) -> bool:
+    """Whether two texts part at two tokens that are equally likely, but for rounding: padding alone makes transformers choose either."""
+    import torch
+
+    before, after = predictor.encode([prompt])[0], [[*predictor.tokens.encode(text).ids, predictor.eos] for text in (one, other)]
+    same = next(index for index, pair in enumerate(zip(*after, strict=False)) if pair[0] != pair[1])
+    with torch.no_grad():
+        scores = predictor.model(input_ids=torch.tensor([before + after[0][:same]])).logits[0, -1]
+    tokens = [ids[same] for ids in after]
+    return bool(scores.max() - scores[tokens].min() < TIE)  # each of the two is as good as the best
 
 
 def table_of(title: str, found: list[dict[str, float]], ratios: dict[str, list[float]], bars: dict[str, float]) -> Any:

@@ -58,6 +58,23 @@ def show_validation(validated: Artifact, run: Run) -> None:
     )
 
 
+def show_compression(model: Artifact, run: Run) -> None:
+    """What was tried to make the model smaller or faster, and whether its gate let it pass; nothing where nothing is declared."""
+    if run.process.compression is None:
+        return
+    story = read_json(open_store(), model, "compression.json")
+    rows = [
+        {
+            "compressed": name,
+            "weights": f"{story['parameters_before']:,} → {tried['parameters']:,}",
+            **{metric: f"{_figure(before)} → {_figure(after)}" for metric, (before, after) in tried["measures"].items()},
+            "taken": "yes" if tried["passed"] else "; ".join(tried["reasons"]),
+        }
+        for name, tried in story["tried"].items()
+    ]
+    create_table_artifact(table=rows, key=_key(run, "compression"), description="Validation split; the tuned model → the compressed one")
+
+
 def show_evaluation(evaluation: Artifact, run: Run) -> None:
     """Measures of the model, the champion and the baselines, side by side."""
     metrics = read_json(open_store(), evaluation, "metrics.json")

@@ -6,6 +6,7 @@ from flows import pages, telling, turns
 from flows.opening import open_run, run_name
 from flows.parameters import Overrides
 from tasks import arrivals, runs
+from tasks.compression import compress
 from tasks.evaluation import evaluate
 from tasks.finetuning import finetune
 from tasks.gate import pass_gate
@@ -38,6 +39,8 @@ def train(
     pages.show_validation(validated, run)
     samples = prepare(validated, run)
     model = finetune(samples, run)
+    model = compress(model, samples, run)
+    pages.show_compression(model, run)
     champion = champion_to_meet(model, run)
     evaluation = evaluate(model, samples, champion, run)
     pages.show_evaluation(evaluation, run)

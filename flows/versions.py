@@ -5,7 +5,7 @@ clerkflow {models, rollback, verify, export, sign, gc}.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,9 @@ from flows import console
 from flows.again import Name
 from infra.settings import settings
 from tasks.declaration import load_process
+
+if TYPE_CHECKING:
+    from infra.store import Store
 
 
 def models(process: Name) -> None:
@@ -62,17 +65,46 @@ def verify(process: Name, version: Version = "champion") -> None:
         raise typer.Exit(1)
 
 
-def export(process: Name, version: Version, folder: Annotated[Path, typer.Argument(help="New or empty.")]) -> None:
-    """Write a version as a folder that transformers and vLLM open: shards and model.safetensors.index.json."""
+Format = Literal["transformers", "ctranslate2"]
+Quantization = Literal["float32", "int8"]
+
+
+def export(
+    process: Name,
+    version: Version,
+    folder: Annotated[Path, typer.Argument(help="New or empty.")],
+    format: Annotated[
+        Format, typer.Option(help="transformers: shards and model.safetensors.index.json; vLLM opens them, too.")
+    ] = "transformers",
+    quantization: Annotated[
+        Quantization | None, typer.Option(help="Of CTranslate2's weights; as its compression was judged when absent.")
+    ] = None,
+) -> None:
+    """Write a version as a folder that others open: transformers and vLLM, or CTranslate2."""
     from infra.store import open_store
     from tasks.aliases import version_named
     from tasks.registry import export_version
 
+    if quantization and format != "ctranslate2":
+        raise ValueError("--quantization belongs to --format ctranslate2; transformers quantizes when it opens a model")
     name, store = load_process(process, settings().processes).name, open_store()
     found = version_named(store, name, version)
     with console.told(1):
-        export_version(store, name, found, folder)
+        if format == "ctranslate2":
+            _export_engine(store, name, found, folder, quantization)
+        else:
+            export_version(store, name, found, folder)
     console.out.print(f"{name}: version {found} is in {folder}", soft_wrap=True)
+
+
+def _export_engine(store: "Store", name: str, version: str, folder: Path, quantization: Quantization | None) -> None:
+    from tasks.engines import export, quantization_of
+    from tasks.registry import fetch_version, new_folder
+
+    with new_folder(folder) as incoming:
+        fetched = fetch_version(store, name, version, settings().cache)
+        wanted = quantization or quantization_of(fetched)
+        export(fetched, incoming, None if wanted == "float32" else wanted)
 
 
 def sign(process: Name, version: Version = "champion") -> None:

@@ -6,6 +6,7 @@ ingestion    | declared source, inbox/        | raw/                            
 validation   | raw/                           | validated/, quarantine/, data_docs/ | validation.py
 preparation  | validated/                     | samples/                            | preparation.py
 fine-tuning  | samples/                       | model/                              | finetuning.py
+compression  | model/, samples/               | compressed/                         | compression.py
 search       | samples/                       | search/                             | search.py
 evaluation   | model/, samples/, the champion | evaluation/                         | evaluation.py
 gate         | evaluation/                    | gate/                               | gate.py
@@ -13,4 +14,110 @@ publishing   | model/, evaluation/, verdict   | models/                         
 arrivals     | inbox/, the ledger             | arrivals/                           | arrivals.py
 scoring      | the champion, new records      | batches/                            | scoring.py
 drift        | reference, recent batches      | drift/                              | drift.py
+
+The files: stages in the order of the data's life, each followed by what only it needs.
+
+process.py           what a declaration may say, typed, frozen
+tuning.py            the part of a declaration that says how a model is trained, with its defaults
+spaces.py            the part of it that says how settings are searched for, and among which
+mistakes.py          what in a declaration does not hang together
+terms.py             the part of a declaration that says when a model is released and who is told
+declaration.py       process.yaml + overrides -> Process, all mistakes at once
+records.py           one row of paperwork as it travels
+prompts.py           record <-> prompt and completion; one home for training, check and batches
+runs.py              run.json, and what each stage remembers so that a run can be taken up again
+stories.py           which code, library, setting, data or input of a stage changed
+claims.py            who is at work on what: a lease that is renewed, a token that grows
+retries.py           how often a crashed run was tried again
+artifacts.py         what passes between stages: references with digests
+ledger.py            what became of each version of each file of inbox/
+ingestion.py         declared source, inbox/ -> raw/
+readers.py           JSONL, CSV, Parquet, XLSX -> records or rejected rows
+encodings.py         which encoding a file has, and how that is known
+delimited.py         CSV rows; one broken quote costs one row
+sheets.py            XLSX and Parquet rows
+workbooks.py         an XLSX file -> rows of one sheet; nothing in it is unpacked beyond bounds, no row is left out
+validation.py        raw/ -> validated/, quarantine/, data_docs/      (Great Expectations)
+expectations.py      what may be expected, what follows from the declaration
+arguments.py         what a declared expectation is told, and the mistakes in it
+datadocs.py          Great Expectations' page, with all it needs
+repairs.py           small slips mended, each with a note
+suites.py            rows -> what Great Expectations says of them, by position
+preparation.py       validated/ -> samples/{train,validation,test}
+tokenising.py        samples -> tokens, and the contract of whoever asks the model
+forms.py             how fields are filled in: chosen, marked in the prompt, or spelled
+columns.py           a table's values as tokens with their names, numbers told by the part of their range
+facts.py             what a text must state, and which texts do
+days.py              a day however it is written -> YYYY-MM-DD
+spans.py             values that stand in a text <-> marks on its tokens
+cleaning.py          the cleaners that a declaration may name
+duplicates.py        exact and near duplicates
+splitting.py         a leak-free split that stays when data grow
+vocabulary.py        byte-level BPE
+bases.py             what a base model must be: known to transformers, in safetensors, no code of its own
+preview.py           what `clerkflow check` shows
+finetuning.py        samples/ -> model/
+budget.py            the declared minutes -> size, epochs, and what a declaration leaves open
+training.py          the loop: resumable to the same bits
+parallel.py          several processes that tune one model   (torch.distributed)
+batching.py          token-budget batches
+swapping.py          other values in the place of marked ones, so that copying is learned
+checkpoints.py       survive a kill; torn ones are skipped
+models.py            from scratch, from a base, LoRA                  (transformers, peft)
+generation.py        prompts -> outputs with a confidence
+engines.py           CTranslate2 in the place of transformers, where it writes the very same
+filling.py           only what the declaration allows is ever written
+compression.py       model/ -> model/, smaller or faster, where its own gate lets it pass
+distillation.py      what a tuned model thinks of each token, as a part of what a smaller one learns
+search.py            trials that stop when they are worse than most, a study that is gone on with   (Optuna)
+studies.py           a study -> plain data, and a page with its plots
+domains.py           data/bases/<name>.yaml: whose texts a base reads
+pretraining.py       their texts, but none that measures -> a published base model
+evaluation.py        model, champion, baselines on the same test split
+cases.py             a split as what is asked and what is right
+certificate.py       from which confidence on an answer is accepted, and what vouches for it
+scope.py             how much a text is like the training records
+automation.py        held-out answers -> a version's certificate, and its straight-through rate
+metrics.py           named measures
+baselines.py         majority, TF-IDF + linear, nearest neighbour
+plots.py             learning curve, confusion, reliability
+report.py            one HTML page
+gate.py              metrics + rules -> verdict
+publishing.py        model/ -> shards, manifest after them, alias last
+shards.py            safetensors cut so that versions share what did not change
+manifests.py         what a version consists of, and the root and signature that stand for it
+registry.py          files -> a version and back, every byte hashed on the way
+reservations.py      a running publish and a collection never meet
+aliases.py           champion, challenger, previous, and the log of who was champion when and why
+approvals.py         a model that passed waits for a person's word: requests as data, and how they stand
+decisions.py         a person's word, written once -> the champion's alias
+approvers.py         who may decide, and what a name is worth
+rehearsal.py         what was published, downloaded again, must answer as what was tested
+verification.py      a version -> the first bytes that differ from what was published
+retention.py         old versions go, what others need stays
+tidying.py           old runs and what they left behind go, what is referred to stays
+progress.py          how far a long stage is, in the Prefect UI
+sources.py           a file, a key or a table -> bytes on this machine, and their name among batches
+tables.py            rows of a SQL table -> a copy on this machine, page by page
+answering.py         records + what was answered + model -> predictions, dead letters, chunk by chunk
+answers.py           the ledger of what models have answered: once, whoever asks again
+workers.py           prompts -> predictions by several processes, each with the model loaded once   (Ray)
+predictions.py       what the model says to one prompt
+reasons.py           why a record got no output, as codes
+results.py           predictions -> rows of a SQL table, whole batches only
+replays.py           dead letters -> the records that are asked about again
+routing.py           accepted, or a person looks at it, and why
+reviewing.py         a person's word, written once -> gold to measure with, then training data
+batches.py           what a batch's manifest says, and which batches there are
+scoring.py           champion + new records -> batches/
+arrivals.py          inbox/ against the ledger -> what waits to be scored or learned from
+sinks.py             predictions as JSONL, CSV, Parquet, XLSX
+deliveries.py        accepted answers -> what a business works with: sheets, perhaps by queue, and a document each
+documents.py         a title, paragraphs, a table of values -> DOCX, HTML, Markdown
+released.py          what people have accepted or corrected -> a batch of its own
+explaining.py        a record of a batch -> all that led to its output
+features.py          what monitoring looks at
+drift.py             reference + recent batches -> drift/             (Evidently)
+backfill.py          which past days there are, and who was champion on each
+notices.py           messages to webhooks, mail, chat                 (Apprise)
 """

@@ -6,7 +6,7 @@ evaluation did. A label that is one token, and forms, take no engine: transforme
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import torch
 
 from infra.scratch import scratch
 from tasks.batching import by_length
-from tasks.models import LOADING, load_model
+from tasks.models import LOADING, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from tasks.generation import Predictor
@@ -28,7 +28,9 @@ TOKENS = 8192  # of a batch, with padding and with what is still to be written
 # What is longer in a prompt than the shortest of its batch is read token by token, and a batch of few rows is not worth its steps. So for
 # each token that may be written, a batch may have so many rows times tokens of difference; 8 to 24 are about alike, less is slower:
 ROWS_A_STEP = 16
-LARGE = 50_000_000  # weights from which on it is not chosen by itself: at 124 M it was slower than transformers (AVX2)
+LARGE = (
+    200_000_000  # weights from which on it is not chosen by itself: at 124 M it was faster from 64 records on, beyond nobody has measured
+)
 CLOSE = 1e-4  # of a confidence: two libraries add up in different orders
 
 
@@ -55,23 +57,26 @@ class Written:
 
 
 class Engine:
-    """A model in CTranslate2, in float32 on this machine's cores; it is converted anew each time, so that no copy can be a stale one.
+    """A model in CTranslate2, on this machine's cores; it is converted anew each time, so that no copy can be a stale one.
 
     Args:
         folder: a model/ folder or a published version.
+        quantization: of the weights; float32 when it is None.
 
     Raises:
         Exception: CTranslate2 does not know the architecture; each of its loaders has its own way to say so.
     """
 
-    def __init__(self, folder: Path, eos: int, max_new_tokens: int) -> None:
+    def __init__(self, folder: Path, eos: int, max_new_tokens: int, quantization: str | None = None) -> None:
         import ctranslate2
 
         self.eos, self.max_new_tokens, self.version = eos, max_new_tokens, ctranslate2.__version__
         with scratch() as place, LOADING:
-            converted = _converter(folder, eos).convert(str(place / "converted"))
+            converted = convert(folder, place / "converted", eos, quantization)
             threads = torch.get_num_threads()  # a batch each: sharing one has them wait for each other
-            self._generator = ctranslate2.Generator(converted, compute_type="float32", inter_threads=threads, intra_threads=1)
+            self._generator = ctranslate2.Generator(
+                converted, compute_type=quantization or "float32", inter_threads=threads, intra_threads=1
+            )
             torch.set_num_threads(threads)  # CTranslate2 has told OpenMP, and so torch, to take intra_threads from now on
 
     def write(self, rows: Sequence[Sequence[int]]) -> list[Written]:
@@ -114,25 +119,70 @@ class Engine:
         return Written(ids[:-1] if ended else ids, [answer.scores[0]], ended)
 
 
-def _converter(folder: Path, eos: int) -> Any:
-    """CTranslate2's converter for a model's weights, opened as for transformers; its vocabulary are the tokens' numbers."""
+def convert(folder: Path, into: Path, eos: int, quantization: str | None = None) -> str:
+    """Write a model as CTranslate2 reads it, for this module: its vocabulary are the tokens' numbers. The new folder."""
+    return str(
+        _converter(folder, lambda count: Vocabulary([str(number) for number in range(count)], eos)).convert(
+            str(into), quantization=quantization
+        )
+    )
+
+
+def export(folder: Path, into: Path, quantization: str | None = None) -> None:
+    """Write a published version as CTranslate2 reads it elsewhere, with its own tokens and its tokenizer beside it.
+
+    Args:
+        folder: of the version.
+        into: an empty folder.
+        quantization: of the weights; float32 when it is None.
+
+    Raises:
+        ValueError: CTranslate2 does not know the architecture.
+    """
+    tokenizer = load_tokenizer(folder)
+
+    def named(count: int) -> Vocabulary:
+        known = tokenizer.convert_ids_to_tokens(list(range(min(count, len(tokenizer)))))
+        return Vocabulary([*known, *(f"<|unused:{number}|>" for number in range(len(known), count))], tokenizer.eos_token_id)
+
+    try:
+        _converter(folder, named).convert(str(into), quantization=quantization, force=True)
+    except ValueError as error:
+        raise ValueError(f"CTranslate2 cannot take this model: {told(error)}") from None
+    tokenizer.save_pretrained(into)
+
+
+class Vocabulary:
+    """As much of a tokenizer as CTranslate2's converter asks for.
+
+    Args:
+        tokens: by their number, as many as the model's embedding has rows.
+    """
+
+    def __init__(self, tokens: Sequence[str], eos: int) -> None:
+        self.vocabulary = {token: number for number, token in enumerate(tokens)}
+        self.bos_token = self.eos_token = self.unk_token = tokens[eos]  # it does not open a model without an unknown token
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> number."""
+        return self.vocabulary
+
+
+def _converter(folder: Path, vocabulary: Callable[[int], Vocabulary]) -> Any:
+    """CTranslate2's converter for a model's weights, opened as for transformers.
+
+    Args:
+        vocabulary: rows of the embedding -> as many tokens.
+    """
     from ctranslate2.converters import TransformersConverter
-
-    class Numbers:
-        def __init__(self, count: int) -> None:
-            self.vocabulary = {str(number): number for number in range(count)}
-            self.bos_token = self.eos_token = self.unk_token = str(eos)  # it does not open a model without an unknown token
-
-        def get_vocab(self) -> dict[str, int]:
-            return self.vocabulary
 
     class Converter(TransformersConverter):  # type: ignore[misc]
         def load_model(self, *_: Any, **__: Any) -> Any:
             self.model = load_model(folder).to("cpu")
             return self.model
 
-        def load_tokenizer(self, *_: Any, **__: Any) -> Numbers:
-            return Numbers(self.model.get_input_embeddings().weight.shape[0])
+        def load_tokenizer(self, *_: Any, **__: Any) -> Vocabulary:
+            return vocabulary(self.model.get_input_embeddings().weight.shape[0])
 
     return Converter(str(folder))
 
@@ -148,6 +198,9 @@ def choose(predictor: "Predictor", folder: Path, declared: str, prompts: Sequenc
     Raises:
         ValueError: ctranslate2 is declared and cannot take the place of transformers.
     """
+    if predictor.quantization:  # compression has judged it, by what it is good for
+        predictor.engine = open_engine(predictor, folder)
+        return {"name": CTRANSLATE2, "version": predictor.engine.version, "quantization": predictor.quantization}
     if declared == TRANSFORMERS or not predictor.writes_freely:
         return {"name": TRANSFORMERS}
     if declared != CTRANSLATE2 and (weights := sum(weight.numel() for weight in predictor.model.parameters())) > LARGE:
@@ -186,11 +239,21 @@ def same(one: "Prediction", other: "Prediction") -> bool:
 
 def open_engine(predictor: "Predictor", folder: Path) -> Engine:
     """CTranslate2 for a predictor's model."""
-    return Engine(folder, predictor.eos, predictor.max_new_tokens)
+    return Engine(folder, predictor.eos, predictor.max_new_tokens, predictor.quantization)
+
+
+def quantization_of(folder: Path) -> str | None:
+    """That of the weights that a model/ or a version is written with; None when it is written as it was tuned."""
+    found: str | None = json.loads((folder / "contract.json").read_text(encoding="utf-8")).get("quantization")
+    return found
 
 
 def reopen(predictor: "Predictor", folder: Path) -> Engine | None:
-    """The engine with which a version was evaluated; None, transformers, when it was none, or cannot be had here."""
+    """The engine with which a version was evaluated; None, transformers, when it was none, or cannot be had here.
+
+    Raises:
+        ValueError: it is quantized, so transformers would answer otherwise, and cannot be had here.
+    """
     file = folder / "metrics.json"
     told_of = json.loads(file.read_text(encoding="utf-8")).get("engine", {}) if file.is_file() else {}
     if told_of.get("name") != CTRANSLATE2 or not predictor.writes_freely or predictor.model.device.type != "cpu":
@@ -198,6 +261,8 @@ def reopen(predictor: "Predictor", folder: Path) -> Engine | None:
     try:
         return open_engine(predictor, folder)
     except Exception as error:  # a library that this machine lacks, or another version of it
+        if predictor.quantization:
+            raise ValueError(f"{predictor.process.name}: CTranslate2 cannot write with {predictor.quantization}: {told(error)}") from error
         logger.warning("%s: transformers writes on this machine: %s", predictor.process.name, told(error))
         return None
 

@@ -17,6 +17,7 @@ from tasks.batching import TokenRows
 from tasks.budget import Counts, settle
 from tasks.checkpoints import Checkpoints
 from tasks.columns import Columns
+from tasks.distillation import Tutor
 from tasks.forms import READ, Form, Writing
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
 from tasks.parallel import Team, train_together
@@ -41,6 +42,7 @@ def train_model(
     on_step: Callable[[Progress], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     team: Team = ALONE,
+    teacher: Path | None = None,
 ) -> dict[str, Any]:
     """Tune a model on samples/ and write model/; equal inputs give equal bytes on one kind of machine.
 
@@ -49,6 +51,7 @@ def train_model(
         folder: where model/ is written.
         on_step: is shown the progress after each step; a bar on the terminal when absent.
         team: the processes that tune it together; the first one writes.
+        teacher: the model/ that a declared student learns from; the student is tuned then.
 
     Returns:
         Counts and measures for people.
@@ -63,12 +66,13 @@ def train_model(
     rows, validation = TokenRows(samples / "train", read), TokenRows(samples / "validation", read)
     _refuse_unfit(process, rows, validation, len(tokenizer))
     counts = counts_of(rows, len(tokenizer), contract)
-    settings = settle(process.finetuning, process.output.kind, counts)
+    tutor = Tutor(teacher, process.compression) if teacher and process.compression else None
+    settings = settle(tutor.settings_of(process.finetuning) if tutor else process.finetuning, process.output.kind, counts)
     model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable()
     rework = _rework(process, contract, tokenizer, rows)
-    tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team)
+    tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team, tutor)
     started = time.perf_counter()
     with training_bar(process.name, tuning, silent=team.rank > 0) as bar:
         progress = tuning.run(on_step or bar, checkpoint_seconds)
@@ -129,7 +133,7 @@ def _story(tuning: Tuning, progress: Progress) -> dict[str, Any]:
 
 
 def _write_model(model: Any, tokenizer: Any, process: Process, contract: Any, story: Any, folder: Path) -> None:
-    lora = process.finetuning.lora
+    lora = None if story["settings"]["lora"] is None else process.finetuning.lora
     save_model(model, folder, merged=lora is None or lora.merged)
     tokenizer.save_pretrained(folder)
     write_json(folder / "contract.json", contract)

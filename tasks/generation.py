@@ -49,6 +49,7 @@ class Predictor:
         self.labels: list[str] = contract.get("labels") or []
         self.label_ids: list[int] | None = contract.get("label_ids")
         self.max_new_tokens: int = contract["max_new_tokens"]
+        self.quantization: str | None = contract.get("quantization")
         self.tokens = as_written(tokenizer.backend_tokenizer)
         self.plain_head = has_plain_head(model)
         form = Form.read(contract["form"]) if contract.get("form") else None  # versions without one write fields as JSON

@@ -78,6 +78,9 @@ class Signature(Kept):
     value: str  # base64
 
 
+NOTHING = Evidence(key="none", sha256="0" * 64)
+
+
 class Contents(Kept):
     """What a version consists of, and where it came from."""
 
@@ -111,6 +114,11 @@ class Contents(Kept):
             for piece in file.pieces:
                 yield name, piece, start
                 start += piece.size
+
+    @property
+    def made_from(self) -> Evidence:
+        """The model/ that was published: the tuned one, or what compression made of it."""
+        return self.data.get("compression") or self.data.get("finetuning") or NOTHING
 
     @property
     def size(self) -> int:

@@ -35,6 +35,7 @@ def mistakes_of(process: Process) -> Iterator[str]:
     yield from _in_drift(process)
     yield from _in_batch(process)
     yield from _in_search(process)
+    yield from _in_compression(process)
     for path in sorted(computed_names(process.columns).intersection((process.records.key, *process.columns))):
         yield f"{path!r} is what validation calls a column of its own; give it another name"
     columns = {process.records.key: None} | {path: column_of(process, path) for path in process.columns}
@@ -97,6 +98,22 @@ def _in_labels(process: Process) -> Iterator[str]:
         yield f"{where} has labels that differ only in case, width or blanks: {', '.join(map(repr, group))}; keep one of them"
     if process.label_tokens and process.finetuning.base == "scratch":
         yield from filter(None, [too_small(process.sample.vocabulary_size, len(set(labels)))])
+
+
+def _in_compression(process: Process) -> Iterator[str]:
+    """Measures that are none, a student that is as large as what it learns from, int8 where nothing is written by CTranslate2."""
+    compression = process.compression
+    if compression is None:
+        return
+    for place, loss in enumerate(compression.gate):
+        for mistake in _in_metric(process, Rule(metric=loss.metric, at_least=0)):
+            yield f"compression.gate.{place}: {mistake}"
+        if loss.metric in AUTOMATED:
+            yield f"compression.gate.{place}: {loss.metric} is measured after compression; name another measure"
+    if compression.student and compression.student == process.finetuning.size:
+        yield "compression.student is finetuning.size: a student is smaller than its teacher"
+    if compression.quantization and (process.label_tokens or process.field_tokens or process.scoring.engine == "transformers"):
+        yield "compression.quantization is for what CTranslate2 writes: a text, or fields as JSON (sample.field_tokens: false)"
 
 
 def _in_metric(process: Process, rule: Rule) -> Iterator[str]:

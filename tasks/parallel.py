@@ -68,7 +68,9 @@ def _cut(total: Tensor, like: Sequence[Tensor]) -> Iterator[Tensor]:
     return (part.view_as(each) for part, each in zip(parts, like, strict=True))
 
 
-def train_together(process: "Process", samples: Path, folder: Path, checkpoints: "Checkpoints") -> dict[str, Any]:
+def train_together(
+    process: "Process", samples: Path, folder: Path, checkpoints: "Checkpoints", teacher: Path | None = None
+) -> dict[str, Any]:
     """The same as `train_model`, by as many processes as finetuning.num_processes says, on this machine.
 
     Raises:
@@ -77,7 +79,8 @@ def train_together(process: "Process", samples: Path, folder: Path, checkpoints:
     count = process.finetuning.num_processes
     with scratch() as place:
         hold = checkpoints.hold.model_dump(mode="json") if checkpoints.hold else None
-        job = {"process": process.model_dump(mode="json"), "samples": str(samples), "folder": str(folder)}
+        job: dict[str, Any] = {"process": process.model_dump(mode="json"), "samples": str(samples), "folder": str(folder)}
+        job["teacher"] = str(teacher) if teacher else None
         write_json(place / "job.json", job | {"checkpoints": checkpoints.prefix, "hold": hold, "facts": str(place / "facts.json")})
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "tasks.parallel"]
         threads = str(max(1, cores() // count))
@@ -122,7 +125,8 @@ def main() -> None:
     checkpoints = Checkpoints(open_store(), job["checkpoints"], hold)
     process = parse_process(job["process"], "the declaration of this run")
     with joined() as team:
-        facts = train_model(process, Path(job["samples"]), Path(job["folder"]), checkpoints, team=team)
+        teacher = Path(job["teacher"]) if job["teacher"] else None
+        facts = train_model(process, Path(job["samples"]), Path(job["folder"]), checkpoints, team=team, teacher=teacher)
         if team.rank == 0:
             write_json(Path(job["facts"]), facts)
 

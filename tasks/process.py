@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from tasks.bases import is_own
 from tasks.terms import Automation, Batches, Declared, Gate, Keep, Notify, Review, Scoring
 from tasks.terms import Rule as Rule
-from tasks.tuning import SEEDS
+from tasks.tuning import SEEDS, Compression
 from tasks.tuning import Finetuning as Finetuning
 from tasks.tuning import Lora as Lora
 from tasks.tuning import Size as Size
@@ -252,6 +252,7 @@ class Process(Declared):
     sample: Sample
     output: Output
     finetuning: Finetuning = Finetuning()
+    compression: Compression | None = None
     gate: Gate
     automation: Automation | None = None  # without it every answer is accepted
     publishing: Publishing = Publishing()

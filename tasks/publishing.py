@@ -24,12 +24,11 @@ from tasks.gate import Verdict
 from tasks.manifests import Evidence, read_manifest
 from tasks.registry import check_whole, publish_version, versions_of
 from tasks.rehearsal import rehearse
-from tasks.runs import Run
+from tasks.runs import STAGES, Run
 from tasks.shards import INDEX, shards_of
 
 logger = logging.getLogger(__name__)
 
-NOTHING = Evidence(key="none", sha256="0" * 64)
 EVIDENCE = ("metrics.json", "reference.jsonl", *AUTOMATION)  # files of the evaluation that belong to a version; the last ones may lack
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py")  # loading these may run code
 
@@ -49,7 +48,7 @@ def champion_to_meet(model: Artifact, run: Run) -> str | None:
 
 def _is_champion(model: Artifact, alias: Alias, run: Run) -> bool:
     """Whether the champion was made from this very model, perhaps under another declaration."""
-    return read_manifest(open_store(), run.process.name, alias.version).data.get("finetuning", NOTHING).sha256 == model.sha256
+    return read_manifest(open_store(), run.process.name, alias.version).made_from.sha256 == model.sha256
 
 
 def lay_out(model: Path, evaluation: Path, verdict: Verdict, run: Run) -> dict[str, Spans]:
@@ -81,8 +80,8 @@ def main_metrics(metrics: dict[str, Any]) -> dict[str, float]:
 
 def data_of(store: Store, run: Run) -> dict[str, Evidence]:
     """Stage -> the artifact that it made, or found, for this run."""
-    found = {}
-    for stage in ("ingestion", "validation", "preparation", "finetuning", "evaluation"):
+    found: dict[str, Evidence] = {}
+    for stage in STAGES:
         try:
             artifact = json.loads(store.read(f"{run.prefix}/stages/{stage}.json")[0])["artifact"]
         except (MissingObject, KeyError):  # not reached, or failed
@@ -182,8 +181,7 @@ def known_version(store: Store, model: Artifact, run: Run) -> str | None:
     """The version that was made from this very model under this very declaration and is still whole; None when there is none."""
     declaration = digest_of(_declaration(run)).sha256
     for manifest in versions_of(store, run.process.name, skip_damaged=True):
-        made_from = manifest.data.get("finetuning")
-        if made_from and made_from.sha256 == model.sha256 and manifest.files["declaration.json"].digest == declaration:
+        if manifest.made_from.sha256 == model.sha256 and manifest.files["declaration.json"].digest == declaration:
             with suppress(ValueError):
                 check_whole(store, read_manifest(store, manifest.process, manifest.version), every_byte=True)
                 return manifest.version

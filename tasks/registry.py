@@ -215,18 +215,30 @@ def export_version(store: Store, process: str, version: str, folder: Path) -> Pa
     Raises:
         ValueError: the folder holds something already; or as for `fetch_version`.
     """
+    with new_folder(folder) as incoming:
+        manifest = read_manifest(store, process, version)
+        _fetch(store, manifest, list(manifest.files), incoming, mode=0o644)
+    return folder.resolve()
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A place whose files are all in `folder` in the end, or, when something fails, none of them.
+
+    Raises:
+        ValueError: the folder holds something already.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already and not an empty folder; name another one")
-    manifest, folder = read_manifest(store, process, version), folder.resolve()
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     incoming = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}{INCOMING}")
     incoming.mkdir()
     try:
-        _fetch(store, manifest, list(manifest.files), incoming, mode=0o644)
+        yield incoming
         incoming.replace(folder)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
-    return folder
 
 
 def _tidy(folder: Path, manifest: Manifest) -> None:

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "great-expectations", "pandas", "scikit-learn", "peft")
 
-Stage = Literal["ingestion", "validation", "preparation", "finetuning", "evaluation"]
+Stage = Literal["ingestion", "validation", "preparation", "finetuning", "compression", "evaluation"]
 STAGES: tuple[Stage, ...] = get_args(Stage)  # that a training run can find done; it comes to its verdict anew each time
 
 

@@ -41,6 +41,14 @@ class Rework(Protocol):
     def __call__(self, row: Row, random: np.random.Generator) -> Row: ...
 
 
+class Teacher(Protocol):
+    """Has an opinion of its own on each wanted token."""
+
+    def taught(self, losses: Tensor, logits: Tensor, shown: Batch, where: Tensor) -> Tensor:
+        """The losses (tokens,) of a batch, where the teacher's word counts, too; `logits` are the student's (tokens, vocabulary)."""
+        ...
+
+
 class LossError(ValueError):
     """The loss is no longer a number."""
 
@@ -129,8 +137,9 @@ class Tuning:
         checkpoints: Checkpoints,
         rework: Rework | None = None,
         team: Team = ALONE,
+        teacher: Teacher | None = None,
     ) -> None:
-        self.team = team
+        self.team, self.teacher = team, teacher
         self.model, self.gpt, self.device = model, plain(model), next(model.parameters()).device
         self.rows, self.validation, self.settings, self.eos = rows, validation, settings, eos
         self.checkpoints, self.progress, self.rework = checkpoints, Progress(), rework
@@ -246,7 +255,9 @@ class Tuning:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             positions = None if shown.positions is None else shown.positions[:, :-1].to(self.device)
             logits = logits_at(self.gpt, shown.input_ids[:, :-1].to(self.device), where.to(self.device), self.plain_head, positions)
-        return functional.cross_entropy(logits.float(), wanted.to(self.device), reduction="none", label_smoothing=smoothing)
+        logits = logits.float()
+        losses = functional.cross_entropy(logits, wanted.to(self.device), reduction="none", label_smoothing=smoothing)
+        return self.teacher.taught(losses, logits, shown, where) if self.teacher and self.model.training else losses
 
     def _evaluate_when_due(self) -> bool:
         progress = self.progress

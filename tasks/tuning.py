@@ -65,10 +65,40 @@ class Finetuning(Declared):
     seed: int = Field(7, ge=0, lt=SEEDS)
     search: Search = Search()
 
+    def for_student(self, size: Size) -> Self:
+        """The same for a smaller model from scratch; the pace of a base's tuning says nothing about it."""
+        if self.base == "scratch":
+            return self.model_copy(update={"size": size})
+        left_open = dict.fromkeys(("revision", "lora", "learning_rate", "num_train_epochs"))
+        return self.model_copy(update={"base": "scratch", "size": size} | left_open)
+
     @model_validator(mode="after")
     def _has_a_base_to_adapt(self) -> Self:
         if self.lora and self.base == "scratch":
             raise ValueError("lora needs a base model to adapt; with base: scratch leave it out")
+        return self
+
+
+class Loss(Declared):
+    """How much worse a compressed model may be than the model that it comes from, by one measure on the validation split."""
+
+    metric: str
+    at_most: float = Field(ge=0)  # in the measure's own unit, whichever way it points
+
+
+class Compression(Declared):
+    """Ways to a model that answers faster; each is taken only when it passes the gate against the model that was tuned."""
+
+    student: Size | None = None  # a smaller model from scratch, that learns from the samples and from what the tuned one says of them
+    teacher_weight: float = Field(0.5, ge=0, le=1)  # of the tuned model's word against the samples'
+    temperature: float = Field(2.0, gt=0)  # both distributions are flattened by it, so that unlikely tokens teach, too
+    quantization: Literal["int8"] | None = None  # of the weights that CTranslate2 writes with
+    gate: tuple[Loss, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _compresses(self) -> Self:
+        if self.student is None and self.quantization is None:
+            raise ValueError("declare student: {n_layer: …, n_embd: …, n_head: …}, or quantization: int8, or both")
         return self
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,8 @@ def worker(**environment: str) -> Iterator[psutil.Popen]:
         yield one
     finally:
         for process in (*one.children(recursive=True), one):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         one.wait(20)
 
 
@@ -141,7 +142,8 @@ def test_runs_that_died_with_their_worker_are_taken_up_by_the_next_one_whether_t
         with worker(CLERKFLOW_LEASE_SECONDS="1") as first:
             until(lambda: open_store().stat(claims.run_key("memory", str(begun))))
             for process in first.children(recursive=True):
-                process.suspend()  # so that it is still under way when it is killed
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()  # so that it is still under way when it is killed
             taken = asked_for("monitor")
             until(lambda: states()[1] == "PENDING")
         assert (states(), batches()) == (["RUNNING", "PENDING"], [])

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-score bench-workers bench-distributed clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-training bench-score bench-workers bench-distributed clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -25,7 +25,7 @@ down: $(READY)   ## stop them
 	@$(BIN)/python -m infra.system down
 
 test: $(READY)   ## the tests
-	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## lint, format, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -56,6 +56,9 @@ bench-batches: $(READY) ## memory and rerun of a batch of a million records with
 
 bench-distributed: $(READY)   ## one process beside two that tune together
 	@$(BIN)/python -m benchmarks.distributed
+
+bench-training: $(READY)  ## useful tokens a second of the training loop, beside plain loops and transformers' Trainer, at equal loss
+	@$(BIN)/python -m benchmarks.training
 
 bench-search: $(READY)  ## what stopping bad trials of a search saves, on curves of real trainings
 	@$(BIN)/python -m benchmarks.search

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from infra.settings import Settings, settings
 from infra.spans import Spans
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 2**20
 INCOMING = ".incoming"  # folder of what is being written; no key may begin with it
+PATIENCE_SECONDS = 60.0  # with whoever holds the lock of a folder; it is held for one rename
 STALE_SECONDS = 24 * 3600.0
 
 
@@ -267,10 +268,28 @@ class LocalStore:
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:
-        """Checking and renaming are one step for all processes; the lock goes with its holder."""
-        with (self.root / INCOMING / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Checking and renaming are one step for all processes; the lock goes with its holder.
+
+        Raises:
+            TimeoutError: its holder is stopped, or its disk hangs.
+        """
+        file, last = self.root / INCOMING / "lock", time.monotonic() + PATIENCE_SECONDS
+        with file.open("w") as lock:
+            while not _is_ours(lock):
+                if time.monotonic() > last:
+                    raise TimeoutError(
+                        f"{file} has been held for {PATIENCE_SECONDS:g} s; fuser tells who holds it: end that process"
+                    )
+                time.sleep(0.005)
             yield
+
+
+def _is_ours(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _local_info(key: str, stat: os.stat_result) -> ObjectInfo:

@@ -215,10 +215,11 @@ def export_version(store: Store, process: str, version: str, folder: Path) -> Pa
     Raises:
         ValueError: the folder holds something already; or as for `fetch_version`.
     """
+    folder = folder.resolve()  # before: it may be the one where one is, which will be another one then
     with new_folder(folder) as incoming:
         manifest = read_manifest(store, process, version)
         _fetch(store, manifest, list(manifest.files), incoming, mode=0o644)
-    return folder.resolve()
+    return folder
 
 
 @contextmanager

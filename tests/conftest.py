@@ -36,7 +36,16 @@ os.environ |= {
 }
 
 
-LONGEST = ("test_system.py", "test_life.py", "test_watchdog.py")  # begin first, or one process is left with them in the end
+# These begin first, or one process is left with them in the end; most of their time they wait for others.
+LONGEST = (
+    "test_life.py",
+    "test_system.py",
+    "test_arrivals.py",
+    "test_watchdog.py",
+    "test_serve.py",
+    "test_backfill.py",
+    "test_publishing.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,6 @@
 """The promises of the object store, kept by a folder and by a real MinIO server alike."""
 
+import fcntl
 import hashlib
 import os
 import resource
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from infra.settings import settings
-from infra.store import STALE_SECONDS, Conflict, LocalStore, MissingObject, Store, copy_to, open_store
+from infra.store import INCOMING, STALE_SECONDS, Conflict, LocalStore, MissingObject, Store, copy_to, open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["process/inbox/订单 2024.csv", "process/a b/100%.json", "process/c+d&e=f?g#h.txt", "process/ü/«x».jsonl"]
@@ -31,6 +32,19 @@ def test_what_is_written_is_read_back_with_its_etag(store: Store) -> None:
     assert info is not None
     assert (info.key, info.size, info.etag) == ("p/run.json", 2, etag)
     assert abs(info.modified.timestamp() - time.time()) < 3600
+
+
+def test_a_stopped_writer_keeps_others_waiting_for_a_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.store.PATIENCE_SECONDS", 0.1)
+    store = LocalStore(tmp_path)
+    store.write("a", b"1")
+    with (tmp_path / INCOMING / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match=r"lock has been held for 0\.1 s; fuser tells who holds it"):
+            store.write("a", b"2")
+    assert store.read("a")[0] == b"1"
+    store.write("a", b"3")
+    assert store.read("a")[0] == b"3"
 
 
 def test_an_empty_object_is_an_object(store: Store) -> None:

@@ -12,7 +12,14 @@ What was tried for them, on splits cut from the training sets, one seed:
 | german_credit, one fold | 20 columns word by word (143 tokens), as tokens (31), with parts of ranges (34) | AUC 0.47, 0.74, 0.77 |
 | german_credit, 4 folds | prompt loss 0.3 on columns, against none | AUC 0.626 against 0.763 |
 | german_credit, 4 folds | token dropout 0.3; dropout 0.4; 0.45 M parameters for 0.17 M | AUC 0.743; 0.728; 0.726, against 0.76 |
+| banking77, 75 % of it, 23 epochs | BPE-dropout 0.1 on half of the prompts | accuracy 0.886 against 0.859: a default |
+| banking77, 75 % of it, 23 epochs | the same on all prompts, weights averaged | 0.883, its least loss after 18 epochs |
+| banking77, 75 % of it, 23 epochs | average of the weights | accuracy 0.861 against 0.859, loss 0.326, 0.333: a default |
+| banking77, 75 % of it, 23 epochs | sorted within 8 batches, against 32 | accuracy 0.865 against 0.859: chance does as much |
 | banking77, 75 % of it, 20 epochs | 4 layers of 128, 4 of 160 (14 epochs), against 2 of 192 | accuracy 0.865, 0.866, against 0.874 |
+| banking77, 1,350 samples, 40 epochs | BPE-dropout 0.1 on half of the prompts | validation loss 0.252 against 0.340 |
+| ticket_routing, 1,370 samples, 14 epochs | the same | accuracy 0.811 against 0.860: none below 50,000 samples shown |
+| atis, 12 epochs | BPE-dropout 0.1 on all prompts, outside of values | field F1 0.958 against 0.962: left out for fields |
 | banking77, 1,500 samples | prompt loss 0, learning rate 1e-3, against 0.3 and 2e-3 | accuracy 0.157, 0.284, against 0.562 |
 | banking77, 1,500 samples | 40 epochs against 20 | accuracy 0.710 against 0.562 |
 | restaurant8k | tokens of blanks marked as outside of a value | values were cut short: "in" of "in 14 days"; now inside |

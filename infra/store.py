@@ -277,9 +277,7 @@ class LocalStore:
         with file.open("w") as lock:
             while not _is_ours(lock):
                 if time.monotonic() > last:
-                    raise TimeoutError(
-                        f"{file} has been held for {PATIENCE_SECONDS:g} s; fuser tells who holds it: end that process"
-                    )
+                    raise TimeoutError(f"{file} has been held for {PATIENCE_SECONDS:g} s; fuser tells who holds it: end that process")
                 time.sleep(0.005)
             yield
 

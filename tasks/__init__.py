@@ -61,6 +61,8 @@ budget.py            the declared minutes -> size, epochs, and what a declaratio
 training.py          the loop: resumable to the same bits
 parallel.py          several processes that tune one model   (torch.distributed)
 batching.py          token-budget batches
+averaging.py         the weights of many steps as one model
+subwords.py          a prompt in other tokens each time it is shown
 swapping.py          other values in the place of marked ones, so that copying is learned
 checkpoints.py       survive a kill; torn ones are skipped
 models.py            from scratch, from a base, LoRA                  (transformers, peft)

@@ -18,6 +18,7 @@ SIZES = tuple(
 )
 SHALLOW = tuple(Size(n_layer=2, n_embd=width, n_head=max(4, width // 32)) for width in (64, 96, 128, 160, 192, 256, 320))  # for labels
 FEW_SAMPLES = 2_000  # up to which the model is the second of the sizes at most, of tables the first: more would be learned by heart
+ENOUGH_SHOWN = 50_000  # samples times epochs, below which a training is too short to learn words from their parts, too
 FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
 EPOCHS = {"label": 16.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
 MOST_EPOCHS, TABLE_EPOCHS = 40.0, 20.0
@@ -26,9 +27,16 @@ SMALLEST_BATCH, LARGEST_BATCH, ROWS = 512, 4096, 16
 TUNED_EPOCHS = 3.0  # of a base model
 
 RECIPES: dict[str, dict[str, Any]] = {  # from scratch
-    "label": {"label_smoothing_factor": 0.1, "prompt_loss_weight": 0.3, "token_dropout": 0.1, "dropout": 0.2},
-    "fields": {"label_smoothing_factor": 0.05, "prompt_loss_weight": 0.0, "token_dropout": 0.1, "dropout": 0.1},
-    "text": {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1},
+    "label": {
+        "label_smoothing_factor": 0.1,
+        "prompt_loss_weight": 0.3,
+        "token_dropout": 0.1,
+        "bpe_dropout": 0.1,
+        "dropout": 0.2,
+        "ema_decay": 0.999,
+    },
+    "fields": {"label_smoothing_factor": 0.05, "prompt_loss_weight": 0.0, "token_dropout": 0.1, "dropout": 0.1, "ema_decay": 0.999},
+    "text": {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1, "ema_decay": 0.999},
 }
 PROMPT_MOST = 3.0  # a prompt's tokens together against those of its answer: a long prompt must not drown a short answer
 PROMPT_SHARE = 0.5  # of a prompt's tokens at most, drawn anew in each step, that are predicted: half the work for the same lesson
@@ -69,17 +77,22 @@ def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     given = {name: value for name, value in settings.model_dump(exclude={"search"}).items() if value is not None}
     if settings.base.startswith(STORED):
         stored = {"learning_rate": STORED_RATE, "num_train_epochs": EPOCHS[kind]}
-        return Settled.model_validate(recipe_of(kind, counts) | stored | _batch(counts) | given)
+        return Settled.model_validate(recipe_of(kind, counts) | _split(stored | given, counts) | stored | _batch(counts) | given)
     if settings.base != "scratch":
         rate = LORA_RATE if settings.lora else BASE_RATE
         return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)
     size = settings.size or size_for(settings.budget_minutes, kind, counts)
     found = {"size": size, "learning_rate": SCRATCH_RATE, "num_train_epochs": epochs_for(settings.budget_minutes, size, kind, counts)}
-    return Settled.model_validate(recipe_of(kind, counts) | found | _batch(counts) | given)
+    return Settled.model_validate(recipe_of(kind, counts) | _split(found | given, counts) | found | _batch(counts) | given)
+
+
+def _split(settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
+    """No words are split otherwise in a short training."""
+    return {} if counts.samples * settings["num_train_epochs"] >= ENOUGH_SHOWN else {"bpe_dropout": 0.0}
 
 
 def recipe_of(kind: str, counts: Counts) -> dict[str, Any]:
-    """What is not declared, from scratch: few labels are not smoothed, and of a table only the answer is learned."""
+    """What is not declared, from scratch: few labels are not smoothed, of a table only the answer is learned."""
     found = dict(RECIPES[kind])
     if kind == "label" and counts.labels < FEW_LABELS:
         found["label_smoothing_factor"] = 0.0

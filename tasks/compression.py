@@ -82,6 +82,9 @@ def compress_model(process: Process, model: Path, samples: Path, folder: Path, c
         train = train_model if process.finetuning.num_processes == 1 else train_together
         train(process, samples, student, checkpoints, teacher=model)
         tried["student"], seconds = _tried(student, process, validation, before)
+        if (size := _parameters(student)) >= _parameters(model):
+            more = f"it has {size:,} weights, the tuned model {_parameters(model):,}"
+            tried["student"] |= {"passed": False, "reasons": [*tried["student"]["reasons"], more]}
         best, fast = (student, seconds) if tried["student"]["passed"] else (best, fast)
     shutil.copytree(best, folder)
     if declared.quantization:

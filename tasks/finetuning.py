@@ -24,8 +24,10 @@ from tasks.parallel import Team, train_together
 from tasks.process import Process
 from tasks.progress import shown_progress
 from tasks.runs import Run, fingerprint_of, once
+from tasks.subwords import Subwords
 from tasks.swapping import CopySwaps, Swaps
 from tasks.training import ALONE, CHECKPOINT_SECONDS, Progress, Rework, Tuning
+from tasks.tuning import Settled
 from tasks.vocabulary import as_written
 
 STAGE = "finetuning"
@@ -71,7 +73,7 @@ def train_model(
     model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    rework = _rework(process, contract, tokenizer, rows)
+    rework = _rework(process, settings, contract, tokenizer, rows)
     tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team, tutor)
     started = time.perf_counter()
     with training_bar(process.name, tuning, silent=team.rank > 0) as bar:
@@ -95,15 +97,22 @@ def read_token(contract: Mapping[str, Any], tokenizer: Any) -> int | None:
     return int(tokenizer.convert_tokens_to_ids(READ)) if contract.get("form", {}).get("marks") else None
 
 
-def _rework(process: Process, contract: Mapping[str, Any], tokenizer: Any, rows: TokenRows) -> Rework | None:
+def _rework(process: Process, settings: Settled, contract: Mapping[str, Any], tokenizer: Any, rows: TokenRows) -> Rework | None:
     """What makes a sample another one each time it is shown; None when nothing does."""
-    settings, tokens = process.finetuning, as_written(tokenizer.backend_tokenizer)
+    tokens = as_written(tokenizer.backend_tokenizer)
+    writing = Writing(process, Form.read(contract["form"]), tokens) if contract.get("form") else None
+    swaps = _swaps(process, settings, writing, tokens, rows)
+    if not settings.bpe_dropout or process.output.kind == "text":  # there, marks say what is copied token by token
+        return swaps
+    subwords = Subwords(tokens, settings.bpe_dropout, settings.max_length, writing.mark_ids[0] if writing and rows.read else None)
+    return (lambda row, random: subwords.split(swaps(row, random), random)) if swaps else subwords.split
+
+
+def _swaps(process: Process, settings: Settled, writing: Writing | None, tokens: Any, rows: TokenRows) -> Rework | None:
     if not settings.value_swaps or (rows.read is None and process.output.kind != "text"):
         return None
     first, chances = rows.rows(range(min(len(rows), SWAP_ROWS))), (settings.value_swaps, settings.invented_values, settings.max_length)
-    if rows.read is None:
-        return CopySwaps(first, tokens, *chances).swapped
-    return Swaps(first, Writing(process, Form.read(contract["form"]), tokens), *chances).swapped
+    return Swaps(first, writing, *chances).swapped if writing and rows.read is not None else CopySwaps(first, tokens, *chances).swapped
 
 
 def _refuse_unfit(process: Process, rows: TokenRows, validation: TokenRows, vocabulary: int) -> None:

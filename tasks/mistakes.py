@@ -108,8 +108,8 @@ def _in_compression(process: Process) -> Iterator[str]:
     for place, loss in enumerate(compression.gate):
         for mistake in _in_metric(process, Rule(metric=loss.metric, at_least=0)):
             yield f"compression.gate.{place}: {mistake}"
-        if loss.metric in AUTOMATED:
-            yield f"compression.gate.{place}: {loss.metric} is measured after compression; name another measure"
+        if loss.metric in (*AUTOMATED, "perplexity"):
+            yield f"compression.gate.{place}: {loss.metric} is not measured there; name what the answers are worth, such as accuracy"
     if compression.student and compression.student == process.finetuning.size:
         yield "compression.student is finetuning.size: a student is smaller than its teacher"
     if compression.quantization and (process.label_tokens or process.field_tokens or process.scoring.engine == "transformers"):

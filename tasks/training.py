@@ -7,6 +7,7 @@ no random state, and a tuning that was killed ends as one that was not.
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from infra.scratch import scratch
+from tasks.averaging import Average
 from tasks.batching import Batch, Row, TokenRows, answers_at, by_length, drop_tokens, marks_at, plan, wanted_in
 from tasks.budget import PROMPT_SHARE, drawn
 from tasks.checkpoints import Checkpoint, Checkpoints
@@ -33,6 +35,7 @@ MARK_WEIGHT = 0.2  # of a mark against a written token: most marks say that ther
 SEED_STRIDE = 1_000_003  # seeds of neighbouring runs do not meet
 RANK_STRIDE = 2**56  # nor do those of processes that tune together
 ALONE = Team()
+OWN = "weight"  # of a checkpoint that holds the average as its weights: those that are trained
 
 
 class Rework(Protocol):
@@ -145,6 +148,7 @@ class Tuning:
         self.checkpoints, self.progress, self.rework = checkpoints, Progress(), rework
         self.best: Path | None = None  # the best weights, in a file of this run's own: another run may clear the checkpoints
         self.optimizer = optimizer_of(model, settings)
+        self.average = Average(trained_weights(model), settings.ema_decay) if settings.ema_decay else None
         self.plain_head, self.bf16 = has_plain_head(self.gpt), uses_bf16(settings, model)
         self.counts = schedule(rows.lengths, settings)
         self.steps = sum(self.counts)
@@ -224,6 +228,8 @@ class Tuning:
             )
         self._descend()
         progress.step += 1
+        if self.average:
+            self.average.take(progress.step)
         progress.tokens += int(batch.lengths.sum())
         progress.loss_sum += value
         progress.loss_steps += 1
@@ -279,6 +285,14 @@ class Tuning:
             progress.worse_evaluations += 1
         return True
 
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """The weights that would stay if the tuning ended now: the average, where there is one."""
+        return self.average.weights if self.average else {name: weight.detach() for name, weight in trained_weights(self.model)}
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return self.average.shown() if self.average else nullcontext()
+
     def validation_loss(self) -> float:
         """Mean loss of the completions' tokens in nats, on at most VALIDATION_ROWS rows, always the same ones.
 
@@ -289,7 +303,7 @@ class Tuning:
         chosen = np.sort(np.random.default_rng(self.settings.seed).permutation(count)[:VALIDATION_ROWS])
         self.model.eval()
         total, tokens = 0.0, 0.0
-        with torch.inference_mode():
+        with self._averaged(), torch.inference_mode():
             batches = by_length(self.validation.lengths[chosen].tolist(), self.settings.tokens_per_batch)
             for indices in islice(batches, self.team.rank, None, self.team.size):
                 batch = self.validation.batch(chosen[indices])
@@ -312,11 +326,12 @@ class Tuning:
             for weight in group["params"]
             for key, value in self.optimizer.state[weight].items()
         }
-        weights = {name: weight.detach() for name, weight in trained_weights(self.model)}
+        if self.average:
+            moments |= {f"{name}/{OWN}": weight.detach() for name, weight in trained_weights(self.model)}
         best = self.progress.best_step
         if best == self.progress.step and self.best:
-            save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, self.best)
-        checkpoint = Checkpoint(self.progress.step, weights, moments, asdict(self.progress))
+            save_file({name: weight.cpu().contiguous() for name, weight in self.kept.items()}, self.best)
+        checkpoint = Checkpoint(self.progress.step, self.kept, moments, asdict(self.progress))
         self.checkpoints.save(checkpoint, keep=() if best is None else (best,))
 
     def restore(self) -> None:
@@ -324,7 +339,9 @@ class Tuning:
         found = self.checkpoints.newest()
         if found is None:
             return
-        self._take(found.weights)
+        self._take({name: found.optimizer[f"{name}/{OWN}"] for name in found.weights} if self.average else found.weights)
+        if self.average:
+            self.average.restore(found.weights)
         for name, weight in trained_weights(self.model):
             moments = {key: found.optimizer[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             self.optimizer.state[weight] = {key: value.to(weight.device) for key, value in moments.items()}
@@ -340,6 +357,7 @@ class Tuning:
     def _take_best(self) -> None:
         best = self.progress.best_step
         if best is None or best == self.progress.step or self.team.rank:
+            self._take(self.kept)
             return
         if self.best is None or not self.best.exists():
             raise FileNotFoundError(f"{self.checkpoints.prefix}: the best weights (step {best}) are gone; start again")

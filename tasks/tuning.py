@@ -53,9 +53,11 @@ class Finetuning(Declared):
     label_smoothing_factor: float | None = Field(None, ge=0, lt=1)
     prompt_loss_weight: float | None = Field(None, ge=0, le=1)  # 0: the loss is on the completion only
     token_dropout: float | None = Field(None, ge=0, lt=1)
+    bpe_dropout: float | None = Field(None, ge=0, lt=1)  # of a prompt's merges of bytes to tokens, the share left out each time it is shown
     value_swaps: float = Field(0.3, ge=0, le=1)  # of the values marked in a prompt, the share that is exchanged for others of the field
     invented_values: float = Field(0.3, ge=0, le=1)  # of the exchanged ones, where values are open, the share that is drawn at random
     dropout: float | None = Field(None, ge=0, lt=1)
+    ema_decay: float | None = Field(None, ge=0, lt=1)  # the average of the weights is what is kept; 0: the last ones are
     num_processes: int = Field(1, ge=1, le=64)  # that tune together on this machine, each with its part of every batch
     gradient_accumulation_steps: int = Field(1, ge=1)  # parts of a batch that are worked on one after the other: less memory, same step
     gradient_checkpointing: bool = False  # less memory still, a third more time
@@ -112,4 +114,6 @@ class Settled(Finetuning):
     label_smoothing_factor: float = Field(0.0, ge=0, lt=1)
     prompt_loss_weight: float = Field(0.0, ge=0, le=1)
     token_dropout: float = Field(0.0, ge=0, lt=1)
+    bpe_dropout: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+    ema_decay: float = Field(0.0, ge=0, lt=1)

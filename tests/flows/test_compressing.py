@@ -92,3 +92,13 @@ def test_int8_weights_are_published_and_exported_where_they_are_good_enough(writ
     assert status == 2
     assert "--quantization belongs to --format ctranslate2" in told
     assert not (tmp_path / "wrong").exists()
+
+
+def test_a_student_that_is_no_smaller_is_left(toy: Path) -> None:
+    large = {"student": {"n_layer": 1, "n_embd": 40, "n_head": 2}, "gate": [{"metric": "accuracy", "at_most": 1.0}]}
+    declare(toy, compression=large)
+    assert train("toy", dry_run=True).became == "tried"
+    (info,) = [info for info in open_store().list("toy/runs/") if info.key.endswith("compressed/compression.json")]
+    story = json.loads(open_store().read(info.key)[0])
+    assert not story["tried"]["student"]["passed"]
+    assert "weights, the tuned model" in story["tried"]["student"]["reasons"][-1]

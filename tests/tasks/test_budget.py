@@ -56,6 +56,19 @@ def test_few_labels_are_not_smoothed_and_of_a_table_only_the_answer_is_learned()
     assert (text.label_smoothing_factor, text.prompt_loss_weight) == (0.1, 0.3)
 
 
+@pytest.mark.parametrize("base", ["scratch", "store:base-ours"])
+def test_prompts_are_split_otherwise_where_labels_are_learned_for_long_enough(base: str) -> None:
+    counts = Counts(samples=1_000, tokens=20_000, prompt_tokens=18_000, vocabulary=1000, labels=20)
+
+    def dropout(kind: str, **declared: float) -> float:
+        return settle(Finetuning.model_validate({"base": base, **declared}), kind, counts).bpe_dropout
+
+    assert (dropout("label", num_train_epochs=49), dropout("label", num_train_epochs=50)) == (0.0, 0.1)
+    assert (dropout("fields", num_train_epochs=50), dropout("text", num_train_epochs=50)) == (0.0, 0.0)
+    assert dropout("label", num_train_epochs=1, bpe_dropout=0.2) == 0.2
+    assert settle(Finetuning(base="gpt2", num_train_epochs=50), "label", counts).bpe_dropout == 0.0
+
+
 def test_what_is_predicted_is_what_costs() -> None:
     counts = Counts(1_000, 100_000, 98_000, 3_000, 10)
     assert counts.predicted("text") == 2_000

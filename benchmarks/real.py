@@ -17,6 +17,7 @@ What was tried for them, on splits cut from the training sets, one seed:
 | banking77, 75 % of it, 23 epochs | average of the weights | accuracy 0.861 against 0.859, loss 0.326, 0.333: a default |
 | banking77, 75 % of it, 23 epochs | sorted within 8 batches, against 32 | accuracy 0.865 against 0.859: chance does as much |
 | banking77, 75 % of it, 20 epochs | 4 layers of 128, 4 of 160 (14 epochs), against 2 of 192 | accuracy 0.865, 0.866, against 0.874 |
+| banking77, its own test file | BPE-dropout 0.1, against none | accuracy 0.885, 0.884: there it decides nothing |
 | banking77, 1,350 samples, 40 epochs | BPE-dropout 0.1 on half of the prompts | validation loss 0.252 against 0.340 |
 | ticket_routing, 1,370 samples, 14 epochs | the same | accuracy 0.811 against 0.860: none below 50,000 samples shown |
 | atis, 12 epochs | BPE-dropout 0.1 on all prompts, outside of values | field F1 0.958 against 0.962: left out for fields |

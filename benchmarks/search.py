@@ -80,7 +80,10 @@ def prepared(process: Any, folder: Path) -> Path:
     (folder / "working").mkdir()
     source = process.records.sources[0]
     rows = (row for row in Reader(process.folder / source, source, process) if isinstance(row, Record))
-    write_samples(process, (repair(process, row, process.labels) for row in rows), folder / "samples", folder / "working")
+    mended = (repair(process, row, process.labels) for row in rows)
+    label, labels = process.output.label or "", process.labels
+    valid = (row for row in mended if labels is None or row.values.get(label) in labels)  # the others validation would put aside
+    write_samples(process, valid, folder / "samples", folder / "working")
     return folder / "samples"
 
 

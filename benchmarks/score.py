@@ -4,7 +4,8 @@ Run: make bench-score          (or: .venv/bin/python -m benchmarks.score --rows 
 
 All in one process, in turn, round by round, one thread each; counted in CPU-seconds, so that neighbours on the machine cost nobody
 anything. Prompts are those of the shipped processes. Weights are random, with an end that comes now and then: how fast a model writes
-does not depend on what it has learned. Every way is asked from prompt to text, and all texts have to be the same.
+does not depend on what it has learned. Every way is asked from prompt to text, and all texts have to be the same,
+or part at two tokens that are equally likely but for rounding.
 """
 
 import argparse

@@ -19,10 +19,10 @@ from infra.store import Store, open_store
 from tasks.artifacts import Artifact, fetch_folder, scratch, store_folder, write_json
 from tasks.cases import Test, ask, cases_of
 from tasks.checkpoints import Checkpoints
-from tasks.engines import TRANSFORMERS, choose
+from tasks.engines import choose
 from tasks.finetuning import SECTIONS, fetch_samples, train_model
 from tasks.generation import Predictor
-from tasks.metrics import LOWER_IS_BETTER, Answers, bleu_tokenizer, measure
+from tasks.metrics import LOWER_IS_BETTER, TOLERANCE, Answers, bleu_tokenizer, measure
 from tasks.parallel import train_together
 from tasks.process import Process
 from tasks.runs import Run, fingerprint_of, once
@@ -31,7 +31,6 @@ from tasks.tuning import Loss
 logger = logging.getLogger(__name__)
 
 STAGE = "compression"
-TOLERANCE = 1e-12  # bounds are inclusive, and 0.9 - 0.89 is more than 0.01
 KEPT = "compression.json"
 FIRST = 8  # prompts on which CTranslate2 is compared with transformers; in earnest when the model is evaluated
 
@@ -103,8 +102,7 @@ def compress_model(process: Process, model: Path, samples: Path, folder: Path, c
 def _asked(folder: Path, process: Process, validation: Test) -> Predictor:
     """A model as it will answer: through the engine that the evaluation will choose."""
     predictor = Predictor.load(folder)
-    if predictor.quantization or process.scoring.engine != TRANSFORMERS:
-        choose(predictor, folder, "auto", [str(validation.rows[group[0]]["prompt"]) for group in validation.members[:FIRST]])
+    choose(predictor, folder, process.scoring.engine, [str(validation.rows[group[0]]["prompt"]) for group in validation.members[:FIRST]])
     return predictor
 
 

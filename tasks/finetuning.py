@@ -100,19 +100,19 @@ def read_token(contract: Mapping[str, Any], tokenizer: Any) -> int | None:
 def _rework(process: Process, settings: Settled, contract: Mapping[str, Any], tokenizer: Any, rows: TokenRows) -> Rework | None:
     """What makes a sample another one each time it is shown; None when nothing does."""
     tokens = as_written(tokenizer.backend_tokenizer)
-    writing = Writing(process, Form.read(contract["form"]), tokens) if contract.get("form") else None
+    writing = None if rows.read is None else Writing(process, Form.read(contract["form"]), tokens)
     swaps = _swaps(process, settings, writing, tokens, rows)
     if not settings.bpe_dropout or process.output.kind == "text":  # there, marks say what is copied token by token
         return swaps
-    subwords = Subwords(tokens, settings.bpe_dropout, settings.max_length, writing.mark_ids[0] if writing and rows.read else None)
+    subwords = Subwords(tokens, settings.bpe_dropout, settings.max_length, writing.mark_ids[0] if writing else None)
     return (lambda row, random: subwords.split(swaps(row, random), random)) if swaps else subwords.split
 
 
 def _swaps(process: Process, settings: Settled, writing: Writing | None, tokens: Any, rows: TokenRows) -> Rework | None:
-    if not settings.value_swaps or (rows.read is None and process.output.kind != "text"):
+    if not settings.value_swaps or (writing is None and process.output.kind != "text"):
         return None
     first, chances = rows.rows(range(min(len(rows), SWAP_ROWS))), (settings.value_swaps, settings.invented_values, settings.max_length)
-    return Swaps(first, writing, *chances).swapped if writing and rows.read is not None else CopySwaps(first, tokens, *chances).swapped
+    return Swaps(first, writing, *chances).swapped if writing else CopySwaps(first, tokens, *chances).swapped
 
 
 def _refuse_unfit(process: Process, rows: TokenRows, validation: TokenRows, vocabulary: int) -> None:

@@ -13,13 +13,12 @@ from pydantic import BaseModel, ConfigDict
 from infra.store import open_store
 from tasks import stories
 from tasks.artifacts import Artifact, read_json
-from tasks.metrics import LOWER_IS_BETTER
+from tasks.metrics import LOWER_IS_BETTER, TOLERANCE
 from tasks.process import Rule
 from tasks.runs import Run
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-12  # bounds are inclusive, and 0.9 - 0.01 is not exactly 0.89
 NO_CHAMPION = "no champion yet: nothing to compare with"
 
 

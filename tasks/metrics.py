@@ -22,6 +22,7 @@ MAIN = {
 EACH = {"label": "f1.", "fields": "field_f1."}  # the beginning of one more for each label or field
 LOWER_IS_BETTER = frozenset({"perplexity", "ece", "accepted_error"})
 MODELS_ONLY = frozenset({"perplexity", "ece", "auc", *AUTOMATED})  # these need probabilities, which no baseline gives
+TOLERANCE = 1e-12  # of a bound on measures: bounds are inclusive, and 0.9 - 0.01 is not exactly 0.89
 
 NO_ANSWER = "(none)"
 OTHER = "(other)"

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-training bench-score bench-workers bench-distributed clean
+.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-training bench-score bench-job bench-workers bench-distributed clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -65,6 +65,9 @@ bench-search: $(READY)  ## what stopping bad trials of a search saves, on curves
 
 bench-score: $(READY)  ## rows a second of a model that writes, beside transformers one by one, in batches, and sorted
 	@$(BIN)/python -m benchmarks.score
+
+bench-job: $(READY)     ## a whole batch job of 100,000 records beside the engine alone
+	@$(BIN)/python -m benchmarks.job
 
 bench-workers: $(READY)  ## a batch by two workers on Ray beside one process, from a MinIO store
 	@$(BIN)/python -m benchmarks.workers

@@ -27,11 +27,14 @@ from tasks.records import Record, Rejected
 from tasks.repairs import repair
 from tasks.replays import Again
 from tasks.results import ResultTable
+from tasks.reviewing import Reviewed, item_id
 from tasks.routing import FILE as REVIEW
 from tasks.routing import Proposed, Router
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
 from tasks.sources import Source, check_columns
 from tasks.terms import Batches
+from tasks.words import FILE as WORDS
+from tasks.words import REVIEWED, Spoken, Words, answer_of, is_answer
 from tasks.workers import Workers
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ class Tally:
 
     rows: int = 0
     done: int = 0  # accepted
+    reviewed: int = 0  # of them, answered by a person before
     review: int = 0
     dead: int = 0
     asked: int = 0  # of the model; the others were known
@@ -111,6 +115,7 @@ class Terms:
     wanted: Batches = EVERYTHING  # what else is made of accepted answers, and from which share of dead letters on it is stopped
     results: ResultTable | None = None
     again: Again | None = None  # the dead letters that it replays; then nothing else of the source is asked about
+    words: Words | None = None  # of people, on records that they have looked at
 
 
 def score_file(source: Source, champion: Champion, process: Process, terms: Terms, folder: Path) -> Tally:
@@ -130,10 +135,11 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
         WRITERS[terms.output_format](folder / f"predictions.{terms.output_format}", process) as write_done,
         json_lines(folder / REVIEW) as write_review,
         json_lines(folder / "dead_letters.jsonl") as write_dead,
+        json_lines(folder / WORDS) as write_words,
         deliveries(folder, process, terms.wanted) as deliver,
         _progress(f"Scoring {process.name}") as show,
     ):
-        job = Job(source, champion, process, terms, Writers(write_done, write_review, write_dead, deliver))
+        job = Job(source, champion, process, terms, Writers(write_done, write_review, write_dead, write_words, deliver))
         for asking in ahead(job.ask(chunk) for chunk in chunks(job.asked(reader))):
             job.answer(asking)
             show(job.tally)
@@ -151,6 +157,7 @@ class Asking:
     """A chunk that the model is asked about."""
 
     chunk: Sequence[Asked]
+    words: Sequence[Reviewed | None]  # of people, record by record
     keys: list[bytes]
     known: dict[bytes, Prediction]
     new: list[bytes]
@@ -173,6 +180,7 @@ class Writers:
     done: Write
     review: Write
     dead: Write
+    words: Write
     deliver: Deliver
 
 
@@ -217,58 +225,72 @@ class Job:
     def ask(self, chunk: Sequence[Asked]) -> Asking:
         """Find what was said to a chunk, and ask the model about the rest; workers begin with it at once."""
         predictor = self.champion.predictor
-        keys = [key_of(self.champion.root, predictor.decoding, record.id, prompt) for record, prompt in chunk]
+        words = [self.terms.words.on(record) if self.terms.words else None for record, _ in chunk]
+        keys = [self._key(record, prompt, word) for (record, prompt), word in zip(chunk, words, strict=True)]
         known = self.terms.ledger.known(list(dict.fromkeys(keys)))
+        known |= {key: answer_of(word) for key, word in zip(keys, words, strict=True) if word and is_answer(word)}
         new = {key: prompt for key, (_, prompt) in zip(keys, chunk, strict=True) if key not in known and key not in self.coming}
         self.coming.update(new)
         prompts = list(new.values())
         said = predictor.ask(prompts) if isinstance(predictor, Workers) else partial(predictor.predict, prompts)
-        return Asking(chunk, keys, known, list(new), said)
+        return Asking(chunk, words, keys, known, list(new), said)
+
+    def _key(self, record: Record, prompt: str, word: Reviewed | None) -> bytes:
+        """What an answer is found by; a person's is found by its word."""
+        if word and is_answer(word):
+            return word.id.encode()
+        return key_of(self.champion.root, self.champion.predictor.decoding, record.id, prompt)
 
     def answer(self, asking: Asking) -> None:
         """Take what is said to a chunk, keep what is new, and write it all down."""
-        chunk, similarities = asking.chunk, self.champion.router.similarities(asking.chunk)
+        similarities = self.champion.router.similarities(asking.chunk)
         said = dict(zip(asking.new, asking.said(), strict=True))
         came = [key for key in asking.keys if key not in asking.known and key not in said]  # with the chunk before
         known = asking.known | self.terms.ledger.known(came) if came else asking.known
         self.tally.asked += len(said)
         with self.terms.ledger.keep(self.process.name, said) as (connection, counted):
             answers = [(known | counted)[key] for key in asking.keys]
-            settled = self._settle(connection, chunk, answers, similarities)
+            settled = self._settle(connection, asking, answers, similarities)
         self.coming.difference_update(said)
-        self._write(chunk, answers, settled)
+        self._write(asking, answers, settled)
         self.check_budget()
 
     def _settle(
-        self, connection: "Connection", chunk: Sequence[Asked], answers: Sequence[Prediction], similarities: Sequence[float | None]
-    ) -> "Settled":
+        self, connection: "Connection", asking: Asking, answers: Sequence[Prediction], similarities: Sequence[float | None]
+    ) -> Settled:
         """What is accepted, and what a person shall look at; accepted rows are put beside the table of results, where there is one."""
-        router, told = self.champion.router, zip(chunk, answers, similarities, strict=True)
-        routed = [router.proposed(record, answer, similarity) for (record, _), answer, similarity in told]
-        doubtful = {each.line: each for each in routed if each}
-        version, left = self.champion.version, dict[int, tuple[Reason, str]]()
-        accepted = [
-            Predicted(record.id, answer.output, answer.confidence, version, record.line)
-            for (record, _), answer in zip(chunk, answers, strict=True)
-            if answer.output is not None and record.line not in doubtful
-        ]
+        doubtful, accepted, left = list[Proposed](), list[Predicted](), dict[int, tuple[Reason, str]]()
+        for (record, _), word, answer, similarity in zip(asking.chunk, asking.words, answers, similarities, strict=True):
+            spoken = is_answer(word)
+            doubt = None if spoken else self.champion.router.proposed(record, answer, similarity, rejected=word is not None)
+            if doubt:
+                doubtful.append(doubt)
+            elif answer.output is not None:
+                version = REVIEWED if spoken else self.champion.version
+                accepted.append(Predicted(record.id, answer.output, answer.confidence, version, record.line))
         if self.terms.results:
-            left = self.terms.results.stage(connection, self.terms.batch, accepted)
-        return Settled([row for row in accepted if row.line not in left], list(doubtful.values()), left)
+            known = {record.line: item_id(record.id, record.values) for record, _ in asking.chunk}
+            left = self.terms.results.stage(connection, self.terms.batch, accepted, known)
+        return Settled([row for row in accepted if row.line not in left], doubtful, left)
 
-    def _write(self, chunk: Sequence[Asked], answers: Sequence[Prediction], settled: "Settled") -> None:
+    def _write(self, asking: Asking, answers: Sequence[Prediction], settled: Settled) -> None:
         """Each record of a chunk to where it belongs."""
-        for (record, prompt), answer in zip(chunk, answers, strict=True):
-            self.monitoring.offer(self._monitored(record, prompt, answer))
+        records = {record.line: record for record, _ in asking.chunk}
+        words = {record.line: word for (record, _), word in zip(asking.chunk, asking.words, strict=True) if word and is_answer(word)}
+        for (record, prompt), answer in zip(asking.chunk, answers, strict=True):
+            if record.line not in words:
+                self.monitoring.offer(self._monitored(record, prompt, answer))
             if answer.output is None:
                 self.bury_record(record, reason_of(answer.problem), answer.problem or "no output")
             elif record.line in settled.left:
                 self.bury_record(record, *settled.left[record.line])
         self.write.done(settled.accepted)
         self.write.review(settled.doubtful)
-        records = {record.line: record for record, _ in chunk}
+        spoken = [Spoken(row.line, row.record_id, words[row.line].id) for row in settled.accepted if row.line in words]
+        self.write.words(spoken)
         self.write.deliver([(records[row.line], row) for row in settled.accepted])
         self.tally.done += len(settled.accepted)
+        self.tally.reviewed += len(spoken)
         self.tally.review += len(settled.doubtful)
         self.tally.doubts.update(each.reason for each in settled.doubtful)
 

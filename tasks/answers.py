@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from infra.database import connected, reading, upsert, writing
+from infra.database import connected, ledger_url, reading, upsert, writing
 from tasks.predictions import Prediction
+from tasks.process import Process
+from tasks.tables import url_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
@@ -23,6 +25,13 @@ TABLE = "clerkflow_answers"
 FORGOTTEN = {"completion"}  # of a prediction: the output says it
 FORM = [field.name for field in fields(Prediction)]  # when a prediction tells more, what was answered before does not count
 MOST_PARAMETERS = 30_000  # of one statement: SQLite takes 32,766, PostgreSQL 65,535
+
+
+def ledger_of(process: Process) -> tuple[str, str]:
+    """URL of the ledger's database, and the variable that says it: that of the table of results, so that one transaction holds both."""
+    sink = process.batch.sink
+    named = sink.database if sink else None
+    return (url_of(named, "batch.sink"), named) if named else (ledger_url(), "CLERKFLOW_LEDGER_URL")
 
 
 def key_of(model: str, decoding: str, id: str, prompt: str) -> bytes:
@@ -100,6 +109,25 @@ class Answers:
         """
         with writing(self.engine) as connection:
             yield connection, _enter(connection, process, said)
+
+    def forget(self, process: str, line: datetime, dry_run: bool) -> dict[str, int]:
+        """Remove what was answered to a process's records before a time: how many answers, and their bytes.
+
+        A part of the keys at a time, so that a job which answers meanwhile does not wait for long.
+        """
+        from sqlalchemy import func, select
+
+        table, found = _table(), {"objects": 0, "bytes": 0}
+        told = select(func.count(), func.coalesce(func.sum(func.length(table.c.answer)), 0))
+        for first in range(256):
+            old = [table.c.process == process, table.c.at < line, table.c.key >= bytes([first])]
+            old += [table.c.key < bytes([first + 1])] if first < 255 else []
+            with reading(self.engine) if dry_run else writing(self.engine) as connection:
+                objects, size = connection.execute(told.where(*old)).one()
+                if objects and not dry_run:
+                    connection.execute(table.delete().where(*old))
+            found = {"objects": found["objects"] + objects, "bytes": found["bytes"] + size}
+        return found
 
 
 def _read(connection: "Connection", keys: Sequence[bytes]) -> dict[bytes, Prediction]:

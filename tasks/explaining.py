@@ -23,13 +23,14 @@ from tasks.manifests import Manifest, manifest_key, read_manifest
 from tasks.process import Process
 from tasks.readers import Reader
 from tasks.records import Record
-from tasks.released import VERSION as REVIEWED
 from tasks.released import WORDS
 from tasks.replays import LETTERS
 from tasks.reviewing import Reviewed, item_id, read_word, review_key
 from tasks.routing import FILE as REVIEW
 from tasks.sinks import safe_cell
 from tasks.sources import opened, read_as_today
+from tasks.words import FILE as SPOKEN
+from tasks.words import REVIEWED
 
 Facts = Mapping[str, Any]
 GONE = "not there any more"
@@ -132,6 +133,11 @@ def _word(store: Store, process: Process, told: Batch, name: str, row: Facts) ->
     if told.version == REVIEWED:
         ids = read_json(store, told.artifact, WORDS)
         return read_word(store, review_key(process.name, ids[int(row["line"]) - 1]))
+    if row.get("model_version") == REVIEWED:
+        with scratch() as folder:
+            rows = _json_lines(fetch_file(store, told.artifact, SPOKEN, folder), str(row["record_id"]))
+            said = next(each["word"] for each in rows if each["line"] == int(row["line"]))
+        return read_word(store, review_key(process.name, said))
     if name != REVIEW:
         return None
     with suppress(MissingObject):

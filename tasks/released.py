@@ -16,7 +16,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from infra.store import MissingObject, Store, open_store
-from tasks.answers import Answers, opened_ledger
+from tasks.answers import Answers, ledger_of, opened_ledger
 from tasks.artifacts import Artifact, json_bytes, read_json, scratch, store_folder, write_json
 from tasks.batches import read_batch
 from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
@@ -26,12 +26,12 @@ from tasks.records import Record
 from tasks.results import ResultTable
 from tasks.reviewing import Queue, Reviewed
 from tasks.runs import Run, told
-from tasks.scoring import TRIED_AGAIN, ledger_of
+from tasks.scoring import TRIED_AGAIN
 from tasks.sinks import WRITERS, Predicted
+from tasks.words import REVIEWED
 
 logger = logging.getLogger(__name__)
 
-VERSION = "reviewed"  # in the place of a model's version: a person said so
 WORDS = "words.json"
 
 
@@ -44,7 +44,7 @@ def release_reviewed(run: Run, output_format: str = "jsonl") -> Artifact | Claim
     """
     store, process = open_store(), run.process
     try:
-        with claimed(store, batch_key(process.name, VERSION), run.id) as hold:
+        with claimed(store, batch_key(process.name, REVIEWED), run.id) as hold:
             words = new_words(store, process)
             return _make_batch(store, run, words, output_format, hold) if words else None
     except Held as held:
@@ -60,7 +60,7 @@ def new_words(store: Store, process: Process) -> list[Reviewed]:
 def _held(store: Store, process: str) -> set[str]:
     """Words that a finished batch holds, or held: released/<batch>.json remembers them when the batch is gone."""
     noted = {info.key for info in store.list(f"{process}/released/")}
-    for info in store.list(f"{process}/batches/{VERSION}-"):
+    for info in store.list(f"{process}/batches/{REVIEWED}-"):
         key = f"{process}/released/{info.key.split('/')[-2]}.json"
         if info.key.endswith("/manifest.json") and key not in noted:
             with suppress(MissingObject, ValueError):
@@ -73,7 +73,7 @@ def _make_batch(store: Store, run: Run, words: Sequence[Reviewed], output_format
     """Store the files, move rows into the table of results, and write the manifest last; of each record the last word counts."""
     process, started, ids = run.process, datetime.now(UTC), [word.id for word in words]
     words = list({word.record_id: word for word in words}.values())
-    batch = f"{VERSION}-{digest_of(ids)[:16]}"
+    batch = f"{REVIEWED}-{digest_of(ids)[:16]}"
     prefix = f"{process.name}/batches/{batch}"
     with scratch() as folder, opened_ledger(*ledger_of(process)) as ledger:
         _write(folder, process, words, output_format)
@@ -82,7 +82,7 @@ def _make_batch(store: Store, run: Run, words: Sequence[Reviewed], output_format
         check(store, hold)
         if process.batch.sink:
             _publish(ledger, ResultTable(ledger.engine, process.batch.sink, process), batch, words)
-    facts: dict[str, Any] = {"batch": batch, "source": "reviews", "version": VERSION, "format": output_format}
+    facts: dict[str, Any] = {"batch": batch, "source": "reviews", "version": REVIEWED, "format": output_format}
     facts |= {"rows": len(words), "done": len(words), "review": 0, "dead": 0}
     artifact = artifact.model_copy(update={"facts": facts})
     manifest = facts | {"process": process.name, "run": run.id, "started": started.isoformat(), "finished": datetime.now(UTC).isoformat()}
@@ -106,13 +106,14 @@ def _write(folder: Path, process: Process, words: Sequence[Reviewed], output_for
 
 def predicted(words: Sequence[Reviewed]) -> list[Predicted]:
     """Words as rows of predictions: a person is sure, and lines count the words."""
-    return [Predicted(word.record_id, word.output, 1.0, VERSION, line) for line, word in enumerate(words, start=1)]
+    return [Predicted(word.record_id, word.output, 1.0, REVIEWED, line) for line, word in enumerate(words, start=1)]
 
 
 def _publish(ledger: Answers, results: ResultTable, batch: str, words: Sequence[Reviewed]) -> None:
     """The words as rows of the table of results."""
     with ledger.keep(results.process.name, {}) as (connection, _):
-        left = results.stage(connection, batch, predicted(words))
+        known = {line: word.id for line, word in enumerate(words, start=1)}
+        left = results.stage(connection, batch, predicted(words), known)
     if left:
         logger.warning("released: %d of %d do not fit the table of results", len(left), len(words))
     results.publish(batch)

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from infra.database import address, reading, upsert, writing
-from tasks.answers import make_table
+from tasks.answers import MOST_PARAMETERS, make_table
 from tasks.process import Column, Process, digest_of
 from tasks.reasons import Reason
 from tasks.sinks import Predicted, whole_text
@@ -38,8 +38,9 @@ class ResultTable:
         self.outputs = output_columns(process)
         schema, _, name = declared.table.rpartition(".")
         self.table = Table(name, MetaData(), *self._columns(), schema=schema or None)
-        shape = digest_of([declared.table, *(f"{column.name} {column.type}" for column in self.table.columns)])
-        self.staged = Table(f"clerkflow_staged_{shape[:12]}", MetaData(), *self._staged_columns())
+        staged = self._staged_columns()
+        shape = digest_of([declared.table, *(f"{column.name} {column.type}" for column in staged)])
+        self.staged = Table(f"clerkflow_staged_{shape[:12]}", MetaData(), *staged)
         with reading(engine) as connection:
             there = inspect(connection).has_table(name, schema=schema or None)
         if there:
@@ -47,7 +48,7 @@ class ResultTable:
         make_table(engine, self.table)
         make_table(engine, self.staged)
         with writing(engine) as connection:
-            connection.execute(self.staged.delete().where(self.staged.c.at < datetime.now(UTC) - timedelta(days=STALE_DAYS)))
+            connection.execute(self.staged.delete().where(self.staged.c.clerkflow_at < datetime.now(UTC) - timedelta(days=STALE_DAYS)))
 
     def _columns(self) -> list[Any]:
         from sqlalchemy import Column, Double, String, Text
@@ -57,11 +58,12 @@ class ResultTable:
         return [Column("record_id", Text, primary_key=True), *outputs, *own, Column("batch", String(255), nullable=False)]
 
     def _staged_columns(self) -> list[Any]:
-        from sqlalchemy import BigInteger, Column, DateTime
+        from sqlalchemy import BigInteger, Column, DateTime, String
 
         columns = self._columns()
         columns[-1].primary_key = True
-        return [*columns, Column("line", BigInteger, nullable=False), Column("at", DateTime(timezone=True), nullable=False)]
+        own = [Column("clerkflow_line", BigInteger, nullable=False), Column("clerkflow_item", String(32), nullable=False)]
+        return [*columns, *own, Column("clerkflow_at", DateTime(timezone=True), nullable=False)]
 
     def _check_fits(self) -> None:
         """That the table which is there has these columns, each of its kind, a key, and no other column that must be filled."""
@@ -87,17 +89,23 @@ class ResultTable:
             what = f"{self.table.name} cannot hold the results of {self.process.name}"
             raise ValueError(f"{address(self.engine.url)}: {what}: {'; '.join(faults)}")
 
-    def stage(self, connection: "Connection", batch: str, rows: Sequence[Predicted]) -> dict[int, tuple[Reason, str]]:
+    def stage(
+        self, connection: "Connection", batch: str, rows: Sequence[Predicted], known: Mapping[int, str]
+    ) -> dict[int, tuple[Reason, str]]:
         """Put rows beside the table; line -> why a row cannot stand there.
 
         Of two records with one id the first one stands.
+
+        Args:
+            known: line -> what its record is known by to people who review.
         """
         left: dict[int, tuple[Reason, str]] = {}
         cells: dict[str, dict[str, Any]] = {}
         now = datetime.now(UTC)
         for row in rows:
             try:
-                values = self._cells(row) | {"batch": batch, "line": row.line, "at": now}
+                own = {"batch": batch, "clerkflow_line": row.line, "clerkflow_item": known[row.line], "clerkflow_at": now}
+                values = self._cells(row) | own
             except ValueError:
                 left[row.line] = Reason.UNPARSEABLE, "a value does not fit its column of the table"
                 continue
@@ -107,27 +115,34 @@ class ResultTable:
                 cells[values["record_id"]] = values
         if cells:
             taken = self._upsert_staged(connection, [cells[id] for id in sorted(cells)])
-            left |= {values["line"]: DOUBLED for id, values in cells.items() if id not in taken}
+            left |= {values["clerkflow_line"]: DOUBLED for id, values in cells.items() if id not in taken}
         return left
 
     def _upsert_staged(self, connection: "Connection", rows: Sequence[Mapping[str, Any]]) -> set[str]:
         """Write rows whose place is free or their own, from a time before; the ids of those written."""
         insert = upsert(connection, self.staged)
         update = {column.name: insert.excluded[column.name] for column in self.staged.columns if not column.primary_key}
-        same = self.staged.c.line == insert.excluded.line
+        same = self.staged.c.clerkflow_line == insert.excluded.clerkflow_line
         keys = [self.staged.c.record_id, self.staged.c.batch]
         written = connection.execute(
             insert.on_conflict_do_update(index_elements=keys, set_=update, where=same).returning(self.staged.c.record_id), rows
         )
         return {id for (id,) in written}
 
-    def publish(self, batch: str) -> int:
-        """Move a batch's rows into the table, all at once; how many."""
+    def publish(self, batch: str, later: Sequence[str] = ()) -> int:
+        """Move a batch's rows into the table, all at once; how many.
+
+        Args:
+            later: what records are known by that people have spoken about meanwhile; they are left out, for theirs is the last word.
+        """
         from sqlalchemy import select
 
         names = [column.name for column in self.table.columns]
         mine = select(*(self.staged.c[name] for name in names)).where(self.staged.c.batch == batch).order_by(self.staged.c.record_id)
         with writing(self.engine) as connection:
+            for start in range(0, len(later), MOST_PARAMETERS):
+                over = self.staged.c.clerkflow_item.in_(later[start : start + MOST_PARAMETERS])
+                connection.execute(self.staged.delete().where(self.staged.c.batch == batch, over))
             insert = upsert(connection, self.table).from_select(names, mine)
             update = {name: insert.excluded[name] for name in names if name != "record_id"}
             connection.execute(insert.on_conflict_do_update(index_elements=["record_id"], set_=update))

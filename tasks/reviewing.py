@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.store import Conflict, MissingObject, Store
+from infra.transfer import in_parallel
 from tasks.cleaning import fold
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.process import Column, Process, digest_of
@@ -128,9 +129,8 @@ class Queue:
 
     def words(self) -> list[Reviewed]:
         """Every word, in the order in which they were given."""
-        for info in self.store.list(f"{self.process.name}/reviews/"):
-            if info.key not in self._words:
-                self._words[info.key] = read_word(self.store, info.key)
+        keys = [info.key for info in self.store.list(f"{self.process.name}/reviews/") if info.key not in self._words]
+        self._words |= zip(keys, in_parallel(lambda key: read_word(self.store, key), keys), strict=True)
         return sorted(self._words.values(), key=lambda word: (word.decided, word.id))
 
     def decide(self, item: Item, word: Word, reviewer: str, output: Any = None, reason: str = "") -> Reviewed:

@@ -15,17 +15,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from infra.cluster import check_installed
-from infra.database import ledger_url
 from infra.settings import settings
 from infra.store import Store, open_store
 from tasks.aliases import champion_of
 from tasks.answering import Champion, Tally, Terms, score_file
-from tasks.answers import opened_ledger
+from tasks.answers import ledger_of, opened_ledger
 from tasks.artifacts import Artifact, json_bytes, scratch, shown, store_folder
 from tasks.batches import batch_id, recall
 from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
 from tasks.manifests import read_manifest
-from tasks.process import Process
 from tasks.reasons import Reason
 from tasks.registry import fetch_version
 from tasks.replays import Again, letters_of
@@ -34,7 +32,7 @@ from tasks.routing import Router
 from tasks.runs import Run, told
 from tasks.sinks import WRITERS
 from tasks.sources import Source, opened, read_as_today
-from tasks.tables import url_of
+from tasks.words import Words
 from tasks.workers import hired
 
 logger = logging.getLogger(__name__)
@@ -143,13 +141,14 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
         process = read_as_today(predictor.process, declared, order.source)
         sink = declared.batch.sink
         results = ResultTable(ledger.engine, sink, process) if sink else None
-        terms = Terms(ledger, order.batch, order.output_format, declared.batch, results, order.again)
+        words = Words(store, process)
+        terms = Terms(ledger, order.batch, order.output_format, declared.batch, results, order.again, words)
         tally = score_file(order.source, champion, process, terms, folder)
         check(store, hold)
         artifact = store_folder(store, folder, order.prefix, tally.rows)
         check(store, hold)
         if results:
-            results.publish(order.batch)
+            results.publish(order.batch, words.later())
         artifact = artifact.model_copy(update={"facts": _facts(order, tally, time.perf_counter() - clock)})
         check(store, hold)
         manifest = json_bytes(_manifest(order, tally, artifact, started))
@@ -157,13 +156,6 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
         store.write(key, manifest, if_absent=damaged is None, if_match=etag)
     logger.info("scoring: %s", told(artifact, artifact.facts["seconds"], False))
     return artifact
-
-
-def ledger_of(process: Process) -> tuple[str, str]:
-    """URL of the ledger's database, and the variable that says it: that of the table of results, so that one transaction holds both."""
-    sink = process.batch.sink
-    named = sink.database if sink else None
-    return (url_of(named, "batch.sink"), named) if named else (ledger_url(), "CLERKFLOW_LEDGER_URL")
 
 
 def _facts(order: Order, tally: Tally, seconds: float) -> dict[str, Any]:
@@ -175,6 +167,7 @@ def _facts(order: Order, tally: Tally, seconds: float) -> dict[str, Any]:
         "format": order.output_format,
         "rows": tally.rows,
         "done": tally.done,
+        "reviewed": tally.reviewed,
         "review": tally.review,
         "dead": tally.dead,
         "asked": tally.asked,

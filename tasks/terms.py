@@ -119,6 +119,7 @@ class Keep(Declared):
     runs_days: int = Field(90, ge=1)  # folders of runs, what stages remember, checkpoints
     batches_days: int = Field(365, ge=1)  # predictions and drift reports
     ledger_days: int = Field(365, ge=1)  # entries of inbox files that are gone
+    answers_days: int = Field(365, ge=1)  # what models have answered; asked again after that, a record is paid again
     versions: int = Field(20, ge=1)  # the newest ones, beside those that an alias names
 
 

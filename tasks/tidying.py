@@ -1,4 +1,4 @@
-"""Tidying: what runs have left behind -> what is still needed: old runs, memories, checkpoints, batches, drift and ledger entries go.
+"""Tidying: what runs have left behind -> what is still needed: old runs, memories, checkpoints, batches, drift, ledgers' entries go.
 
 Never removed: what is younger than the declaration says; a run that a published version, an open request or a younger run refers to; the
 ledger's entry of a file that still stands in the inbox; the inbox itself, and who decided what: these belong to people. Versions and
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from infra.store import MissingObject, ObjectInfo, Store
+from tasks.answers import ledger_of, opened_ledger
 from tasks.ledger import inbox_of, read_ledger
 from tasks.manifests import manifest_key
 from tasks.process import Process
@@ -30,12 +31,14 @@ class Tidied:
 
     versions: Collection
     objects: dict[str, list[ObjectInfo]] = field(default_factory=dict)
+    answers: dict[str, int] = field(default_factory=lambda: {"objects": 0, "bytes": 0})  # of models, in the ledger's database
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Kind -> objects and bytes."""
         kinds = self.objects | {"versions": list(self.versions.objects)}
-        return {kind: {"objects": len(infos), "bytes": sum(info.size for info in infos)} for kind, infos in kinds.items()}
+        counts = {kind: {"objects": len(infos), "bytes": sum(info.size for info in infos)} for kind, infos in kinds.items()}
+        return counts | {"answers": self.answers}
 
 
 def tidy(store: Store, process: Process, dry_run: bool = True, now: datetime | None = None) -> Tidied:
@@ -46,11 +49,14 @@ def tidy(store: Store, process: Process, dry_run: bool = True, now: datetime | N
 
     Raises:
         Conflict: another collection runs.
+        DatabaseAwayError: the ledger's database does not answer.
         ValueError: a manifest or request is damaged, so that nobody knows what it needs.
     """
     name, now = process.name, now or datetime.now(UTC)
     found = Tidied(collect(store, name, process.keep.versions, dry_run=dry_run))
     found.objects = plan(store, process, found.versions.dropped, now)
+    with opened_ledger(*ledger_of(process)) as ledger:
+        found.answers = ledger.forget(name, now - timedelta(days=process.keep.answers_days), dry_run)
     if not dry_run:
         for info in _in_order(found.objects):
             store.delete(info.key)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,14 @@ def test_a_database_that_is_away_is_told_without_secrets(postgres: str, caplog: 
         with pytest.raises(DatabaseAwayError, match=r"postgresql://127\.0\.0\.1:\d+/\w+ did not answer") as error, opened_ledger(url, NAME):
             pass
         assert "7171" not in str(error.value) + caplog.text + json.dumps(repr(error.value.__cause__))
+
+
+def test_old_answers_of_one_process_are_forgotten_and_a_dry_run_only_counts(ledger: Answers) -> None:
+    keys = [key_of("root", "greedy", str(number), "") for number in range(300)]
+    keep(ledger, {key: said("x") for key in keys})
+    before, after = (datetime.now(UTC) + timedelta(minutes=minutes) for minutes in (-1, 1))
+    assert ledger.forget("p", before, dry_run=False)["objects"] == ledger.forget("other", after, dry_run=False)["objects"] == 0
+    told = ledger.forget("p", after, dry_run=True)
+    assert told == {"objects": 300, "bytes": 300 * len(as_json(said("x")))} and len(ledger.known(keys)) == 300
+    assert ledger.forget("p", after, dry_run=False) == told
+    assert not ledger.known(keys)

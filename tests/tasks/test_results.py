@@ -4,7 +4,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ def many(path: Path, count: int, first: int = 0) -> Source:
     return messages(path, *({"id": f"r-{number}", "text": f"card {number}"} for number in range(first, first + count)))
 
 
-def score(database: str, source: Source, folder: Path, batch: str = "b", publish: bool = True, **terms: Any) -> Tally:
+def score(
+    database: str, source: Source, folder: Path, batch: str = "b", publish: bool = True, later: Sequence[str] = (), **terms: Any
+) -> Tally:
     """A batch into the table, as scoring makes it."""
     asked = quick.process()
     folder.mkdir(exist_ok=True)
@@ -43,7 +45,7 @@ def score(database: str, source: Source, folder: Path, batch: str = "b", publish
         results = ResultTable(ledger.engine, SINK, asked)
         tally = score_file(source, quick.champion(asked), asked, Terms(ledger, batch, "jsonl", results=results, **terms), folder)
         if publish:
-            results.publish(batch)
+            results.publish(batch, later)
     return tally
 
 
@@ -125,7 +127,7 @@ def test_columns_have_the_types_of_the_declared_fields(database: str) -> None:
         outputs = (output, {"customer": "b"}, {"boxes": "x"})
         rows = [Predicted(str(line), each, 0.5, "v", line) for line, each in enumerate(outputs, start=1)]
         with ledger.keep("quick", {}) as (connection, _):
-            left = results.stage(connection, "b", rows)
+            left = results.stage(connection, "b", rows, dict.fromkeys(range(1, 4), ""))
         assert results.publish("b") == 2
         with reading(ledger.engine) as connection:
             first, second = connection.execute(results.table.select().order_by(results.table.c.record_id)).mappings()

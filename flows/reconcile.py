@@ -37,13 +37,14 @@ def reconcile(process: str) -> Any:
 
 @task(task_run_name="look-{process.name}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[1, 10])
 def look(process: Process) -> tuple[dict[str, Any], dict[str, str]]:
-    """Bring the ledger up to date: its counts, and flow -> the key of the first object that it should be started for."""
+    """Bring the ledger up to date: its counts, and flow -> the key of the first object that it should be started for, or reviews/."""
     store = open_store()
     with get_client(sync_client=True) as client:
         under_way = [flow for flow in ("score", "train") if any(_runs(client, flow, process).values())]
     found = arrivals.reconcile(store, process, under_way)
-    due = {flow: waiting[0].key for flow, waiting in arrivals.due(store, process, found).items()}
-    return found.counts | {"reasons": found.unknown | found.ledger.damaged}, due
+    due = arrivals.due(store, process, found, arrivals.newly_reviewed(store, process))
+    first = {flow: waiting[0].key if waiting else f"{process.name}/reviews/" for flow, waiting in due.items()}
+    return found.counts | {"reasons": found.unknown | found.ledger.damaged}, first
 
 
 def start_missed(process: Process, due: dict[str, str]) -> list[str]:

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from infra.store import ObjectInfo, Store, open_store
+from infra.transfer import in_parallel
 from tasks import ledger
 from tasks.aliases import champion_of
 from tasks.artifacts import Artifact, read_json, shown
@@ -22,7 +24,8 @@ from tasks.readers import Reader, check_readable, is_labelled
 from tasks.reasons import Reason
 from tasks.records import Record
 from tasks.released import new_words, release_reviewed
-from tasks.runs import Run
+from tasks.reviewing import read_word
+from tasks.runs import Run, newest, record_of
 from tasks.scoring import replay_batch, score_batch
 from tasks.sources import check_columns, opened, source_id, table_name
 from tasks.tables import has_rows
@@ -133,15 +136,27 @@ def _look_at(store: Store, process: Process, info: ObjectInfo) -> dict[str, obje
         return {"sha256": source.sha256, "kind": "labelled", "records": records}
 
 
-def due(store: Store, process: Process, found: Survey) -> dict[str, list[Arrival]]:
-    """Flow -> the arrivals that it should be started for; unlabelled ones wait for a champion, labelled ones for enough company."""
+def due(store: Store, process: Process, found: Survey, reviewed: int = 0) -> dict[str, list[Arrival]]:
+    """Flow -> the arrivals that it should be started for; unlabelled ones wait for a champion, labelled ones for enough company.
+
+    Args:
+        reviewed: records that people have labelled meanwhile; enough of them start a training alone.
+    """
     unlabelled, labelled = found.pending("unlabelled"), found.pending("labelled")
     start = {}
     if unlabelled and champion_of(store, process.name):
         start["score"] = unlabelled
-    if labelled and sum(arrival.records for arrival in labelled) >= process.arrivals.min_new_records:
+    if sum(arrival.records for arrival in labelled) + reviewed >= process.arrivals.min_new_records:
         start["train"] = labelled
     return start
+
+
+def newly_reviewed(store: Store, process: Process) -> int:
+    """Records that people have reviewed for training since the last one began, however that ended."""
+    last = newest(store, process.name, "train")
+    began = datetime.fromisoformat(record_of(store, process.name, last)["started"]) if last else datetime.min.replace(tzinfo=UTC)
+    keys = [info.key for info in store.list(f"{process.name}/reviews/") if info.modified > began]
+    return sum(word.side == "train" for word in in_parallel(partial(read_word, store), keys))
 
 
 # --- what a run takes

@@ -209,7 +209,7 @@ class Drift(Declared):
 class Arrivals(Declared):
     """When new files of the inbox start a run by themselves."""
 
-    min_new_records: int = Field(200, ge=1)  # labelled ones since the last training; then the next one starts
+    min_new_records: int = Field(200, ge=1)  # labelled and reviewed ones since the last training; then the next one starts
     settle_seconds: float = Field(5.0, ge=0, le=3600)  # a file of a folder that was changed within these waits: it may still be copied
     max_attempts: int = Field(5, ge=1, le=100)  # runs that take a file and do not finish it; then it is a dead letter
 

@@ -1,7 +1,8 @@
 """Parallel: one model tuned by several processes, each with its part of every batch; torch.distributed sums what they find.
 
 What a step draws is decided by the step alone, so each process knows the whole batch and takes its rows of it: the loss falls as it does
-with one process, but for the order in which numbers are added. They are started by torchrun, or `accelerate launch`, with this module.
+with one process, but for the order in which numbers are added. They are started by torchrun with this module; `accelerate launch` does the
+same on GPUs, which nobody has tried yet.
 """
 
 import json

@@ -136,7 +136,7 @@ def pretrain_base(domain: Domain, validated: Sequence[Artifact], of: Sequence[Ru
             )
             texts, measured = texts + found, measured | never
         read = [text for text in texts if text.strip() and digest(fold(text)) not in measured]
-        logger.info("pretraining: %d texts, %d that measure a process were left out", len(read), len(texts) - len(read))
+        logger.info("pretraining: %d texts to read; %d more measure another process, and are not read", len(read), len(texts) - len(read))
         counts = write_texts(domain, read, folder / "samples")
         prints = fingerprint_of(STAGE, list(validated), domain.model_dump(mode="json") | {"corpus": digest(*texts)})
         checkpoints = Checkpoints(store, f"{domain.name}/checkpoints/{prints}")

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,11 +23,13 @@ from infra.ending import end
 from infra.threads import cores
 from tasks.artifacts import scratch, write_json
 from tasks.models import device
+from tasks.progress import SHARE_FILE, shown_progress, told_share
 
 if TYPE_CHECKING:
     from tasks.checkpoints import Checkpoints
     from tasks.process import Process
 
+LOOK_SECONDS = 1.0  # between two looks at how far they are
 PATIENCE = timedelta(minutes=10)  # of a process that waits for the others; the first one may be storing a checkpoint
 
 
@@ -85,11 +87,10 @@ def train_together(
         write_json(place / "job.json", job | {"checkpoints": checkpoints.prefix, "hold": hold, "facts": str(place / "facts.json")})
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "tasks.parallel"]
         threads = str(max(1, cores() // count))
-        child = subprocess.Popen(
-            [*launch, str(place / "job.json")], env=os.environ | {"OMP_NUM_THREADS": threads, "CLERKFLOW_THREADS": threads}
-        )
+        own = {"OMP_NUM_THREADS": threads, "CLERKFLOW_THREADS": threads, SHARE_FILE: str(place / "share")}
+        child = subprocess.Popen([*launch, str(place / "job.json")], env=os.environ | own)
         try:
-            status = child.wait()
+            status = _waited(child, process.name, place / "share")
         finally:
             end(child)
         if status:
@@ -98,6 +99,16 @@ def train_together(
             )
         facts: dict[str, Any] = json.loads((place / "facts.json").read_text(encoding="utf-8"))
         return facts
+
+
+def _waited(child: "subprocess.Popen[bytes]", name: str, share: Path) -> int:
+    """The exit status of a process that tells its progress in a file; it is shown in this one's run."""
+    with shown_progress(name, "finetuning") as shown:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return child.wait(LOOK_SECONDS)
+            if (told := told_share(share)) is not None:
+                shown(told)
 
 
 @contextmanager

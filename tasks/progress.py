@@ -1,9 +1,14 @@
-"""Progress: how far a long stage is -> a bar in the Prefect UI, now and then; nothing for what is done soon, or outside a run."""
+"""Progress: how far a long stage is -> a bar in the Prefect UI, now and then; nothing for what is done soon, or outside a run.
+
+A process that a stage has started is outside its run: it tells the share in a file, and the stage passes it on.
+"""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -13,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_SECONDS = 5.0  # what is done by then has no bar
 EVERY_SECONDS = 5.0
+SHARE_FILE = "CLERKFLOW_SHARE_FILE"  # the variable that names the file to a process which was started
 
 
 @contextmanager
@@ -22,14 +28,32 @@ def shown_progress(process: str, stage: str, first_seconds: float = FIRST_SECOND
 
     def show(share: float) -> None:
         nonlocal bar, due
-        if time.monotonic() < due or TaskRunContext.get() is None:
+        file = os.environ.get(SHARE_FILE)
+        if time.monotonic() < due or (TaskRunContext.get() is None and not file):
             return
         due = time.monotonic() + EVERY_SECONDS
+        if file:
+            _tell(Path(file), share)
+            return
         bar = _put(bar, 100.0 * share, process, stage)
 
     yield show
     if bar is not None:
         _put(bar, 100.0, process, stage)
+
+
+def _tell(file: Path, share: float) -> None:
+    """The share as text, whole or not at all."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(f"{share:.4f}", encoding="ascii")
+    part.replace(file)
+
+
+def told_share(file: Path) -> float | None:
+    """What a started process has told; None when it has told nothing yet."""
+    with suppress(OSError, ValueError):
+        return float(file.read_text(encoding="ascii"))
+    return None
 
 
 def _put(bar: Any, percent: float, process: str, stage: str) -> Any:

@@ -1,5 +1,6 @@
 """Reconcile: inbox against ledger -> what was missed is started; an alarm when a version is unknown."""
 
+import logging
 from typing import Any
 
 from prefect import flow, task
@@ -12,10 +13,12 @@ from flows.opening import run_name
 from infra import dispatch
 from infra.events import emit
 from infra.settings import settings
-from infra.store import open_store
-from tasks import arrivals
+from infra.store import Store, open_store
+from tasks import arrivals, lessons
 from tasks.declaration import load_process
 from tasks.process import Process
+
+logger = logging.getLogger(__name__)
 
 ALARM = "clerkflow.alarm"
 
@@ -42,9 +45,18 @@ def look(process: Process) -> tuple[dict[str, Any], dict[str, str]]:
     with get_client(sync_client=True) as client:
         under_way = [flow for flow in ("score", "train") if any(_runs(client, flow, process).values())]
     found = arrivals.reconcile(store, process, under_way)
-    due = arrivals.due(store, process, found, arrivals.newly_reviewed(store, process))
+    due = arrivals.due(store, process, found, reviewed_in(store, process))
     first = {flow: waiting[0].key if waiting else f"{process.name}/reviews/" for flow, waiting in due.items()}
     return found.counts | {"reasons": found.unknown | found.ledger.damaged}, first
+
+
+def reviewed_in(store: Store, process: Process) -> int:
+    """Reviewed records that wait to be learned from; none where a word is damaged: that keeps nothing else from being started."""
+    try:
+        return lessons.to_learn(store, process)
+    except ValueError as error:
+        logger.warning("reconcile: reviews of %s start no training: %s", process.name, error)
+        return 0
 
 
 def start_missed(process: Process, due: dict[str, str]) -> list[str]:

@@ -19,9 +19,9 @@ PROBE = ".clerkflow/probe-"  # what a store writes at start, to learn whether th
 READ = ("s3:GetObject",)
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")  # large files travel in parts
 DELETE = ("s3:DeleteObject",)
-SCORER_READS = ("models", "inbox", "batches", "runs", "claims/runs", "claims/batches", "stages/scoring")
-SCORER_WRITES = ("batches", "runs", "claims/runs", "claims/batches", "stages/scoring")
-SCORER_NEVER = ("models", "inbox", "checkpoints", "drift")
+SCORER_WRITES = ("batches", "released", "arrivals", "runs", "claims/runs", "claims/batches", "stages/scoring")
+SCORER_READS = ("models", "inbox", "reviews", *SCORER_WRITES)
+SCORER_NEVER = ("models", "inbox", "reviews", "checkpoints", "drift")
 DROPPED = ("models", "checkpoints", "claims/runs")  # what retention, a finished training and the watchdog may delete
 
 
@@ -96,8 +96,8 @@ def _scorer(scope: Scope) -> list[Document]:
     """Reads the champion and the inbox, writes batches.
 
     - List: finds inbox files and finished batches; without this right a missing object reads as a forbidden one.
-    - Read: the model, new records, its own batches, runs and memory; not training's stages, checkpoints or drift.
-    - Write: batches, run.json, claims, and what it remembers of the inbox. Nothing is deleted.
+    - Read: the model, new records, reviews, its own batches, runs and memory; not training's stages, checkpoints or drift.
+    - Write: batches, which reviews they have released, run.json, claims, and what became of inbox files. Nothing is deleted.
     - Probe: see PROBE.
     - Never: where all processes are meant, the `*` of Write spans slashes and would open inbox/batches/…; a denial
       also stands when somebody gives this user a second policy.

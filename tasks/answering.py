@@ -27,7 +27,7 @@ from tasks.records import Record, Rejected
 from tasks.repairs import repair
 from tasks.replays import Again
 from tasks.results import ResultTable
-from tasks.reviewing import Reviewed, item_id
+from tasks.reviewing import Reviewed
 from tasks.routing import FILE as REVIEW
 from tasks.routing import Proposed, Router
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
@@ -157,7 +157,7 @@ class Asking:
     """A chunk that the model is asked about."""
 
     chunk: Sequence[Asked]
-    words: Sequence[Reviewed | None]  # of people, record by record
+    words: Sequence[Reviewed | None]  # answers of people, record by record
     keys: list[bytes]
     known: dict[bytes, Prediction]
     new: list[bytes]
@@ -209,10 +209,16 @@ class Job:
                 self.bury(row.id, row.line, Reason.UNREADABLE, row.reason, row.content)
                 continue
             record = repair(self.process, row, None)
-            if fault := fault_in(self.process, record):
+            word = self._word(record)
+            if word and not is_answer(word):
+                self.bury_record(record, Reason.REJECTED, "a person has reviewed it before, and rejected it")
+            elif fault := fault_in(self.process, record):
                 self.bury_record(record, *fault)
             else:
                 yield record, self.champion.predictor.prompt_of(record.values)
+
+    def _word(self, record: Record) -> Reviewed | None:
+        return self.terms.words.on(record) if self.terms.words else None
 
     def _picked(self, reader: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
         if self.terms.again is None:
@@ -225,10 +231,10 @@ class Job:
     def ask(self, chunk: Sequence[Asked]) -> Asking:
         """Find what was said to a chunk, and ask the model about the rest; workers begin with it at once."""
         predictor = self.champion.predictor
-        words = [self.terms.words.on(record) if self.terms.words else None for record, _ in chunk]
+        words = [self._word(record) for record, _ in chunk]
         keys = [self._key(record, prompt, word) for (record, prompt), word in zip(chunk, words, strict=True)]
         known = self.terms.ledger.known(list(dict.fromkeys(keys)))
-        known |= {key: answer_of(word) for key, word in zip(keys, words, strict=True) if word and is_answer(word)}
+        known |= {key: answer_of(word) for key, word in zip(keys, words, strict=True) if word}
         new = {key: prompt for key, (_, prompt) in zip(keys, chunk, strict=True) if key not in known and key not in self.coming}
         self.coming.update(new)
         prompts = list(new.values())
@@ -237,7 +243,7 @@ class Job:
 
     def _key(self, record: Record, prompt: str, word: Reviewed | None) -> bytes:
         """What an answer is found by; a person's is found by its word."""
-        if word and is_answer(word):
+        if word:
             return word.id.encode()
         return key_of(self.champion.root, self.champion.predictor.decoding, record.id, prompt)
 
@@ -261,22 +267,25 @@ class Job:
         """What is accepted, and what a person shall look at; accepted rows are put beside the table of results, where there is one."""
         doubtful, accepted, left = list[Proposed](), list[Predicted](), dict[int, tuple[Reason, str]]()
         for (record, _), word, answer, similarity in zip(asking.chunk, asking.words, answers, similarities, strict=True):
-            spoken = is_answer(word)
-            doubt = None if spoken else self.champion.router.proposed(record, answer, similarity, rejected=word is not None)
+            doubt = None if word else self.champion.router.proposed(record, answer, similarity)
             if doubt:
                 doubtful.append(doubt)
             elif answer.output is not None:
-                version = REVIEWED if spoken else self.champion.version
+                version = REVIEWED if word else self.champion.version
                 accepted.append(Predicted(record.id, answer.output, answer.confidence, version, record.line))
         if self.terms.results:
-            known = {record.line: item_id(record.id, record.values) for record, _ in asking.chunk}
-            left = self.terms.results.stage(connection, self.terms.batch, accepted, known)
+            left = self.terms.results.stage(connection, self.terms.batch, accepted, self._known_by(asking.chunk))
         return Settled([row for row in accepted if row.line not in left], doubtful, left)
+
+    def _known_by(self, chunk: Sequence[Asked]) -> dict[int, str]:
+        """Line -> what its record is known by to people who review."""
+        words = self.terms.words
+        return {record.line: words.known_by(record.id, record.values) for record, _ in chunk} if words else {}
 
     def _write(self, asking: Asking, answers: Sequence[Prediction], settled: Settled) -> None:
         """Each record of a chunk to where it belongs."""
         records = {record.line: record for record, _ in asking.chunk}
-        words = {record.line: word for (record, _), word in zip(asking.chunk, asking.words, strict=True) if word and is_answer(word)}
+        words = {record.line: word for (record, _), word in zip(asking.chunk, asking.words, strict=True) if word}
         for (record, prompt), answer in zip(asking.chunk, answers, strict=True):
             if record.line not in words:
                 self.monitoring.offer(self._monitored(record, prompt, answer))

@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 
 from infra.store import ObjectInfo, Store, open_store
-from infra.transfer import in_parallel
-from tasks import ledger
+from tasks import ledger, lessons
 from tasks.aliases import champion_of
 from tasks.artifacts import Artifact, read_json, shown
 from tasks.batches import finished_batch
@@ -24,8 +22,7 @@ from tasks.readers import Reader, check_readable, is_labelled
 from tasks.reasons import Reason
 from tasks.records import Record
 from tasks.released import new_words, release_reviewed
-from tasks.reviewing import read_word
-from tasks.runs import Run, newest, record_of
+from tasks.runs import Run
 from tasks.scoring import replay_batch, score_batch
 from tasks.sources import check_columns, opened, source_id, table_name
 from tasks.tables import has_rows
@@ -151,14 +148,6 @@ def due(store: Store, process: Process, found: Survey, reviewed: int = 0) -> dic
     return start
 
 
-def newly_reviewed(store: Store, process: Process) -> int:
-    """Records that people have reviewed for training since the last one began, however that ended."""
-    last = newest(store, process.name, "train")
-    began = datetime.fromisoformat(record_of(store, process.name, last)["started"]) if last else datetime.min.replace(tzinfo=UTC)
-    keys = [info.key for info in store.list(f"{process.name}/reviews/") if info.modified > began]
-    return sum(word.side == "train" for word in in_parallel(partial(read_word, store), keys))
-
-
 # --- what a run takes
 
 
@@ -279,8 +268,9 @@ def check_all_scored(failed: dict[str, str]) -> None:
 
 
 def begin_training(run: Run) -> None:
-    """Count an attempt for every labelled file that waits; only runs that arrivals start are counted."""
+    """Count an attempt for every labelled file and review that waits; only runs that arrivals start are counted."""
     store, process = open_store(), run.process
+    lessons.begin(store, process.name)
     settled_inbox(store, process)
     for arrival in bury_exhausted(store, process, survey(store, process), "labelled"):
         move(store, arrival, lambda now: {"attempts": now.attempts + 1, "run": run.id})
@@ -288,8 +278,9 @@ def begin_training(run: Run) -> None:
 
 def learned_from(raw: Artifact, run: Run) -> None:
     """What a training that came to a verdict has read is processed, whatever the verdict."""
-    store = open_store()
-    read = {(file["name"], file["sha256"]) for file in read_json(store, raw, "report.json")["files"]}
+    store, report = open_store(), read_json(open_store(), raw, "report.json")
+    lessons.learned(store, run.process.name, tuple(report.get("reviewed", ())))
+    read = {(file["name"], file["sha256"]) for file in report["files"]}
     for arrival in read_ledger(store, run.process.name).arrivals.values():
         if arrival.state == "pending" and (arrival.key, arrival.sha256) in read:
             move(store, arrival, lambda _: {"state": "processed", "run": run.id, "reason": ""})

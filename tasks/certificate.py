@@ -26,7 +26,7 @@ SHARES = np.arange(1, 41) / 40  # of the validation answers that a threshold acc
 SPARE = 4.0  # times the fewest records that could certify a label: from so many on it gets a threshold of its own
 LOOKED_AT = np.unique(np.geomspace(1, 50_000, 300).astype(int))  # numbers of records; how many would be needed is told so finely
 
-Reason = Literal["unsure", "uncertified", "out_of_scope", "rejected"]
+Reason = Literal["unsure", "uncertified", "out_of_scope"]
 Floats = NDArray[np.float64]
 Marks = NDArray[np.bool_]
 

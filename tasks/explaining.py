@@ -60,7 +60,7 @@ def explain(store: Store, process: Process, batch: str, record: str) -> list[lis
 def _chain(store: Store, process: Process, told: Batch, name: str, row: Facts) -> Iterator[Link]:
     """The links of one row of a batch's file."""
     word = _word(store, process, told, name, row)
-    version = word.model_version if word else row.get("model_version") or told.version
+    version = word.model_version if word and name != REVIEW else row.get("model_version") or told.version
     inputs = word.inputs if word else row.get("inputs") or _source_values(store, process, told, row)
     yield Link(
         "record",
@@ -101,7 +101,7 @@ def _answer(store: Store, process: Process, name: str, row: Facts, word: Reviewe
     """What the model said, how sure it was, and what became of that."""
     if name == LETTERS:
         return {"became": "dead letter", "stage": row["stage"], "code": row["code"], "reason": row["reason"], "attempt": row["attempt"]}
-    if word:
+    if word and name != REVIEW:
         return {
             "became": "for a person",
             "why": word.why,
@@ -111,7 +111,8 @@ def _answer(store: Store, process: Process, name: str, row: Facts, word: Reviewe
         }
     if name == REVIEW:
         kept = ("output", "confidence", "threshold", "fields", "similarity")
-        return {"became": "for a person, who has not looked at it yet", "why": row["reason"]} | {key: row[key] for key in kept}
+        became = "for a person" if word else "for a person, who has not looked at it yet"
+        return {"became": became, "why": row["reason"]} | {key: row[key] for key in kept}
     certificate = _certificate(store, manifest)
     threshold = certificate.threshold_of(label_of(process.output.kind, row["output"])) if certificate else None
     certified = f"at most {certificate.max_error:.1%} wrong, with {certificate.confidence:.0%} confidence" if certificate else None
@@ -135,7 +136,7 @@ def _word(store: Store, process: Process, told: Batch, name: str, row: Facts) ->
         return read_word(store, review_key(process.name, ids[int(row["line"]) - 1]))
     if row.get("model_version") == REVIEWED:
         with scratch() as folder:
-            rows = _json_lines(fetch_file(store, told.artifact, SPOKEN, folder), str(row["record_id"]))
+            rows = map(json.loads, fetch_file(store, told.artifact, SPOKEN, folder).read_bytes().splitlines())
             said = next(each["word"] for each in rows if each["line"] == int(row["line"]))
         return read_word(store, review_key(process.name, said))
     if name != REVIEW:

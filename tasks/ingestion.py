@@ -17,7 +17,7 @@ from tasks.ledger import settled_inbox
 from tasks.process import Process
 from tasks.readers import Reader, is_labelled
 from tasks.records import Record, to_line
-from tasks.reviewing import write_labelled
+from tasks.reviewing import words_in, write_labelled
 from tasks.runs import Run, once
 
 log = logging.getLogger(__name__)
@@ -152,10 +152,12 @@ def ingest(run: Run) -> Artifact:
     process, store = run.process, open_store()
     with scratch() as folder:
         inbox, left = copy_inbox(process, store, folder / "inbox") if process.records.inbox else ([], [])
+        reviewed = words_in(store, process.name)  # before they are read: one that comes meanwhile counts as new
         sources = [*declared_sources(process), *reviewed_sources(process, store, folder / "reviewed")]
 
         def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
             report = read_all(process, sources, folder / "out", inbox)
+            report["reviewed"] = reviewed
             report["left_out"] = sorted([*left, *report["left_out"]], key=lambda file: file["name"])
             write_json(folder / "out" / "report.json", report)
             rejected = sum(file["rejected"] for file in report["files"])

@@ -18,6 +18,7 @@ from tasks.metrics import AUTOMATED, EACH, MODELS_ONLY, NO_ANSWER, measures
 from tasks.process import Finetuning, Process, Rule, placeholders
 from tasks.records import as_text
 from tasks.results import OWN as RESULT_COLUMNS
+from tasks.results import STAGED as STAGED_COLUMNS
 from tasks.results import output_columns as result_columns
 from tasks.spaces import Choices
 from tasks.terms import Documents
@@ -163,7 +164,7 @@ def _in_drift(process: Process) -> Iterator[str]:
 
 def _in_batch(process: Process) -> Iterator[str]:
     """Outputs that have the name of a column which every table of results has."""
-    taken = [name for name in result_columns(process) if name.casefold() in RESULT_COLUMNS]
+    taken = [name for name in result_columns(process) if name.casefold() in RESULT_COLUMNS + STAGED_COLUMNS]
     if process.batch.sink and taken:
         yield f"batch.sink: {', '.join(taken)} is what every table of results has for itself; give the output another name"
     if sheet := process.batch.sheet:

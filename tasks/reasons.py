@@ -12,6 +12,7 @@ class Reason(StrEnum):
     INPUT_OUTSIDE = "input_outside"  # declared values, bounds or pattern
     INPUT_BLANK = "input_blank"  # nothing is left after cleaning
     INPUT_NONE = "input_none"  # every input is missing
+    REJECTED = "rejected"  # by a person who reviewed it before
     TOO_LONG = "too_long"  # for the model
     UNKNOWN_LABEL = "unknown_label"
     UNPARSEABLE = "unparseable"
@@ -22,7 +23,7 @@ class Reason(StrEnum):
 
     @property
     def stage(self) -> str:
-        """The step that gave the record up: reading, inputs, prediction or writing."""
+        """The step that gave the record up: reading, inputs, review, prediction or writing."""
         return _STAGES.get(self, "prediction")
 
 
@@ -34,6 +35,7 @@ _STAGES = {
     Reason.INPUT_OUTSIDE: "inputs",
     Reason.INPUT_BLANK: "inputs",
     Reason.INPUT_NONE: "inputs",
+    Reason.REJECTED: "review",
     Reason.DOUBLED_ID: "writing",
 }
 

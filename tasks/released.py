@@ -111,9 +111,9 @@ def predicted(words: Sequence[Reviewed]) -> list[Predicted]:
 
 def _publish(ledger: Answers, results: ResultTable, batch: str, words: Sequence[Reviewed]) -> None:
     """The words as rows of the table of results."""
+    results.begin(batch)
     with ledger.keep(results.process.name, {}) as (connection, _):
-        known = {line: word.id for line, word in enumerate(words, start=1)}
-        left = results.stage(connection, batch, predicted(words), known)
+        left = results.stage(connection, batch, predicted(words))
     if left:
         logger.warning("released: %d of %d do not fit the table of results", len(left), len(words))
     results.publish(batch)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 OWN = ("record_id", "confidence", "model_version", "batch")  # columns beside the outputs
+STAGED = ("clerkflow_line", "clerkflow_item", "clerkflow_at")  # and of rows that are not in the table yet
 MOST_ID_BYTES = 2_000  # PostgreSQL's index takes some 2,700, with the batch's name
 STALE_DAYS = 7  # after which rows of a batch that was never finished go
 
@@ -89,22 +90,27 @@ class ResultTable:
             what = f"{self.table.name} cannot hold the results of {self.process.name}"
             raise ValueError(f"{address(self.engine.url)}: {what}: {'; '.join(faults)}")
 
+    def begin(self, batch: str) -> None:
+        """Remove what an attempt at a batch has left behind that was not finished: what it accepted may be refused now."""
+        with writing(self.engine) as connection:
+            connection.execute(self.staged.delete().where(self.staged.c.batch == batch))
+
     def stage(
-        self, connection: "Connection", batch: str, rows: Sequence[Predicted], known: Mapping[int, str]
+        self, connection: "Connection", batch: str, rows: Sequence[Predicted], known: Mapping[int, str] | None = None
     ) -> dict[int, tuple[Reason, str]]:
         """Put rows beside the table; line -> why a row cannot stand there.
 
         Of two records with one id the first one stands.
 
         Args:
-            known: line -> what its record is known by to people who review.
+            known: line -> what its record is known by to people who review; see `publish`.
         """
         left: dict[int, tuple[Reason, str]] = {}
         cells: dict[str, dict[str, Any]] = {}
         now = datetime.now(UTC)
         for row in rows:
             try:
-                own = {"batch": batch, "clerkflow_line": row.line, "clerkflow_item": known[row.line], "clerkflow_at": now}
+                own = {"batch": batch, "clerkflow_line": row.line, "clerkflow_item": (known or {}).get(row.line, ""), "clerkflow_at": now}
                 values = self._cells(row) | own
             except ValueError:
                 left[row.line] = Reason.UNPARSEABLE, "a value does not fit its column of the table"

@@ -7,6 +7,7 @@ its records, so that none is ever measured with and trained on; preparation chec
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from tasks.splitting import group_of
 
 Word = Literal["accepted", "corrected", "rejected"]
 Side = Literal["gold", "train"]
+WORD = re.compile(r"[0-9a-f]{32}\.json")
 LONGEST = 2_000  # characters of a reason
 SPLITS: dict[Side, str] = {"gold": "test", "train": "train"}
 
@@ -74,6 +76,12 @@ def review_key(process: str, id: str) -> str:
     return f"{process}/reviews/{id}.json"
 
 
+def words_in(store: Store, process: str) -> list[str]:
+    """What records are known by that have a word."""
+    names = (info.key.rpartition("/")[2] for info in store.list(f"{process}/reviews/"))
+    return [name.removesuffix(".json") for name in names if WORD.fullmatch(name)]
+
+
 def text_key(process: Process, inputs: Mapping[str, Any]) -> str:
     """A record as the splitter tells it from others: by its group, else by its folded prompt."""
     group = group_of(process, inputs)
@@ -92,7 +100,7 @@ class Queue:
     def waiting(self) -> list[Item]:
         """Records without a word, each once, with the newest proposal."""
         found: dict[str, Item] = {}
-        done = {info.key.rpartition("/")[2].removesuffix(".json") for info in self.store.list(f"{self.process.name}/reviews/")}
+        done = set(words_in(self.store, self.process.name))
         for batch in sorted(self._finished(), key=lambda each: each[0]):
             for item in self._items(batch[1]):
                 if item.id not in done:
@@ -129,7 +137,7 @@ class Queue:
 
     def words(self) -> list[Reviewed]:
         """Every word, in the order in which they were given."""
-        keys = [info.key for info in self.store.list(f"{self.process.name}/reviews/") if info.key not in self._words]
+        keys = [key for name in words_in(self.store, self.process.name) if (key := review_key(self.process.name, name)) not in self._words]
         self._words |= zip(keys, in_parallel(lambda key: read_word(self.store, key), keys), strict=True)
         return sorted(self._words.values(), key=lambda word: (word.decided, word.id))
 

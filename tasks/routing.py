@@ -69,20 +69,15 @@ class Router:
         found: list[float] = self.scope.similarities([text_of(self.process, record.values, prompt) for record, prompt in asked]).tolist()
         return found
 
-    def proposed(self, record: Record, prediction: Prediction, similarity: float | None, rejected: bool = False) -> Proposed | None:
+    def proposed(self, record: Record, prediction: Prediction, similarity: float | None) -> Proposed | None:
         """What a person has to look at; None where the answer is accepted, or there is none.
 
         A version without a certificate accepts everything; once the declaration asks for one, nothing.
-
-        Args:
-            rejected: a person has rejected an answer to this record before.
         """
         label = label_of(self.process.output.kind, prediction.output)
         reason: Reason | None = "uncertified" if self.asked else None
         if self.certificate:
             reason = self.certificate.reason(label, prediction.confidence, similarity)
-        if rejected:
-            reason = "rejected"
         if prediction.output is None or reason is None:
             return None
         return Proposed(

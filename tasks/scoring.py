@@ -141,7 +141,9 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
         process = read_as_today(predictor.process, declared, order.source)
         sink = declared.batch.sink
         results = ResultTable(ledger.engine, sink, process) if sink else None
-        words = Words(store, process)
+        if results:
+            results.begin(order.batch)
+        words = Words(store, process, declared)
         terms = Terms(ledger, order.batch, order.output_format, declared.batch, results, order.again, words)
         tally = score_file(order.source, champion, process, terms, folder)
         check(store, hold)

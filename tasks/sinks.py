@@ -43,7 +43,7 @@ class DeadLetter:
 
     record_id: str
     line: int
-    stage: str  # reading, inputs, prediction or writing
+    stage: str  # reading, inputs, review, prediction or writing
     code: str  # one of tasks.reasons
     reason: str  # words without values
     attempt: int  # how often it was asked about, this time included

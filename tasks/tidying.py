@@ -55,11 +55,11 @@ def tidy(store: Store, process: Process, dry_run: bool = True, now: datetime | N
     name, now = process.name, now or datetime.now(UTC)
     found = Tidied(collect(store, name, process.keep.versions, dry_run=dry_run))
     found.objects = plan(store, process, found.versions.dropped, now)
+    for info in _in_order(found.objects) if not dry_run else ():
+        store.delete(info.key)
     with opened_ledger(*ledger_of(process)) as ledger:
         found.answers = ledger.forget(name, now - timedelta(days=process.keep.answers_days), dry_run)
     if not dry_run:
-        for info in _in_order(found.objects):
-            store.delete(info.key)
         logger.info("%s: removed %s", name, found.counts)
     return found
 

@@ -1,18 +1,19 @@
 """Words: what people have said to records before -> it stands, whichever model is asked about them later.
 
-A record is the same when its id and its inputs are: its answer is then the person's, and no model is asked; one that a person rejected is
-never accepted from a model. What is said while a batch is made counts for the table of results, too: see `Words.later`.
+The answer is then the person's, and no model is asked; a record that a person rejected is a dead letter. What is said while a batch is
+made counts for the table of results, too: see `Words.later`.
 """
 
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from infra.store import Store
 from tasks.predictions import Prediction
-from tasks.process import Process
+from tasks.process import Process, digest_of
 from tasks.records import Record
-from tasks.reviewing import Queue, Reviewed, checked_output, item_id
+from tasks.reviewing import Queue, Reviewed, checked_output
 
 REVIEWED = "reviewed"  # in the place of a model's version: a person said so
 FILE = "words.jsonl"
@@ -28,28 +29,45 @@ class Spoken:
 
 
 class Words:
-    """People's words on a process's records, by what a record is known by."""
+    """People's words on a process's records.
 
-    def __init__(self, store: Store, process: Process) -> None:
-        self._process, self._queue = process, Queue(store, process)
+    A record is the same when its id and all that its prompt shows are; what else a record carries along may change.
+
+    Args:
+        process: the model's own declaration: what its prompt shows.
+        today: what an answer must fit, unless it fits the model's own.
+    """
+
+    def __init__(self, store: Store, process: Process, today: Process) -> None:
+        self._declarations, self._shown, self._queue = (today, process), tuple(process.input_columns), Queue(store, process)
         self._known = self._all()
 
     def _all(self) -> Mapping[str, Reviewed]:
-        return {word.id: word for word in self._queue.words() if _still_fits(self._process, word)}
+        fitting = (word for word in self._queue.words() if any(_fits(process, word) for process in self._declarations))
+        return {self.known_by(word.record_id, word.inputs): word for word in fitting}
+
+    def known_by(self, record_id: str, inputs: Mapping[str, Any]) -> str:
+        """What a record is known by."""
+        return digest_of([record_id, {path: inputs[path] for path in self._shown if path in inputs}])[:32]
 
     def on(self, record: Record) -> Reviewed | None:
-        """The word on a record; None when nobody has looked at it."""
-        return self._known.get(item_id(record.id, record.values)) if self._known else None
+        """The last word on a record; None when nobody has looked at it."""
+        return self._known.get(self.known_by(record.id, record.values)) if self._known else None
 
     def later(self) -> list[str]:
         """What records are known by that people have spoken about since the beginning."""
-        return sorted(self._all().keys() - self._known.keys())
+        return sorted(key for key, word in self._all().items() if self._known.get(key) != word)
 
 
-def _still_fits(process: Process, word: Reviewed) -> bool:
-    """Whether an answer is one by today's declaration: a label may be gone, a field may have come."""
+def _fits(process: Process, word: Reviewed) -> bool:
+    """Whether an answer is one by a declaration: a label may be gone, a field may have come, another kind of output may be asked for."""
+    if word.output is None:
+        return True
+    if isinstance(word.output, Mapping) != (process.output.kind == "fields"):
+        return False
     with suppress(ValueError):
-        return word.output is None or checked_output(process, word.output) == word.output
+        checked_output(process, word.output)
+        return True
     return False
 
 

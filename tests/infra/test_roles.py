@@ -11,6 +11,7 @@ from minio.error import S3Error
 from minio.versioningconfig import VersioningConfig
 from pydantic import SecretStr
 
+from benchmarks.memory import publish_tiny
 from infra.bucket import MinioStore
 from infra.connection import connect, open_bucket
 from infra.minio import make_bucket
@@ -18,6 +19,11 @@ from infra.roles import PROBE, ROLES, Role, Scope, name_of, policy_of
 from infra.settings import Settings
 from infra.store import Conflict, MissingObject
 from infra.users import Users
+from tasks.arrivals import find_batches, score_waiting
+from tasks.reviewing import Queue
+from tasks.runs import Run, begin
+from tasks.terms import Automation
+from tests.tasks.test_arrivals import put, quick
 
 ALIAS, SHARD, MANIFEST = "p/models/aliases/champion.json", "p/models/shards/abc.safetensors", "p/models/versions/1/manifest.json"
 INBOX, BATCH, RUN = "p/inbox/new.jsonl", "p/batches/b1/predictions.jsonl", "p/runs/r1/run.json"
@@ -132,6 +138,30 @@ def test_a_scorer_deletes_no_result_and_reads_nothing_of_training(stores: Stores
     for key in ("p/drift/d/drift.json", "p/checkpoints/c/1/x", "p/stages/training/f.json"):
         with pytest.raises(PermissionError):
             stores.scorer.read(key)
+
+
+def test_a_scorer_scores_what_waits_and_releases_what_was_reviewed(
+    bucket: MinioStore, minio: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, scope = quick(), Scope(bucket.bucket)
+    publish_tiny(process, tmp_path / "version")
+    put("new.jsonl", {"id": "a", "text": "card"}, {"id": "b", "text": "late"})
+    asked = process.model_copy(update={"automation": Automation(max_error=0.1)})
+    score_waiting(find_batches(first := Run(id="one", process=asked, flow="score")), first, "jsonl")
+    queue = Queue(bucket, process)
+    for item in queue.waiting():
+        queue.decide(item, "accepted", "Ann")
+    put("more.jsonl", {"id": "a", "text": "card"}, {"id": "c", "text": "order"})
+    name, secret, users = name_of("scorer", scope), secrets.token_hex(20), Users(minio)
+    users.set_policy(name, policy_of("scorer", scope))
+    users.admin.user_add(name, secret)
+    users.give(name)
+    monkeypatch.setenv("CLERKFLOW_S3_ACCESS_KEY", name)
+    monkeypatch.setenv("CLERKFLOW_S3_SECRET_KEY", secret)
+    scored = score_waiting(find_batches(run := begin(process, "score")), run, "jsonl")
+    users.remove(name)
+    assert not scored.failed
+    assert [(batch.facts["rows"], batch.facts["done"]) for batch in scored.batches] == [(2, 2), (2, 2)]
 
 
 @pytest.mark.parametrize("role", ["publisher", "scorer"])

@@ -14,15 +14,13 @@ import pytest
 from benchmarks.memory import publish_tiny, tiny_process
 from infra.store import Conflict, LocalStore, Store, open_store
 from tasks.aliases import champion_of
-from tasks.arrivals import Survey, begin_training, due, find_batches, learned_from, newly_reviewed, reconcile, score_arrivals, survey
+from tasks.arrivals import Survey, begin_training, due, find_batches, learned_from, reconcile, score_arrivals, survey
 from tasks.artifacts import store_folder
 from tasks.batches import batch_id
 from tasks.claims import batch_key, claimed
 from tasks.ledger import Arrival, enter, inbox_of, is_settled, move, read_ledger
 from tasks.process import Process
-from tasks.reviewing import Queue
-from tasks.runs import Run, begin
-from tests.flows.test_review import process_of, put_batch, tickets
+from tasks.runs import Run
 
 INBOX = "memory/inbox"
 
@@ -220,22 +218,6 @@ def test_labelled_records_start_a_training_when_enough_have_gathered(tmp_path: P
         ("pending", 1, "now"),
     ]
     assert due(store, run.process, after) == {}
-
-
-def test_what_people_review_for_training_counts_as_new_records_until_the_next_training_begins() -> None:
-    process, store = process_of(arrivals={"min_new_records": 3}, review={"gold": 1}), open_store()
-    put_batch(store, tickets("one", "two", "three", "four", "five"))
-    queue = Queue(store, process)
-    *accepted, last = queue.waiting()
-    for item in accepted:
-        queue.decide(item, "accepted", "Ann")
-    queue.decide(last, "rejected", "Ann", reason="spam")
-    assert newly_reviewed(store, process) == 3  # one is gold, and one is no record to learn from
-    assert due(store, process, survey(store, process)) == {}
-    assert due(store, process, survey(store, process), reviewed=3) == {"train": []}
-    time.sleep(1)  # runs are dated to the second
-    begin(process, "train")
-    assert newly_reviewed(store, process) == 0
 
 
 def test_a_file_that_is_still_copied_into_a_folder_waits(tmp_path: Path) -> None:

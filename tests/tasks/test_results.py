@@ -43,6 +43,7 @@ def score(
     folder.mkdir(exist_ok=True)
     with opened_ledger(database, "TEST") as ledger:
         results = ResultTable(ledger.engine, SINK, asked)
+        results.begin(batch)
         tally = score_file(source, quick.champion(asked), asked, Terms(ledger, batch, "jsonl", results=results, **terms), folder)
         if publish:
             results.publish(batch, later)
@@ -127,7 +128,7 @@ def test_columns_have_the_types_of_the_declared_fields(database: str) -> None:
         outputs = (output, {"customer": "b"}, {"boxes": "x"})
         rows = [Predicted(str(line), each, 0.5, "v", line) for line, each in enumerate(outputs, start=1)]
         with ledger.keep("quick", {}) as (connection, _):
-            left = results.stage(connection, "b", rows, dict.fromkeys(range(1, 4), ""))
+            left = results.stage(connection, "b", rows)
         assert results.publish("b") == 2
         with reading(ledger.engine) as connection:
             first, second = connection.execute(results.table.select().order_by(results.table.c.record_id)).mappings()

@@ -77,7 +77,7 @@ def test_each_floor_names_all_its_modules_and_no_other(floor: str) -> None:
     assert sorted(named) == sorted(path.name for path in (ROOT / floor).glob("*.py") if path.name != "__init__.py")
 
 
-@pytest.mark.parametrize("readme", ["README.md", "data/README.md", "infra/README.md"])
+@pytest.mark.parametrize("readme", ["README.md", "data/README.md", "infra/README.md", "benchmarks/README.md"])
 def test_every_make_target_and_clerkflow_command_in_the_readmes_exists(readme: str) -> None:
     text = (ROOT / readme).read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))

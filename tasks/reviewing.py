@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +89,12 @@ def text_key(process: Process, inputs: Mapping[str, Any]) -> str:
     return digest_of(["group", group] if group else fold(prompt_of(process, inputs)))
 
 
+@cache
+def _words_read(place: str) -> dict[str, Reviewed]:
+    """Words of a place that this program has read: a word never changes, and many batches ask for all of them."""
+    return {}
+
+
 class Queue:
     """What waits in a process's batches, the oldest batch first; finished batches never change, so each is read once."""
 
@@ -95,7 +102,7 @@ class Queue:
         self.store, self.process = store, process
         self._finished_at: dict[str, str] = {}  # manifest -> when its batch was finished; "" where nothing is to review
         self._batches: dict[str, list[Item]] = {}
-        self._words: dict[str, Reviewed] = {}
+        self._words = _words_read(store.address(f"{process.name}/reviews"))
 
     def waiting(self) -> list[Item]:
         """Records without a word, each once, with the newest proposal."""
@@ -137,9 +144,11 @@ class Queue:
 
     def words(self) -> list[Reviewed]:
         """Every word, in the order in which they were given."""
-        keys = [key for name in words_in(self.store, self.process.name) if (key := review_key(self.process.name, name)) not in self._words]
-        self._words |= zip(keys, in_parallel(lambda key: read_word(self.store, key), keys), strict=True)
-        return sorted(self._words.values(), key=lambda word: (word.decided, word.id))
+        there = words_in(self.store, self.process.name)
+        new = [name for name in there if name not in self._words]
+        read = in_parallel(lambda name: read_word(self.store, review_key(self.process.name, name)), new)
+        self._words |= zip(new, read, strict=True)
+        return sorted((self._words[name] for name in there), key=lambda word: (word.decided, word.id))
 
     def decide(self, item: Item, word: Word, reviewer: str, output: Any = None, reason: str = "") -> Reviewed:
         """A person's word on a record; accepted: the proposal is right.

@@ -138,3 +138,15 @@ def test_corrected_fields_come_back_under_their_paths(local: Store, tmp_path: Pa
     (row,) = Reader(source.path, source.name, process, source.split)
     assert isinstance(row, Record)
     assert row.values == {"text": "two pens", "form.item": "pens", "form.count": 2}
+
+
+def test_a_word_is_read_once_by_a_program_and_is_asked_for_again_when_it_is_deleted(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = process_of()
+    put_batch(local, tickets("one", "two"))
+    decide_all(Queue(local, process))
+    assert len(Queue(local, process).words()) == 2
+    monkeypatch.setattr("tasks.reviewing.read_word", lambda *_: pytest.fail("it was read before"))
+    (first, _) = Queue(local, process).words()
+    local.delete(review_key("tickets", first.id))
+    assert [item.id for item in Queue(local, process).waiting()] == [first.id]
+    assert len(Queue(local, process).words()) == 1

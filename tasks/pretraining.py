@@ -81,7 +81,8 @@ def write_texts(domain: Domain, texts: Iterable[str], folder: Path) -> Counts:
     from tasks.batching import ROWS
 
     found = list(dict.fromkeys(texts))
-    sides = [draw(domain.finetuning.seed, fold(text)) < HELD_BACK for text in found]
+    # With a salt: what is read here are those of a split's texts whose own draw is high.
+    sides = [draw(domain.finetuning.seed, f"{STAGE}\0{fold(text)}") < HELD_BACK for text in found]
     if len(set(sides)) < 2:
         raise ValueError(f"{domain.name}: {len(found)} texts are too few for a base; name more processes or a corpus")
     tokenizer = own_tokenizer([text for text, held in zip(found, sides, strict=True) if not held], domain.vocabulary_size, (), True)

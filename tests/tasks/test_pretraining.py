@@ -18,7 +18,7 @@ from tasks.declaration import DeclarationError
 from tasks.domains import Domain, load_domain
 from tasks.finetuning import train_model
 from tasks.preparation import write_samples
-from tasks.pretraining import pretrain_base, texts_of
+from tasks.pretraining import pretrain_base, texts_of, write_texts
 from tasks.process import Process
 from tasks.prompts import prompt_of
 from tasks.records import Record, write_lines
@@ -116,6 +116,15 @@ def test_unlabelled_texts_that_would_test_are_not_read(tmp_path: Path) -> None:
     texts, measured = texts_of(declared, tmp_path / "records.jsonl", tmp_path)
     assert {side_of(declared, "", fold(text)) for text in texts} == {TRAIN}
     assert len(measured) == sum(_side(declared, row) != TRAIN for row in records("one") if row.values["queue"])
+
+
+def test_texts_of_the_training_side_alone_have_some_that_are_held_back(tmp_path: Path) -> None:
+    made = Domain.model_validate({"name": "base-toy", "owner": "tests", "processes": ["one"], "finetuning": SMALL})
+    declared = process("one", seed=made.finetuning.seed)  # as by default, where both are drawn with one seed
+    drawn = (f"card {number} of 发票" for number in range(2_000))
+    texts = [text for text in drawn if side_of(declared, "", fold(text)) == TRAIN]
+    counts = write_texts(made, texts, tmp_path)
+    assert 0.9 * len(texts) < counts.samples < 0.98 * len(texts)
 
 
 def test_a_base_that_nobody_has_published_is_told_with_the_command_that_makes_it() -> None:

@@ -34,7 +34,7 @@ from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lin
 from tasks.sources import Source, check_columns
 from tasks.terms import Batches
 from tasks.words import FILE as WORDS
-from tasks.words import REVIEWED, Spoken, Words, answer_of, is_answer
+from tasks.words import REVIEWED, Spoken, Words, answer_of
 from tasks.workers import Workers
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class Job:
                 continue
             record = repair(self.process, row, None)
             word = self._word(record)
-            if word and not is_answer(word):
+            if word and word.word == "rejected":
                 self.bury_record(record, Reason.REJECTED, "a person has reviewed it before, and rejected it")
             elif fault := fault_in(self.process, record):
                 self.bury_record(record, *fault)

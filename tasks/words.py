@@ -71,11 +71,6 @@ def _fits(process: Process, word: Reviewed) -> bool:
     return False
 
 
-def is_answer(word: Reviewed | None) -> bool:
-    """Whether a word says what is right; a rejection only says what is not."""
-    return word is not None and word.output is not None
-
-
 def answer_of(word: Reviewed) -> Prediction:
     """A word as an answer: a person is sure."""
     return Prediction(word.output, "", 1.0, None, 0)

@@ -23,6 +23,8 @@ from tasks.terms import Automation
 
 FILE = "automation.json"
 SHARES = np.arange(1, 41) / 40  # of the validation answers that a threshold accepts: the grid, decided before anything is looked at
+HEAD_START = 0.6  # of the most promising share: where testing begins; simulated with 200 records, 0.5 to 1
+ROOM = 2.0  # times the fewest records that could certify: so many are accepted where testing begins, so that some may be wrong
 SPARE = 4.0  # times the fewest records that could certify a label: from so many on it gets a threshold of its own
 LOOKED_AT = np.unique(np.geomspace(1, 50_000, 300).astype(int))  # numbers of records; how many would be needed is told so finely
 
@@ -169,7 +171,8 @@ def _part(rows: Rows, label: str | None, own: Sequence[str]) -> Rows:
 
 
 def _certify(label: str | None, choosing: Rows, calibrating: Rows, terms: Automation, risk: float) -> Threshold:
-    sequence = sequence_of(choosing, terms.max_error)
+    least = fewest_rows(terms.max_error, risk) / max(1, len(calibrating.sure))
+    sequence = sequence_of(choosing, terms.max_error, least)
     accepted, errors = counts_of(calibrating, sequence)
     holds = p_value(errors, accepted, terms.max_error) <= risk
     last = int(np.argmin(np.append(holds, False))) - 1  # the first failure ends it
@@ -190,15 +193,23 @@ def grid_of(rows: Rows) -> Floats:
     return np.unique(sure[places])[::-1]
 
 
-def sequence_of(choosing: Rows, max_error: float) -> Floats:
-    """The grid from its most promising threshold downwards: the one that these records alone would certify most clearly."""
+def sequence_of(choosing: Rows, max_error: float, least: float = 0.0) -> Floats:
+    """The grid downwards from somewhat above its most promising threshold: the one that these records alone would certify most clearly.
+
+    The first threshold that fails ends it, so one that is too low at the start certifies nothing at all; and these records make it seem
+    lower than it is, for the model was chosen by them.
+
+    Args:
+        least: share of the answers that has to be accepted before anything can be certified, even if all are right.
+    """
     grid = grid_of(choosing)
     if not len(grid):
         return grid
     accepted, errors = counts_of(choosing, grid)
     values = p_value(errors, accepted, max_error)
     best = int(np.flatnonzero(values <= values.min())[-1])
-    return grid[best:]
+    above, enough = math.ceil((best + 1) * HEAD_START) - 1, accepted >= min(1.0, ROOM * least) * len(choosing.sure)
+    return grid[min(best, max(above, int(enough.argmax()) if enough.any() else best)) :]
 
 
 def counts_of(rows: Rows, thresholds: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

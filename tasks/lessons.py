@@ -75,4 +75,6 @@ def learned(store: Store, process: str, names: tuple[str, ...]) -> None:
 
 
 def _note(store: Store, process: str, lessons: Lessons) -> None:
-    store.write(_key(process), lessons.model_dump_json().encode())
+    """Write it down; nothing where nobody has reviewed anything."""
+    if lessons.read or lessons.tried:
+        store.write(_key(process), lessons.model_dump_json().encode())

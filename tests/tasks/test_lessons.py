@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.memory import tiny_process
 from infra.store import open_store
 from tasks.arrivals import begin_training, due, learned_from, survey
 from tasks.artifacts import store_folder
@@ -68,6 +69,8 @@ def test_trainings_that_fail_end_after_so_many_and_another_word_is_another_chanc
 
 def test_what_is_no_word_is_left_alone_and_damaged_notes_count_as_none(reviewed: Process, tmp_path: Path) -> None:
     store = open_store()
+    begin_training(Run(id="now", process=tiny_process(), flow="train"))
+    assert not list(store.list("memory/"))
     store.write("tickets/reviews/.DS_Store", b"x")
     store.write("tickets/lessons.json", b"{")
     assert to_learn(store, reviewed) == 3

@@ -18,7 +18,7 @@ SIZES = tuple(
 )
 SHALLOW = tuple(Size(n_layer=2, n_embd=width, n_head=max(4, width // 32)) for width in (64, 96, 128, 160, 192, 256, 320))  # for labels
 FEW_SAMPLES = 2_000  # up to which the model is the second of the sizes at most, of tables the first: more would be learned by heart
-ENOUGH_SHOWN = 50_000  # samples times epochs, below which a training is too short to learn words from their parts, too
+ENOUGH_SHOWN = 30_000  # samples times epochs, below which a training is too short to learn words from their parts, too
 FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
 EPOCHS = {"label": 16.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
 MOST_EPOCHS, TABLE_EPOCHS = 40.0, 20.0

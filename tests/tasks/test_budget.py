@@ -63,7 +63,7 @@ def test_prompts_are_split_otherwise_where_labels_are_learned_for_long_enough(ba
     def dropout(kind: str, **declared: float) -> float:
         return settle(Finetuning.model_validate({"base": base, **declared}), kind, counts).bpe_dropout
 
-    assert (dropout("label", num_train_epochs=49), dropout("label", num_train_epochs=50)) == (0.0, 0.1)
+    assert (dropout("label", num_train_epochs=29), dropout("label", num_train_epochs=30)) == (0.0, 0.1)
     assert (dropout("fields", num_train_epochs=50), dropout("text", num_train_epochs=50)) == (0.0, 0.0)
     assert dropout("label", num_train_epochs=1, bpe_dropout=0.2) == 0.2
     assert settle(Finetuning(base="gpt2", num_train_epochs=50), "label", counts).bpe_dropout == 0.0

@@ -22,7 +22,11 @@ from tasks.records import Record, Rejected
 from tasks.sheets import FORMULA_ERRORS
 from tests.tasks.test_readers import process_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:openpyxl")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:openpyxl"),
+    # A thread that an earlier test left behind may draw a random number meanwhile (Prefect's, to wait for a while); strategies here do not.
+    pytest.mark.filterwarnings("ignore:Do not use the .random. module:hypothesis.errors.HypothesisDeprecationWarning"),
+]
 
 FEW = settings(derandomize=True, max_examples=60, deadline=None, database=None)  # the same examples in every run
 COLUMNS = ("id", "text", "queue")

@@ -66,11 +66,10 @@ def tuned(samples: Path, folder: Path, processes: int) -> dict[str, Any]:
     """Facts of one tuning, and its validation losses."""
     from infra.store import open_store
     from tasks.checkpoints import Checkpoints
-    from tasks.finetuning import train_model
-    from tasks.parallel import train_together
+    from tasks.finetuning import trainer_of
 
-    train = train_model if processes == 1 else train_together
-    facts = train(declared(processes), samples, folder, Checkpoints(open_store(), f"quick/checkpoints/{folder.name}"))
+    process = declared(processes)
+    facts = trainer_of(process)(process, samples, folder, Checkpoints(open_store(), f"quick/checkpoints/{folder.name}"))
     story = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     return facts | {"curve": [entry["validation_loss"] for entry in story["history"]]}
 

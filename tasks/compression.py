@@ -20,10 +20,9 @@ from tasks.artifacts import Artifact, fetch_folder, scratch, store_folder, write
 from tasks.cases import Test, ask, cases_of
 from tasks.checkpoints import Checkpoints
 from tasks.engines import choose
-from tasks.finetuning import SECTIONS, fetch_samples, train_model
+from tasks.finetuning import SECTIONS, fetch_samples, trainer_of
 from tasks.generation import Predictor
 from tasks.metrics import LOWER_IS_BETTER, TOLERANCE, Answers, bleu_tokenizer, measure
-from tasks.parallel import train_together
 from tasks.process import Process
 from tasks.runs import Run, fingerprint_of, once
 from tasks.tuning import Loss
@@ -78,8 +77,7 @@ def compress_model(process: Process, model: Path, samples: Path, folder: Path, c
     tried, fast, best = {}, slow, model
     if declared.student:
         student = folder.with_name("student")
-        train = train_model if process.finetuning.num_processes == 1 else train_together
-        train(process, samples, student, checkpoints, teacher=model)
+        trainer_of(process)(process, samples, student, checkpoints, teacher=model)
         tried["student"], seconds = _tried(student, process, validation, before)
         if (size := _parameters(student)) >= _parameters(model):
             more = f"it has {size:,} weights, the tuned model {_parameters(model):,}"

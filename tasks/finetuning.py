@@ -194,6 +194,11 @@ def fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
     return folder
 
 
+def trainer_of(process: Process) -> Callable[..., dict[str, Any]]:
+    """What tunes a process's model: this process alone, or as many together as are declared."""
+    return train_model if process.finetuning.num_processes == 1 else train_together
+
+
 @task(task_run_name="finetune-{run.process.name}", cache_policy=NO_CACHE)
 def finetune(samples: Artifact, run: Run) -> Artifact:
     """samples/ -> model/."""
@@ -205,8 +210,7 @@ def finetune(samples: Artifact, run: Run) -> Artifact:
 
     def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
         with scratch() as folder:
-            train = train_model if process.finetuning.num_processes == 1 else train_together
-            facts = train(process, fetch_samples(store, samples, folder / "samples"), folder / "model", checkpoints)
+            facts = trainer_of(process)(process, fetch_samples(store, samples, folder / "samples"), folder / "model", checkpoints)
             return store_folder(store, folder / "model", prefix, **facts)
 
     model = once(run, STAGE, "model", [samples], settings, work)

@@ -40,15 +40,21 @@ class Stores:
     watcher: MinioStore
 
 
+def user_of(minio: Settings, scope: Scope, role: Role) -> tuple[str, str]:
+    """The keys of a new user who may do what a role may."""
+    name, secret, users = name_of(role, scope), secrets.token_hex(20), Users(minio)
+    users.set_policy(name, policy_of(role, scope))
+    users.admin.user_add(name, secret)
+    users.give(name)
+    return name, secret
+
+
 def opened(minio: Settings, scope: Scope, role: Role | None) -> MinioStore:
     """The store, with the keys of a user made for it."""
     where = minio.model_copy(update={"store": f"s3://{scope.bucket}/{scope.prefix}"})
     if role is None:
         return open_bucket(where)
-    name, secret, users = name_of(role, scope), secrets.token_hex(20), Users(minio)
-    users.set_policy(name, policy_of(role, scope))
-    users.admin.user_add(name, secret)
-    users.give(name)
+    name, secret = user_of(minio, scope, role)
     return open_bucket(where.model_copy(update={"s3_access_key": SecretStr(name), "s3_secret_key": SecretStr(secret)}))
 
 
@@ -152,14 +158,11 @@ def test_a_scorer_scores_what_waits_and_releases_what_was_reviewed(
     for item in queue.waiting():
         queue.decide(item, "accepted", "Ann")
     put("more.jsonl", {"id": "a", "text": "card"}, {"id": "c", "text": "order"})
-    name, secret, users = name_of("scorer", scope), secrets.token_hex(20), Users(minio)
-    users.set_policy(name, policy_of("scorer", scope))
-    users.admin.user_add(name, secret)
-    users.give(name)
+    name, secret = user_of(minio, scope, "scorer")
     monkeypatch.setenv("CLERKFLOW_S3_ACCESS_KEY", name)
     monkeypatch.setenv("CLERKFLOW_S3_SECRET_KEY", secret)
     scored = score_waiting(find_batches(run := begin(process, "score")), run, "jsonl")
-    users.remove(name)
+    Users(minio).remove(name)
     assert not scored.failed
     assert [(batch.facts["rows"], batch.facts["done"]) for batch in scored.batches] == [(2, 2), (2, 2)]
 

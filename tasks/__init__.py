@@ -60,6 +60,7 @@ finetuning.py        samples/ -> model/
 budget.py            the declared minutes -> size, epochs, and what a declaration leaves open
 training.py          the loop: resumable to the same bits
 parallel.py          several processes that tune one model   (torch.distributed)
+sharding.py          a model that is cut up among them        (FSDP2)
 batching.py          token-budget batches
 averaging.py         the weights of many steps as one model
 subwords.py          a prompt in other tokens each time it is shown

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tasks.parallel import Team, train_together
 from tasks.process import Process
 from tasks.progress import shown_progress
 from tasks.runs import Run, fingerprint_of, once
+from tasks.sharding import shard, unsharded
 from tasks.subwords import Subwords
 from tasks.swapping import CopySwaps, Swaps
 from tasks.training import ALONE, CHECKPOINT_SECONDS, Progress, Rework, Tuning
@@ -70,9 +72,12 @@ def train_model(
     counts = counts_of(rows, len(tokenizer), contract)
     tutor = Tutor(teacher, process.compression) if teacher and process.compression else None
     settings = settle(tutor.settings_of(process.finetuning) if tutor else process.finetuning, process.output.kind, counts)
-    model = build_model(settings, tokenizer, settings.max_length + contract["max_new_tokens"])
+    build = partial(build_model, settings, tokenizer, settings.max_length + contract["max_new_tokens"])
+    model = build()
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable()
+    if team.sharded:
+        shard(model, team.size)
     rework = _rework(process, settings, contract, tokenizer, rows)
     tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team, tutor)
     started = time.perf_counter()
@@ -80,6 +85,8 @@ def train_model(
         progress = tuning.run(on_step or bar, checkpoint_seconds)
     seconds = time.perf_counter() - started
     story = _story(tuning, progress)
+    if team.sharded:
+        model = unsharded(model, team, build)
     if team.rank == 0:
         _write_model(model, tokenizer, process, contract, story, folder)
     facts = {key: story[key] for key in ("parameters", "tokens", "steps", "best_step", "stopped_early", "precision")}

@@ -2,19 +2,19 @@
 
 What a step draws is decided by the step alone, so each process knows the whole batch and takes its rows of it: the loss falls as it does
 with one process, but for the order in which numbers are added. They are started by torchrun with this module; `accelerate launch` does the
-same on GPUs, which nobody has tried yet.
+same on GPUs, which nobody has tried yet. Each holds the whole model, unless it is cut up among them: see `tasks.sharding`.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tasks.checkpoints import Checkpoints
     from tasks.process import Process
 
+T = TypeVar("T")
 LOOK_SECONDS = 1.0  # between two looks at how far they are
 PATIENCE = timedelta(minutes=10)  # of a process that waits for the others; the first one may be storing a checkpoint
 
@@ -40,12 +41,33 @@ class Team:
     rank: int = 0
     size: int = 1
 
-    def parts(self, rows: int, steps: int) -> list[slice]:
+    def parts(self, rows: int, steps: int) -> Sequence[tuple[slice, float]]:
         """This process's rows of a batch, in so many parts; all rows at once where there is one process and one part."""
         count = self.size * steps
         if count == 1:
-            return [slice(None)]
-        return [slice(first, None, count) for first in range(self.rank, min(rows, count), self.size)]
+            return [(slice(None), 1.0)]
+        return self.shares([slice(first, None, count) for first in range(min(rows, count))])
+
+    def shares(self, work: Sequence[T]) -> Sequence[tuple[T, float]]:
+        """This process's part of what is to be done, and how much each piece counts."""
+        return [(each, 1.0) for each in work[self.rank :: self.size]]
+
+    def agreed(self, what: bool) -> bool:
+        """Whether something that depends on the clock is to be done; only the first process's word counts where all must do it."""
+        return what
+
+    def place(self, weight: Tensor, whole: Tensor) -> Tensor:
+        """What this process holds of a weight, from all of it as the first process has it."""
+        return whole.to(weight.device)
+
+    def whole(self, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All of some weights or moments, from what each process holds of them."""
+        return dict(held)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds only a part of the weights."""
+        return False
 
     def summed(self, *values: float) -> tuple[float, ...]:
         """The sums of all processes' values."""
@@ -112,14 +134,20 @@ def _waited(child: "subprocess.Popen[bytes]", name: str, share: Path) -> int:
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
-    """This process as one of those that torchrun started."""
+def joined(fsdp: bool = False) -> Iterator[Team]:
+    """This process as one of those that torchrun started.
+
+    Args:
+        fsdp: the model is cut up among them.
+    """
+    from tasks.sharding import Sharded
+
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE)
     try:
-        yield Team(distributed.get_rank(), distributed.get_world_size())
+        yield (Sharded if fsdp else Team)(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()
 
@@ -136,7 +164,7 @@ def main() -> None:
     hold = Hold.model_validate(job["hold"]) if job["hold"] else None
     checkpoints = Checkpoints(open_store(), job["checkpoints"], hold)
     process = parse_process(job["process"], "the declaration of this run")
-    with joined() as team:
+    with joined(process.finetuning.fsdp) as team:
         teacher = Path(job["teacher"]) if job["teacher"] else None
         facts = train_model(process, Path(job["samples"]), Path(job["folder"]), checkpoints, team=team, teacher=teacher)
         if team.rank == 0:

@@ -1,7 +1,8 @@
 """Reviewing: review.jsonl of the batches -> a person's word on each record, written once -> labelled records.
 
 A record is known by its id and its inputs, whichever batch it stood in: it is looked at once. A word is one object of reviews/, written
-with `If-None-Match`, and never changed; of two people the second is told. What was accepted or corrected comes back as a labelled record:
+with `If-None-Match`, and never changed; of two people the second is told. An answer that the declaration no longer knows (its label is
+gone) is void: the record waits again, and what is said then is `<id>.2`. What was accepted or corrected comes back as a labelled record:
 the first ones, up to the quota, as gold, which only measures; the later ones to be trained on. A text that is gold stays gold, for all
 its records, so that none is ever measured with and trained on; preparation checks this again.
 """
@@ -9,6 +10,7 @@ its records, so that none is ever measured with and trained on; preparation chec
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -29,7 +31,7 @@ from tasks.splitting import group_of
 
 Word = Literal["accepted", "corrected", "rejected"]
 Side = Literal["gold", "train"]
-WORD = re.compile(r"[0-9a-f]{32}\.json")
+WORD = re.compile(r"[0-9a-f]{32}(\.[1-9][0-9]{0,8})?\.json")
 LONGEST = 2_000  # characters of a reason
 SPLITS: dict[Side, str] = {"gold": "test", "train": "train"}
 
@@ -48,7 +50,7 @@ class Reviewed(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str
+    id: str  # what its record is known by; of the second word on it and later ones, with `.2`, `.3`
     batch: str
     line: int
     record_id: str
@@ -77,8 +79,14 @@ def review_key(process: str, id: str) -> str:
     return f"{process}/reviews/{id}.json"
 
 
+def _place(name: str) -> tuple[str, int]:
+    """What a word's record is known by, and which word on it this is."""
+    id, _, number = name.partition(".")
+    return id, int(number or 1)
+
+
 def words_in(store: Store, process: str) -> list[str]:
-    """What records are known by that have a word."""
+    """The words' names."""
     names = (info.key.rpartition("/")[2] for info in store.list(f"{process}/reviews/"))
     return [name.removesuffix(".json") for name in names if WORD.fullmatch(name)]
 
@@ -105,9 +113,9 @@ class Queue:
         self._words = _words_read(store.address(f"{process.name}/reviews"))
 
     def waiting(self) -> list[Item]:
-        """Records without a word, each once, with the newest proposal."""
+        """Records without a word that holds, each once, with the newest proposal."""
         found: dict[str, Item] = {}
-        done = set(words_in(self.store, self.process.name))
+        done = {id for id, word in self.standing().items() if fits(self.process, word)}
         for batch in sorted(self._finished(), key=lambda each: each[0]):
             for item in self._items(batch[1]):
                 if item.id not in done:
@@ -150,6 +158,32 @@ class Queue:
         self._words |= zip(new, read, strict=True)
         return sorted((self._words[name] for name in there), key=lambda word: (word.decided, word.id))
 
+    def standing(self) -> dict[str, Reviewed]:
+        """What a record is known by -> the last word on it, in the order in which they were given."""
+        found: dict[str, Reviewed] = {}
+        for word in self.words():
+            (id, number), other = _place(word.id), found.get(_place(word.id)[0])
+            if other is None or number > _place(other.id)[1]:
+                found[id] = word
+        return found
+
+    def _name(self, id: str) -> str:
+        """Of the next word on a record; that of the word that holds, where one does."""
+        last = self.standing().get(id)
+        if last is None or fits(self.process, last):
+            return last.id if last else id
+        return f"{id}.{_place(last.id)[1] + 1}"
+
+    def _right(self, word: Word, proposed: Any, corrected: Any) -> Any:
+        """What is right by a word; a proposal of a model that another declaration made may no longer be as declared."""
+        if word != "accepted":
+            return checked_output(self.process, corrected) if word == "corrected" else None
+        try:
+            checked_output(self.process, proposed)
+        except ValueError as error:
+            raise ValueError(f"the proposal cannot be accepted, correct it: {error}") from None
+        return proposed
+
     def decide(self, item: Item, word: Word, reviewer: str, output: Any = None, reason: str = "") -> Reviewed:
         """A person's word on a record; accepted: the proposal is right.
 
@@ -162,10 +196,10 @@ class Queue:
             raise ValueError("a reviewer needs a name")
         if len(reason) > LONGEST or (word == "rejected" and not reason):
             raise ValueError(f"a rejection needs a reason, of {LONGEST:,} characters at most")
-        right = proposed.output if word == "accepted" else checked_output(self.process, output) if word == "corrected" else None
+        right = self._right(word, proposed.output, output)
         text = text_key(self.process, proposed.inputs)
         made = Reviewed(
-            id=item.id,
+            id=self._name(item.id),
             batch=item.batch,
             line=proposed.line,
             record_id=proposed.record_id,
@@ -183,7 +217,7 @@ class Queue:
             reason=reason,
             decided=datetime.now(UTC),
         )
-        key = review_key(self.process.name, item.id)
+        key = review_key(self.process.name, made.id)
         try:
             self.store.write(key, made.model_dump_json().encode(), if_absent=True)
         except Conflict:
@@ -212,6 +246,18 @@ def side_of(text: str, before: Sequence[Reviewed], quota: int) -> Side:
         if word.side and word.text == text:
             return word.side
     return "gold" if len({word.text for word in before if word.side == "gold"}) < quota else "train"
+
+
+def fits(process: Process, word: Reviewed) -> bool:
+    """Whether an answer is one by a declaration: a label may be gone, a field may have come, another kind of output may be asked for."""
+    if word.output is None:
+        return True
+    if isinstance(word.output, Mapping) != (process.output.kind == "fields"):
+        return False
+    with suppress(ValueError):
+        checked_output(process, word.output)
+        return True
+    return False
 
 
 def checked_output(process: Process, output: Any) -> Any:
@@ -260,7 +306,7 @@ def labelled(process: Process, word: Reviewed) -> dict[str, Any]:
 
 def write_labelled(store: Store, process: Process, folder: Path) -> dict[str, Path]:
     """Split -> a file of all records that were reviewed for it; a split without one has none."""
-    words, found = Queue(store, process).words(), {}
+    words, found = Queue(store, process).standing().values(), {}
     for side, split in SPLITS.items():
         rows = [labelled(process, word) for word in words if word.side == side]
         if rows:

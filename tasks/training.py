@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -149,7 +148,8 @@ class Tuning:
         self.best: Path | None = None  # the best weights, in a file of this run's own: another run may clear the checkpoints
         self.optimizer = optimizer_of(model, settings)
         self.average = Average(trained_weights(model), settings.ema_decay) if settings.ema_decay else None
-        self.plain_head, self.bf16 = has_plain_head(self.gpt), uses_bf16(settings, model)
+        self.plain_head = not team.sharded and has_plain_head(self.gpt)  # what is cut up can only be asked as a whole
+        self.bf16 = uses_bf16(settings, model)
         self.counts = schedule(rows.lengths, settings)
         self.steps = sum(self.counts)
         self.evaluate_every = math.ceil(self.steps / settings.evaluations)
@@ -169,7 +169,7 @@ class Tuning:
                     break
                 self.step(batch)
                 evaluated = self._evaluate_when_due()
-                if evaluated or time.monotonic() - saved >= checkpoint_seconds:
+                if self.team.agreed(evaluated or time.monotonic() - saved >= checkpoint_seconds):
                     self.save()
                     saved = time.monotonic()
                 on_step(self.progress)
@@ -238,10 +238,10 @@ class Tuning:
         """Gradients of the loss of a whole batch, each process from its own rows and part by part; that loss."""
         placed = torch.zeros(where.shape, dtype=weights.dtype).masked_scatter_(where, weights)
         total = 0.0
-        for rows in self.team.parts(len(where), self.settings.gradient_accumulation_steps):
+        for rows, counts in self.team.parts(len(where), self.settings.gradient_accumulation_steps):
             mask = where[rows]
             losses = self._losses(shown.part(rows), wanted[rows][mask], mask, self.settings.label_smoothing_factor)
-            loss = (losses * placed[rows][mask].to(self.device)).sum()
+            loss = counts * (losses * placed[rows][mask].to(self.device)).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return self.team.summed(total)[0]
@@ -303,13 +303,13 @@ class Tuning:
         chosen = np.sort(np.random.default_rng(self.settings.seed).permutation(count)[:VALIDATION_ROWS])
         self.model.eval()
         total, tokens = 0.0, 0.0
-        with self._averaged(), torch.inference_mode():
-            batches = by_length(self.validation.lengths[chosen].tolist(), self.settings.tokens_per_batch)
-            for indices in islice(batches, self.team.rank, None, self.team.size):
+        with self._averaged(), torch.no_grad():
+            batches = list(by_length(self.validation.lengths[chosen].tolist(), self.settings.tokens_per_batch))
+            for indices, counts in self.team.shares(batches):
                 batch = self.validation.batch(chosen[indices])
                 where, _ = targets(batch)
-                total += float(self._losses(batch, wanted_in(batch)[where], where).sum())
-                tokens += int(where.sum())
+                total += counts * float(self._losses(batch, wanted_in(batch)[where], where).sum())
+                tokens += counts * int(where.sum())
         total, tokens = self.team.summed(total, tokens)
         if not math.isfinite(total):
             raise LossError(f"the validation loss is {total} at step {self.progress.step}; lower finetuning.learning_rate")
@@ -317,7 +317,7 @@ class Tuning:
 
     def save(self) -> None:
         """Store a checkpoint; of the older ones only the best stays. Of several processes the first one does so for all."""
-        if self.team.rank:
+        if self.team.rank and not self.team.sharded:
             return
         names = {id(weight): name for name, weight in trained_weights(self.model)}
         moments = {
@@ -328,10 +328,12 @@ class Tuning:
         }
         if self.average:
             moments |= {f"{name}/{OWN}": weight.detach() for name, weight in trained_weights(self.model)}
-        best = self.progress.best_step
+        kept, moments, best = self.team.whole(self.kept), self.team.whole(moments), self.progress.best_step
+        if self.team.rank:
+            return
         if best == self.progress.step and self.best:
-            save_file({name: weight.cpu().contiguous() for name, weight in self.kept.items()}, self.best)
-        checkpoint = Checkpoint(self.progress.step, self.kept, moments, asdict(self.progress))
+            save_file({name: weight.cpu().contiguous() for name, weight in kept.items()}, self.best)
+        checkpoint = Checkpoint(self.progress.step, kept, moments, asdict(self.progress))
         self.checkpoints.save(checkpoint, keep=() if best is None else (best,))
 
     def restore(self) -> None:
@@ -341,10 +343,12 @@ class Tuning:
             return
         self._take({name: found.optimizer[f"{name}/{OWN}"] for name in found.weights} if self.average else found.weights)
         if self.average:
-            self.average.restore(found.weights)
+            self.average.restore({name: self.team.place(held, found.weights[name]) for name, held in self.average.weights.items()})
         for name, weight in trained_weights(self.model):
             moments = {key: found.optimizer[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimizer.state[weight] = {key: value.to(weight.device) for key, value in moments.items()}
+            self.optimizer.state[weight] = {
+                key: self.team.place(weight, value) if value.ndim else value.to(weight.device) for key, value in moments.items()
+            }
         self.progress = Progress(**found.state)
         if self.progress.best_step is not None and self.best and (best := self.checkpoints.weights(self.progress.best_step)):
             save_file(best, self.best)
@@ -352,12 +356,15 @@ class Tuning:
     def _take(self, weights: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, weight in trained_weights(self.model):
-                weight.copy_(weights[name])
+                weight.copy_(self.team.place(weight, weights[name]))
 
     def _take_best(self) -> None:
         best = self.progress.best_step
-        if best is None or best == self.progress.step or self.team.rank:
+        if best is None or best == self.progress.step or (self.team.rank and not self.team.sharded):
             self._take(self.kept)
+            return
+        if self.team.rank:  # what it holds of them comes from the first process
+            self._take({name: torch.empty(weight.shape) for name, weight in trained_weights(self.model)})
             return
         if self.best is None or not self.best.exists():
             raise FileNotFoundError(f"{self.checkpoints.prefix}: the best weights (step {best}) are gone; start again")

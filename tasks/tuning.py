@@ -59,6 +59,7 @@ class Finetuning(Declared):
     dropout: float | None = Field(None, ge=0, lt=1)
     ema_decay: float | None = Field(None, ge=0, lt=1)  # the average of the weights is what is kept; 0: the last ones are
     num_processes: int = Field(1, ge=1, le=64)  # that tune together on this machine, each with its part of every batch
+    fsdp: bool = False  # the model is cut up among them: for one that does not fit on one device
     gradient_accumulation_steps: int = Field(1, ge=1)  # parts of a batch that are worked on one after the other: less memory, same step
     gradient_checkpointing: bool = False  # less memory still, a third more time
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -78,6 +79,12 @@ class Finetuning(Declared):
     def _has_a_base_to_adapt(self) -> Self:
         if self.lora and self.base == "scratch":
             raise ValueError("lora needs a base model to adapt; with base: scratch leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _has_processes_to_cut_it_up_among(self) -> Self:
+        if self.fsdp and self.num_processes == 1:
+            raise ValueError("fsdp cuts a model up among several processes; declare finetuning.num_processes, too")
         return self
 
 

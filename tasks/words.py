@@ -5,7 +5,6 @@ made counts for the table of results, too: see `Words.later`.
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from infra.store import Store
 from tasks.predictions import Prediction
 from tasks.process import Process, digest_of
 from tasks.records import Record
-from tasks.reviewing import Queue, Reviewed, checked_output
+from tasks.reviewing import Queue, Reviewed, fits
 
 REVIEWED = "reviewed"  # in the place of a model's version: a person said so
 FILE = "words.jsonl"
@@ -43,7 +42,7 @@ class Words:
         self._known = self._all()
 
     def _all(self) -> Mapping[str, Reviewed]:
-        fitting = (word for word in self._queue.words() if any(_fits(process, word) for process in self._declarations))
+        fitting = (word for word in self._queue.standing().values() if any(fits(process, word) for process in self._declarations))
         return {self.known_by(word.record_id, word.inputs): word for word in fitting}
 
     def known_by(self, record_id: str, inputs: Mapping[str, Any]) -> str:
@@ -57,18 +56,6 @@ class Words:
     def later(self) -> list[str]:
         """What records are known by that people have spoken about since the beginning."""
         return sorted(key for key, word in self._all().items() if self._known.get(key) != word)
-
-
-def _fits(process: Process, word: Reviewed) -> bool:
-    """Whether an answer is one by a declaration: a label may be gone, a field may have come, another kind of output may be asked for."""
-    if word.output is None:
-        return True
-    if isinstance(word.output, Mapping) != (process.output.kind == "fields"):
-        return False
-    with suppress(ValueError):
-        checked_output(process, word.output)
-        return True
-    return False
 
 
 def answer_of(word: Reviewed) -> Prediction:

@@ -12,7 +12,8 @@ from infra.store import LocalStore, open_store
 from tasks.checkpoints import Checkpoints
 from tasks.finetuning import train_model
 from tasks.parallel import Team, train_together
-from tests.tasks.test_finetuning import calm, process, write_samples
+from tasks.sharding import Sharded
+from tests.tasks.test_finetuning import base_folder, calm, process, stop_at, write_samples
 
 EXACT = {"precision": "fp32", "dropout": 0.0, "tokens_per_batch": 32, "prompt_loss_weight": 0.3, "token_dropout": 0.2}
 
@@ -45,8 +46,11 @@ def test_what_saves_memory_learns_the_same(samples: Path, tmp_path: Path, more: 
     check_same(alone(tmp_path / "one", samples), alone(tmp_path / "other", samples, **more))
 
 
-def test_two_processes_learn_what_one_learns_store_their_checkpoints_once_and_write_one_model(samples: Path, tmp_path: Path) -> None:
-    one, declared = alone(tmp_path / "one", samples), process(**EXACT, num_processes=2)
+@pytest.mark.parametrize("more", [{}, {"fsdp": True, "gradient_accumulation_steps": 2}], ids=["copies", "fsdp"])
+def test_two_processes_learn_what_one_learns_store_their_checkpoints_once_and_write_one_model(
+    samples: Path, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    one, declared = alone(tmp_path / "one", samples), process(**EXACT | more, num_processes=2)
     facts = train_together(declared, samples, tmp_path / "two", Checkpoints(open_store(), "tickets/checkpoints/two"))
     check_same(one, tmp_path / "two")
     assert facts["steps"] == history(one)[-1]["step"]
@@ -61,5 +65,25 @@ def test_when_they_fail_it_is_said(samples: Path, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(("rows", "size", "steps"), [(7, 2, 1), (7, 2, 3), (1, 2, 1), (4, 3, 2)])
 def test_each_row_of_a_batch_is_somebodys_and_only_his(rows: int, size: int, steps: int) -> None:
-    taken = [row for rank in range(size) for part in Team(rank, size).parts(rows, steps) for row in range(rows)[part]]
-    assert sorted(taken) == list(range(rows))
+    parts = [Team(rank, size).parts(rows, steps) for rank in range(size)]
+    assert sorted(row for part in parts for rows_of, _ in part for row in range(rows)[rows_of]) == list(range(rows))
+
+
+@pytest.mark.parametrize(("rows", "size", "steps"), [(7, 2, 3), (1, 2, 1), (4, 3, 2)])
+def test_processes_that_share_a_model_pass_it_equally_often_and_each_row_still_counts_once(rows: int, size: int, steps: int) -> None:
+    parts = [Sharded(rank, size).parts(rows, steps) for rank in range(size)]
+    assert len({len(part) for part in parts}) == 1
+    counted = [row for part in parts for rows_of, counts in part for row in range(rows)[rows_of] if counts]
+    assert sorted(counted) == list(range(rows))
+
+
+def test_a_model_that_is_cut_up_goes_on_from_what_one_process_stored_and_ends_with_the_best_weights(samples: Path, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"base": base_folder(tmp_path / "base", "llama"), "lora": {"r": 2}}
+    more |= {"learning_rate": 0.1, "num_train_epochs": 12, "ema_decay": 0.9}
+    one, declared = alone(tmp_path / "one", samples, **more), process(**EXACT | more, num_processes=2, fsdp=True)
+    stored = Checkpoints(open_store(), "tickets/checkpoints/cut")
+    with pytest.raises(KeyboardInterrupt):
+        train_model(process(**EXACT | more), samples, tmp_path / "stopped", stored, stop_at(5), checkpoint_seconds=0)
+    facts = train_together(declared, samples, tmp_path / "two", stored)
+    check_same(one, tmp_path / "two")
+    assert facts["best_step"] < facts["steps"]

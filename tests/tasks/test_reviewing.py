@@ -12,7 +12,7 @@ from tasks.preparation import write_samples
 from tasks.process import Process
 from tasks.readers import Reader
 from tasks.records import Record
-from tasks.reviewing import Queue, checked_output, item_id, review_key
+from tasks.reviewing import Queue, checked_output, item_id, review_key, write_labelled
 from tests.flows.test_review import FORM, process_of, put_batch, tickets
 
 
@@ -45,6 +45,35 @@ def test_a_word_is_written_once_in_each_kind_of_store(store: Store) -> None:
         other.decide(item, "rejected", "Bo", reason="late")
     assert [word.output for word in other.words()] == ["shipping"]
     assert store.stat(review_key("tickets", item_id("r1", {"text": "one"}))) is not None
+
+
+def test_a_word_whose_label_is_gone_is_void_and_its_record_waits_again(local: Store, tmp_path: Path) -> None:
+    put_batch(local, tickets("one", "two"))
+    queue = Queue(local, process_of())
+    first, _ = queue.waiting()
+    queue.decide(first, "corrected", "Ann", "shipping")
+    queue.decide(queue.waiting()[0], "rejected", "Ann", reason="no ticket")
+    process = process_of(output={"label": "queue", "labels": ["billing", "delivery"]})
+    later = Queue(local, process)
+    (again,) = later.waiting()
+    assert again.id == first.id
+    later.decide(again, "corrected", "Bo", "delivery")
+    assert later.waiting() == []
+    assert [(word.id, word.output, word.side) for word in later.standing().values() if word.output] == [
+        (f"{first.id}.2", "delivery", "gold")
+    ]
+    with pytest.raises(Conflict, match="corrected by Bo"):
+        later.decide(again, "accepted", "Cy")
+    (row,) = write_labelled(local, process, tmp_path)["test"].read_text().splitlines()
+    assert json.loads(row)["queue"] == "delivery"
+
+
+def test_a_proposal_that_is_no_longer_as_declared_cannot_be_accepted(local: Store) -> None:
+    put_batch(local, [{"inputs": {"text": "one"}, "output": "shipping"}])
+    queue = Queue(local, process_of(output={"label": "queue", "labels": ["billing", "delivery"]}))
+    with pytest.raises(ValueError, match=r"correct it: .* is not as declared"):
+        queue.decide(queue.waiting()[0], "accepted", "Ann")
+    assert queue.words() == []
 
 
 def test_gold_comes_first_up_to_its_quota_and_equal_texts_stay_together(local: Store) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.answers import Answers, key_of
 from tasks.artifacts import modified_at, shown
@@ -72,7 +72,13 @@ class Champion:
     router: Router
 
 
-Asked = tuple[Record, str]  # a record and its prompt
+class Asked(NamedTuple):
+    """A record that the model can be asked about."""
+
+    record: Record
+    prompt: str
+    word: Reviewed | None  # of a person, who is not asked again
+    item: str  # what it is known by to people who review; "" where nobody needs to know
 
 
 def fault_in(process: Process, record: Record) -> tuple[Reason, str] | None:
@@ -157,7 +163,6 @@ class Asking:
     """A chunk that the model is asked about."""
 
     chunk: Sequence[Asked]
-    words: Sequence[Reviewed | None]  # answers of people, record by record
     keys: list[bytes]
     known: dict[bytes, Prediction]
     new: list[bytes]
@@ -209,16 +214,18 @@ class Job:
                 self.bury(row.id, row.line, Reason.UNREADABLE, row.reason, row.content)
                 continue
             record = repair(self.process, row, None)
-            word = self._word(record)
+            item = self._item(record)
+            word = self.terms.words.on(item) if self.terms.words else None
             if word and word.word == "rejected":
                 self.bury_record(record, Reason.REJECTED, "a person has reviewed it before, and rejected it")
             elif fault := fault_in(self.process, record):
                 self.bury_record(record, *fault)
             else:
-                yield record, self.champion.predictor.prompt_of(record.values)
+                yield Asked(record, self.champion.predictor.prompt_of(record.values), word, item)
 
-    def _word(self, record: Record) -> Reviewed | None:
-        return self.terms.words.on(record) if self.terms.words else None
+    def _item(self, record: Record) -> str:
+        words = self.terms.words
+        return words.known_by(record.id, record.values) if words and (words.spoken or self.terms.results) else ""
 
     def _picked(self, reader: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
         if self.terms.again is None:
@@ -231,25 +238,24 @@ class Job:
     def ask(self, chunk: Sequence[Asked]) -> Asking:
         """Find what was said to a chunk, and ask the model about the rest; workers begin with it at once."""
         predictor = self.champion.predictor
-        words = [self._word(record) for record, _ in chunk]
-        keys = [self._key(record, prompt, word) for (record, prompt), word in zip(chunk, words, strict=True)]
+        keys = [self._key(each) for each in chunk]
         known = self.terms.ledger.known(list(dict.fromkeys(keys)))
-        known |= {key: answer_of(word) for key, word in zip(keys, words, strict=True) if word}
-        new = {key: prompt for key, (_, prompt) in zip(keys, chunk, strict=True) if key not in known and key not in self.coming}
+        known |= {key: answer_of(each.word) for key, each in zip(keys, chunk, strict=True) if each.word}
+        new = {key: each.prompt for key, each in zip(keys, chunk, strict=True) if key not in known and key not in self.coming}
         self.coming.update(new)
         prompts = list(new.values())
         said = predictor.ask(prompts) if isinstance(predictor, Workers) else partial(predictor.predict, prompts)
-        return Asking(chunk, words, keys, known, list(new), said)
+        return Asking(chunk, keys, known, list(new), said)
 
-    def _key(self, record: Record, prompt: str, word: Reviewed | None) -> bytes:
+    def _key(self, asked: Asked) -> bytes:
         """What an answer is found by; a person's is found by its word."""
-        if word:
-            return word.id.encode()
-        return key_of(self.champion.root, self.champion.predictor.decoding, record.id, prompt)
+        if asked.word:
+            return asked.word.id.encode()
+        return key_of(self.champion.root, self.champion.predictor.decoding, asked.record.id, asked.prompt)
 
     def answer(self, asking: Asking) -> None:
         """Take what is said to a chunk, keep what is new, and write it all down."""
-        similarities = self.champion.router.similarities(asking.chunk)
+        similarities = self.champion.router.similarities([(each.record, each.prompt) for each in asking.chunk])
         said = dict(zip(asking.new, asking.said(), strict=True))
         came = [key for key in asking.keys if key not in asking.known and key not in said]  # with the chunk before
         known = asking.known | self.terms.ledger.known(came) if came else asking.known
@@ -266,7 +272,7 @@ class Job:
     ) -> Settled:
         """What is accepted, and what a person shall look at; accepted rows are put beside the table of results, where there is one."""
         doubtful, accepted, left = list[Proposed](), list[Predicted](), dict[int, tuple[Reason, str]]()
-        for (record, _), word, answer, similarity in zip(asking.chunk, asking.words, answers, similarities, strict=True):
+        for (record, _, word, _), answer, similarity in zip(asking.chunk, answers, similarities, strict=True):
             doubt = None if word else self.champion.router.proposed(record, answer, similarity)
             if doubt:
                 doubtful.append(doubt)
@@ -274,20 +280,16 @@ class Job:
                 version = REVIEWED if word else self.champion.version
                 accepted.append(Predicted(record.id, answer.output, answer.confidence, version, record.line))
         if self.terms.results:
-            left = self.terms.results.stage(connection, self.terms.batch, accepted, self._known_by(asking.chunk))
+            items = {each.record.line: each.item for each in asking.chunk}
+            left = self.terms.results.stage(connection, self.terms.batch, accepted, items)
         return Settled([row for row in accepted if row.line not in left], doubtful, left)
-
-    def _known_by(self, chunk: Sequence[Asked]) -> dict[int, str]:
-        """Line -> what its record is known by to people who review."""
-        words = self.terms.words
-        return {record.line: words.known_by(record.id, record.values) for record, _ in chunk} if words else {}
 
     def _write(self, asking: Asking, answers: Sequence[Prediction], settled: Settled) -> None:
         """Each record of a chunk to where it belongs."""
-        records = {record.line: record for record, _ in asking.chunk}
-        words = {record.line: word for (record, _), word in zip(asking.chunk, asking.words, strict=True) if word}
-        for (record, prompt), answer in zip(asking.chunk, answers, strict=True):
-            if record.line not in words:
+        records = {each.record.line: each.record for each in asking.chunk}
+        words = {each.record.line: each.word for each in asking.chunk if each.word}
+        for (record, prompt, word, _), answer in zip(asking.chunk, answers, strict=True):
+            if not word:
                 self.monitoring.offer(self._monitored(record, prompt, answer))
             if answer.output is None:
                 self.bury_record(record, reason_of(answer.problem), answer.problem or "no output")
@@ -344,9 +346,9 @@ def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
     """Runs of records whose prompts fit into memory together."""
     chunk: list[Asked] = []
     characters = 0
-    for record, prompt in asked:
-        chunk.append((record, prompt))
-        characters += len(prompt)
+    for each in asked:
+        chunk.append(each)
+        characters += len(each.prompt)
         if len(chunk) == CHUNK_RECORDS or characters >= CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0

@@ -11,7 +11,6 @@ from typing import Any
 from infra.store import Store
 from tasks.predictions import Prediction
 from tasks.process import Process, digest_of
-from tasks.records import Record
 from tasks.reviewing import Queue, Reviewed, fits
 
 REVIEWED = "reviewed"  # in the place of a model's version: a person said so
@@ -49,9 +48,14 @@ class Words:
         """What a record is known by."""
         return digest_of([record_id, {path: inputs[path] for path in self._shown if path in inputs}])[:32]
 
-    def on(self, record: Record) -> Reviewed | None:
-        """The last word on a record; None when nobody has looked at it."""
-        return self._known.get(self.known_by(record.id, record.values)) if self._known else None
+    @property
+    def spoken(self) -> bool:
+        """Whether anybody has looked at any record."""
+        return bool(self._known)
+
+    def on(self, item: str) -> Reviewed | None:
+        """The last word on what a record is known by; None when nobody has looked at it."""
+        return self._known.get(item)
 
     def later(self) -> list[str]:
         """What records are known by that people have spoken about since the beginning."""

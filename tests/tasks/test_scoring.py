@@ -11,12 +11,13 @@ import pytest
 
 from benchmarks.memory import LABELS, publish_tiny, tiny_process
 from infra.store import MissingObject, Store, open_store
-from tasks.answering import chunks
+from tasks.answering import Asked, chunks
 from tasks.arrivals import Scored, score_waiting
 from tasks.artifacts import Artifact, fetch_folder, file_digest
 from tasks.batches import batch_id, finished_batch, recall
 from tasks.process import Process
 from tasks.reasons import Reason
+from tasks.records import Record
 from tasks.runs import Run
 from tasks.scoring import replay_batch, score_batch
 
@@ -251,7 +252,7 @@ def test_without_a_champion_the_next_command_is_told(tmp_path: Path) -> None:
 
 def test_chunks_end_at_a_number_of_records_or_of_characters() -> None:
     def sizes(prompts: list[str]) -> list[int]:
-        return [len(chunk) for chunk in chunks((None, prompt) for prompt in prompts)]  # type: ignore[misc]
+        return [len(chunk) for chunk in chunks(Asked(Record("a", {}, "", 1), prompt, None, "") for prompt in prompts)]
 
     assert sizes(["a"] * 2_050) == [1_024, 1_024, 2]
     assert sizes(["a" * 3_000_000] * 3) == [2, 1]

@@ -14,7 +14,6 @@ from tasks.artifacts import Artifact
 from tasks.declaration import DeclarationError
 from tasks.explaining import explain
 from tasks.process import Process
-from tasks.records import Record
 from tasks.results import ResultTable
 from tasks.reviewing import Queue
 from tasks.runs import Run
@@ -84,7 +83,8 @@ def test_a_reviewed_record_is_explained_whatever_its_id_and_the_format(tmp_path:
 
 
 def word_on(process: Process, today: Process, values: dict[str, Any]) -> Any:
-    return Words(open_store(), process, today).on(Record("a", values, "new.jsonl", 1))
+    words = Words(open_store(), process, today)
+    return words.on(words.known_by("a", values))
 
 
 def test_a_word_counts_for_what_the_prompt_shows_whatever_else_a_record_carries(looked_at: Path) -> None:
@@ -113,7 +113,8 @@ def test_fields_as_a_model_writes_them_are_words_that_count(tmp_path: Path) -> N
     put_batch(store, [{"inputs": {"text": "one"}, "output": {"item": "Bob ", "tags": []}}])
     queue = Queue(store, process)
     queue.decide(queue.waiting()[0], "accepted", "Ann")
-    said = Words(store, process, process).on(Record("r1", {"text": "one"}, "new.jsonl", 1))
+    words = Words(store, process, process)
+    said = words.on(words.known_by("r1", {"text": "one"}))
     assert said and said.output == {"item": "Bob ", "tags": []}
 
 

@@ -17,10 +17,13 @@ SIZES = tuple(
     for layers, width, heads in ((2, 64, 4), (3, 96, 4), (3, 128, 4), (4, 128, 4), (4, 160, 5), (4, 192, 6), (6, 192, 6), (6, 256, 8))
 )
 SHALLOW = tuple(Size(n_layer=2, n_embd=width, n_head=max(4, width // 32)) for width in (64, 96, 128, 160, 192, 256, 320))  # for labels
-FEW_SAMPLES = 2_000  # up to which the model is the second of the sizes at most, of tables the first: more would be learned by heart
+FEW_SAMPLES = 2_000  # up to which the model is one of the first SMALL sizes, of a table the first: more would be learned by heart
+SMALL = {"label": 5, "fields": 5, "text": 2}
 ENOUGH_SHOWN = 30_000  # samples times epochs, below which a training is too short to learn words from their parts, too
 FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
 EPOCHS = {"label": 16.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
+SHOWN = {"label": 90_000, "fields": 40_000, "text": 0}  # samples times epochs that are needed where samples are few
+FEW_EPOCHS = 150.0  # of few samples at most
 MOST_EPOCHS, TABLE_EPOCHS = 40.0, 20.0
 STEPS_PER_EPOCH = 200  # about; batches are between these sizes
 SMALLEST_BATCH, LARGEST_BATCH, ROWS = 512, 4096, 16
@@ -110,14 +113,19 @@ def size_for(minutes: float, kind: str, counts: Counts) -> Size:
     """The largest model that can see its samples often enough; the third one where even that is too slow."""
     sizes = sizes_for(kind)
     if counts.samples <= FEW_SAMPLES:
-        sizes = sizes[:1] if counts.table else sizes[:2]
-    fitting = [size for size in sizes if _epochs(minutes, size, kind, counts) >= EPOCHS[kind]]
+        sizes = sizes[: 1 if counts.table else SMALL[kind]]
+    fitting = [size for size in sizes if _epochs(minutes, size, kind, counts) >= fewest_epochs(kind, counts)]
     return fitting[-1] if fitting else sizes[min(2, len(sizes) - 1)]
+
+
+def fewest_epochs(kind: str, counts: Counts) -> float:
+    """How often the largest model must be able to see its samples: where they are few, often."""
+    return EPOCHS[kind] if counts.table else max(EPOCHS[kind], min(FEW_EPOCHS, SHOWN[kind] / max(1, counts.samples)))
 
 
 def epochs_for(minutes: float, size: Size, kind: str, counts: Counts) -> float:
     """Epochs that fit into the minutes, up to a bound; a part of one where the samples are many."""
-    most = TABLE_EPOCHS if counts.table else MOST_EPOCHS
+    most = TABLE_EPOCHS if counts.table else max(MOST_EPOCHS, fewest_epochs(kind, counts))
     return max(0.01, round(min(most, _epochs(minutes, size, kind, counts)), 2))
 
 

@@ -64,7 +64,7 @@ class Finetuning(Declared):
     gradient_checkpointing: bool = False  # less memory still, a third more time
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     evaluations: int = Field(8, ge=1)  # times the validation loss is taken in a run
-    early_stopping_patience: int | None = Field(3, ge=1)  # evaluations without a better loss
+    early_stopping_patience: int | None = Field(3, ge=1)  # evaluations in a row whose loss is clearly above the least
     seed: int = Field(7, ge=0, lt=SEEDS)
     search: Search = Search()
 

@@ -34,6 +34,9 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
 }
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: threads that wait for each other's turn cost twice the time
+    for name in ("CLERKFLOW_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 # These begin first, or one process is left with them in the end; most of their time they wait for others.
@@ -43,6 +46,7 @@ LONGEST = (
     "test_arrivals.py",
     "test_watchdog.py",
     "test_serve.py",
+    "test_compressing.py",
     "test_backfill.py",
     "test_publishing.py",
 )

@@ -32,9 +32,11 @@ def test_more_minutes_allow_a_larger_model_and_more_samples_fewer_epochs() -> No
     assert settled(many).num_train_epochs < 1 < settled(few).num_train_epochs
 
 
-@pytest.mark.parametrize(("table", "width", "epochs"), [(False, 96, 40), (True, 64, 20)])
-def test_a_small_set_gets_a_small_model_that_does_not_see_it_too_often(table: bool, width: int, epochs: int) -> None:
-    found = settled(Counts(800, 30_000, 28_000, 1_000, 2, table))
+@pytest.mark.parametrize(
+    ("kind", "table", "width", "epochs"), [("label", False, 192, 112.5), ("label", True, 64, 20), ("fields", False, 160, 50)]
+)
+def test_few_samples_get_a_small_model_that_sees_them_often(kind: str, table: bool, width: int, epochs: float) -> None:
+    found = settled(Counts(800, 30_000, 28_000, 1_000, 2, table), kind)
     assert found.size.n_embd <= width
     assert found.num_train_epochs == epochs
 

@@ -16,7 +16,7 @@ from tasks.finetuning import finetune, train_model
 from tasks.models import seeded
 from tasks.process import Process
 from tasks.runs import begin
-from tasks.training import LossError, Progress, learning_rate, targets
+from tasks.training import AS_GOOD, LossError, Progress, learning_rate, targets
 from tasks.tuning import Settled
 from tasks.vocabulary import EOS, train_vocabulary
 
@@ -157,8 +157,15 @@ def test_training_stops_when_the_validation_loss_rises_and_keeps_the_best_weight
     story = json.loads((tmp_path / "model" / "training.json").read_text())
     losses = {entry["step"]: entry["validation_loss"] for entry in story["history"]}
     assert story["stopped_early"]
-    assert losses[story["best_step"]] == min(losses.values())
-    assert list(losses)[-1] != story["best_step"]
+    as_good = [step for step, loss in losses.items() if loss <= AS_GOOD * min(losses.values())]
+    assert story["best_step"] == as_good[-1] != list(losses)[-1]
+
+
+def test_of_weights_that_are_as_good_the_latest_stay() -> None:
+    progress = Progress()
+    for progress.step, loss in enumerate((0.5, 0.4, 0.43, 0.45, 0.44, 0.45)):
+        progress.judge(loss)
+    assert (progress.best_step, progress.best_loss, progress.least_loss, progress.worse_evaluations) == (4, 0.44, 0.4, 1)
 
 
 def test_a_tuning_whose_checkpoints_another_run_cleared_still_ends_with_the_best_weights(

@@ -17,6 +17,7 @@ SIZES = tuple(
     for layers, width, heads in ((2, 64, 4), (3, 96, 4), (3, 128, 4), (4, 128, 4), (4, 160, 5), (4, 192, 6), (6, 192, 6), (6, 256, 8))
 )
 SHALLOW = tuple(Size(n_layer=2, n_embd=width, n_head=max(4, width // 32)) for width in (64, 96, 128, 160, 192, 256, 320))  # for labels
+STORED_SIZE = SIZES[4]  # about that of a base that was made here in its eight minutes
 FEW_SAMPLES = 2_000  # up to which the model is one of the first SMALL sizes, of a table the first: more would be learned by heart
 SMALL = {"label": 5, "fields": 5, "text": 2}
 ENOUGH_SHOWN = 30_000  # samples times epochs, below which a training is too short to learn words from their parts, too
@@ -79,7 +80,8 @@ def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     """The settings of one training, what is declared first."""
     given = {name: value for name, value in settings.model_dump(exclude={"search"}).items() if value is not None}
     if settings.base.startswith(STORED):
-        stored = {"learning_rate": STORED_RATE, "num_train_epochs": EPOCHS[kind]}
+        afforded = min(fewest_epochs(kind, counts), epochs_for(settings.budget_minutes, STORED_SIZE, kind, counts))
+        stored = {"learning_rate": STORED_RATE, "num_train_epochs": round(max(EPOCHS[kind], afforded), 2)}
         return Settled.model_validate(recipe_of(kind, counts) | _split(stored | given, counts) | stored | _batch(counts) | given)
     if settings.base != "scratch":
         rate = LORA_RATE if settings.lora else BASE_RATE

@@ -41,6 +41,13 @@ def test_few_samples_get_a_small_model_that_sees_them_often(kind: str, table: bo
     assert found.num_train_epochs == epochs
 
 
+def test_a_base_of_ours_sees_few_samples_often_as_long_as_the_minutes_last() -> None:
+    epochs = [
+        settled(Counts(800, 800 * length, 780 * length, 3_000, 77), base="store:base-ours").num_train_epochs for length in (20, 60, 600)
+    ]
+    assert epochs[0] == 112.5 > epochs[1] > epochs[2] == 16
+
+
 def test_a_batch_is_never_a_few_long_samples() -> None:
     assert settled(Counts(800, 160_000, 144_000, 1_000, 77)).tokens_per_batch >= 16 * 200
 

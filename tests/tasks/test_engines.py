@@ -56,7 +56,8 @@ def made(folder: Path, architecture: str, kind: str = "text", **facts: Any) -> P
     return folder
 
 
-def test_torch_keeps_its_threads(tmp_path: Path) -> None:
+def test_torch_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLERKFLOW_THREADS", "2")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

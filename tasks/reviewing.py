@@ -111,11 +111,12 @@ class Queue:
         self._finished_at: dict[str, str] = {}  # manifest -> when its batch was finished; "" where nothing is to review
         self._batches: dict[str, list[Item]] = {}
         self._words = _words_read(store.address(f"{process.name}/reviews"))
+        self._holding: dict[str, bool] = {}
 
     def waiting(self) -> list[Item]:
         """Records without a word that holds, each once, with the newest proposal."""
         found: dict[str, Item] = {}
-        done = {id for id, word in self.standing().items() if fits(self.process, word)}
+        done = {id for id, word in self.standing().items() if self._holds(word)}
         for batch in sorted(self._finished(), key=lambda each: each[0]):
             for item in self._items(batch[1]):
                 if item.id not in done:
@@ -167,10 +168,16 @@ class Queue:
                 found[id] = word
         return found
 
+    def _holds(self, word: Reviewed) -> bool:
+        """Whether a word's answer is one by the declaration; words never change, so each is looked at once."""
+        if word.id not in self._holding:
+            self._holding[word.id] = fits(self.process, word)
+        return self._holding[word.id]
+
     def _name(self, id: str) -> str:
         """Of the next word on a record; that of the word that holds, where one does."""
         last = self.standing().get(id)
-        if last is None or fits(self.process, last):
+        if last is None or self._holds(last):
             return last.id if last else id
         return f"{id}.{_place(last.id)[1] + 1}"
 

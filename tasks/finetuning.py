@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def train_model(
     rework = _rework(process, settings, contract, tokenizer, rows)
     tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team, tutor)
     started = time.perf_counter()
-    with training_bar(process.name, tuning, silent=team.rank > 0) as bar:
+    with nullcontext(_untold) if team.rank else training_bar(process.name, tuning) as bar:
         progress = tuning.run(on_step or bar, checkpoint_seconds)
     seconds = time.perf_counter() - started
     story = _story(tuning, progress)
@@ -157,8 +157,12 @@ def _write_model(model: Any, tokenizer: Any, process: Process, contract: Any, st
     write_json(folder / "training.json", story)
 
 
+def _untold(progress: Progress) -> None:
+    """Of several processes the first one shows how far they are."""
+
+
 @contextmanager
-def training_bar(name: str, tuning: Tuning, silent: bool = False) -> Iterator[Callable[[Progress], None]]:
+def training_bar(name: str, tuning: Tuning) -> Iterator[Callable[[Progress], None]]:
     """A bar with losses and pace on a terminal, and in the Prefect UI how far it is."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -172,8 +176,7 @@ def training_bar(name: str, tuning: Tuning, silent: bool = False) -> Iterator[Ca
         TextColumn("{task.fields[measures]}"),
         TimeRemainingColumn(),
     )
-    silent = silent or not console.is_terminal
-    with Bar(*columns, console=console, transient=True, disable=silent) as bar, shown_progress(name, STAGE) as shown:
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar, shown_progress(name, STAGE) as shown:
         line = bar.add_task(f"Fine-tuning {name}", total=tuning.steps, measures="")
         started, before = time.perf_counter(), 0
 

@@ -43,10 +43,11 @@ def shown_progress(process: str, stage: str, first_seconds: float = FIRST_SECOND
 
 
 def _tell(file: Path, share: float) -> None:
-    """The share as text, whole or not at all."""
+    """The share as text, whole or not at all; where it cannot be written, nobody is told."""
     part = file.with_name(f"{file.name}.part")
-    part.write_text(f"{share:.4f}", encoding="ascii")
-    part.replace(file)
+    with suppress(OSError):
+        part.write_text(f"{share:.4f}", encoding="ascii")
+        part.replace(file)
 
 
 def told_share(file: Path) -> float | None:

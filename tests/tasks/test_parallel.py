@@ -1,6 +1,7 @@
 """One model tuned by several processes, or in several parts: the same loss curve as by one in one part."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from infra.store import LocalStore, open_store
 from tasks.checkpoints import Checkpoints
 from tasks.finetuning import train_model
 from tasks.parallel import Team, train_together
+from tasks.progress import SHARE_FILE, shown_progress
 from tasks.sharding import Sharded
 from tests.tasks.test_finetuning import base_folder, calm, process, stop_at, write_samples
 
@@ -55,6 +57,25 @@ def test_two_processes_learn_what_one_learns_store_their_checkpoints_once_and_wr
     check_same(one, tmp_path / "two")
     assert facts["steps"] == history(one)[-1]["step"]
     assert list(open_store().list("tickets/checkpoints/two/"))  # the first process stored them for both
+
+
+class Pretended(Team):
+    """One of two processes, without the other."""
+
+    def summed(self, *values: float) -> tuple[float, ...]:
+        return values
+
+    def sum_gradients(self, weights: Any) -> None:
+        """There is nobody to add anything."""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_process_tells_how_far_they_are(samples: Path, tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SHARE_FILE, str(tmp_path / "share"))
+    monkeypatch.setattr("tasks.finetuning.shown_progress", partial(shown_progress, first_seconds=0))
+    checkpoints = Checkpoints(LocalStore(tmp_path / "store"), "c")
+    train_model(process(**EXACT), samples, tmp_path / "model", checkpoints, team=Pretended(rank, 2))
+    assert (tmp_path / "share").exists() == (tmp_path / "model").exists() == (rank == 0)
 
 
 def test_when_they_fail_it_is_said(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from tasks.readers import Reader
 from tasks.records import Record
 from tasks.released import WORDS
 from tasks.replays import LETTERS
-from tasks.reviewing import Queue, Reviewed, item_id, read_word, review_key
+from tasks.reviewing import Reviewed, item_id, last_word, read_word, review_key
 from tasks.routing import FILE as REVIEW
 from tasks.sinks import safe_cell
 from tasks.sources import opened, read_as_today
@@ -141,7 +141,7 @@ def _word(store: Store, process: Process, told: Batch, name: str, row: Facts) ->
         return read_word(store, review_key(process.name, said))
     if name != REVIEW:
         return None
-    return Queue(store, process).standing().get(item_id(row["record_id"], row["inputs"]))
+    return last_word(store, process.name, item_id(row["record_id"], row["inputs"]))
 
 
 def _source_values(store: Store, process: Process, told: Batch, row: Facts) -> Facts:

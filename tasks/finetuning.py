@@ -73,24 +73,29 @@ def train_model(
     tutor = Tutor(teacher, process.compression) if teacher and process.compression else None
     settings = settle(tutor.settings_of(process.finetuning) if tutor else process.finetuning, process.output.kind, counts)
     build = partial(build_model, settings, tokenizer, settings.max_length + contract["max_new_tokens"])
-    model = build()
-    if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    if team.sharded:
-        shard(model, team.size)
     rework = _rework(process, settings, contract, tokenizer, rows)
-    tuning = Tuning(model.to(device()), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team, tutor)
+    tuning = Tuning(
+        _made_ready(build(), settings, team), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team, tutor
+    )
     started = time.perf_counter()
     with nullcontext(_untold) if team.rank else training_bar(process.name, tuning) as bar:
         progress = tuning.run(on_step or bar, checkpoint_seconds)
     seconds = time.perf_counter() - started
     story = _story(tuning, progress)
-    if team.sharded:
-        model = unsharded(model, team, build)
+    model = unsharded(tuning.model, team, build) if team.sharded else tuning.model
     if team.rank == 0:
         _write_model(model, tokenizer, process, contract, story, folder)
     facts = {key: story[key] for key in ("parameters", "tokens", "steps", "best_step", "stopped_early", "precision")}
     return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
+
+
+def _made_ready(model: Any, settings: Settled, team: Team) -> Any:
+    """The model where it is tuned: on this machine's device, or cut up among those of several processes."""
+    if settings.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if team.sharded:
+        shard(model, team.size)
+    return model.to(device())
 
 
 def counts_of(rows: TokenRows, vocabulary: int, contract: Mapping[str, Any]) -> Counts:

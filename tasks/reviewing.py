@@ -85,10 +85,24 @@ def _place(name: str) -> tuple[str, int]:
     return id, int(number or 1)
 
 
-def words_in(store: Store, process: str) -> list[str]:
-    """The words' names."""
-    names = (info.key.rpartition("/")[2] for info in store.list(f"{process}/reviews/"))
+def words_in(store: Store, process: str, id: str = "") -> list[str]:
+    """The words' names.
+
+    Args:
+        id: what a record is known by, when only those on it are asked for.
+    """
+    names = (info.key.rpartition("/")[2] for info in store.list(f"{process}/reviews/{id}"))
     return [name.removesuffix(".json") for name in names if WORD.fullmatch(name)]
+
+
+def last_word(store: Store, process: str, id: str) -> Reviewed | None:
+    """The last word on a record; None when nobody has looked at it.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    name = max(words_in(store, process, id), key=lambda name: _place(name)[1], default=None)
+    return read_word(store, review_key(process, name)) if name else None
 
 
 def text_key(process: Process, inputs: Mapping[str, Any]) -> str:
@@ -161,12 +175,7 @@ class Queue:
 
     def standing(self) -> dict[str, Reviewed]:
         """What a record is known by -> the last word on it, in the order in which they were given."""
-        found: dict[str, Reviewed] = {}
-        for word in self.words():
-            (id, number), other = _place(word.id), found.get(_place(word.id)[0])
-            if other is None or number > _place(other.id)[1]:
-                found[id] = word
-        return found
+        return {_place(word.id)[0]: word for word in sorted(self.words(), key=lambda word: _place(word.id)[1])}
 
     def _holds(self, word: Reviewed) -> bool:
         """Whether a word's answer is one by the declaration; words never change, so each is looked at once."""

@@ -41,8 +41,8 @@ class Sharded(Team):
         """Nothing: the backward pass has summed them, and given each process those of its part."""
 
     def place(self, weight: Tensor, whole: Tensor) -> Tensor:
-        """This process's part of a weight, from all of it as the first process has it."""
-        if not isinstance(weight, DTensor) or isinstance(whole, DTensor):
+        """This process's part of a weight or moment, from all of it as the first process has it; a count of steps has no parts."""
+        if not isinstance(weight, DTensor) or isinstance(whole, DTensor) or not whole.ndim:
             return super().place(weight, whole)
         return distribute_tensor(whole.to(weight.device), weight.device_mesh, weight.placements)
 

@@ -327,8 +327,6 @@ class Tuning:
 
     def save(self) -> None:
         """Store a checkpoint; of the older ones only the best stays. Of several processes the first one does so for all."""
-        if self.team.rank and not self.team.sharded:
-            return
         names = {id(weight): name for name, weight in trained_weights(self.model)}
         moments = {
             f"{names[id(weight)]}/{key}": value
@@ -356,9 +354,7 @@ class Tuning:
             self.average.restore({name: self.team.place(held, found.weights[name]) for name, held in self.average.weights.items()})
         for name, weight in trained_weights(self.model):
             moments = {key: found.optimizer[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimizer.state[weight] = {
-                key: self.team.place(weight, value) if value.ndim else value.to(weight.device) for key, value in moments.items()
-            }
+            self.optimizer.state[weight] = {key: self.team.place(weight, value) for key, value in moments.items()}
         self.progress = Progress(**found.state)
         if self.progress.best_step is not None and self.best and (best := self.checkpoints.weights(self.progress.best_step)):
             save_file(best, self.best)

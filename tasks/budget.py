@@ -112,12 +112,15 @@ def sizes_for(kind: str) -> tuple[Size, ...]:
 
 
 def size_for(minutes: float, kind: str, counts: Counts) -> Size:
-    """The largest model that can see its samples often enough; the third one where even that is too slow."""
+    """The largest model that can see its samples often enough; else the smallest where they are few, the third where many."""
     sizes = sizes_for(kind)
     if counts.samples <= FEW_SAMPLES:
         sizes = sizes[: 1 if counts.table else SMALL[kind]]
     fitting = [size for size in sizes if _epochs(minutes, size, kind, counts) >= fewest_epochs(kind, counts)]
-    return fitting[-1] if fitting else sizes[min(2, len(sizes) - 1)]
+    if fitting:
+        return fitting[-1]
+    few = counts.samples <= FEW_SAMPLES or _epochs(minutes, sizes[0], kind, counts) >= EPOCHS[kind]
+    return sizes[0 if few else 2]
 
 
 def fewest_epochs(kind: str, counts: Counts) -> float:

@@ -25,7 +25,7 @@ from tasks.readers import Reader
 from tasks.records import Record
 from tasks.released import WORDS
 from tasks.replays import LETTERS
-from tasks.reviewing import Reviewed, item_id, last_word, read_word, review_key
+from tasks.reviewing import Reviewed, fits, item_id, last_word, read_word, review_key
 from tasks.routing import FILE as REVIEW
 from tasks.sinks import safe_cell
 from tasks.sources import opened, read_as_today
@@ -69,10 +69,12 @@ def _chain(store: Store, process: Process, told: Batch, name: str, row: Facts) -
     yield Link("input", inputs)
     manifest = _manifest(store, process, version)
     yield from _model(store, process, manifest) if manifest else [Link("model", {"version": f"{version}, {GONE}"})]
-    yield Link("answer", _answer(store, process, name, row, word, manifest))
+    void = word is not None and name == REVIEW and not fits(process, word)
+    yield Link("answer", _answer(store, process, name, row, None if void else word, manifest))
     if word:
         named = {"who": word.reviewer, "when": f"{word.decided:%Y-%m-%d %H:%M}", "word": word.word, "output": word.output}
-        yield Link("reviewer", named | {"reason": word.reason, "used for": word.side})
+        used = {"void": "its answer is not declared any more; the record waits again"} if void else {"used for": word.side}
+        yield Link("reviewer", named | {"reason": word.reason} | used)
     yield Link("batch", {"name": told.batch, "run": told.run, "finished": told.finished.isoformat()})
 
 

@@ -152,7 +152,7 @@ def ingest(run: Run) -> Artifact:
     process, store = run.process, open_store()
     with scratch() as folder:
         inbox, left = copy_inbox(process, store, folder / "inbox") if process.records.inbox else ([], [])
-        reviewed = words_in(store, process.name)  # before they are read: one that comes meanwhile counts as new
+        reviewed = sorted(words_in(store, process.name))  # before they are read: one that comes meanwhile counts as new
         sources = [*declared_sources(process), *reviewed_sources(process, store, folder / "reviewed")]
 
         def work(store: Store, prefix: str, fingerprint: str) -> Artifact:

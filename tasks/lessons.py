@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from infra.store import MissingObject, Store
 from infra.transfer import in_parallel
 from tasks.process import Process
-from tasks.reviewing import read_word, review_key, words_in
+from tasks.reviewing import fits, last_of, read_word, review_key, words_in
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,9 @@ def to_learn(store: Store, process: Process) -> int:
     new = _unread(store, process.name, lessons)
     if lessons.attempts >= process.arrivals.max_attempts and new == lessons.tried:
         return 0
-    words = in_parallel(partial(read_word, store), [review_key(process.name, name) for name in new])
-    return sum(word.side == "train" for word in words)
+    last = last_of(words_in(store, process.name))
+    words = in_parallel(partial(read_word, store), [review_key(process.name, name) for name in new if name in last])
+    return sum(word.side == "train" and fits(process, word) for word in words)
 
 
 def begin(store: Store, process: str) -> None:

@@ -98,13 +98,24 @@ def parse(process: Process, completion: str) -> Any:
         return _parse_fields(process.output.fields or {}, text)
     before, _, after = (LABEL_TOKEN.format("\0") if process.label_tokens else _around(process.completion)).partition("\0")
     text = text.removeprefix(before.strip()).removesuffix(after.strip()).strip()
-    if not text:
-        raise ValueError("the completion is empty")
-    if process.output.labels is not None and text not in process.output.labels:
-        raise ValueError("the completion is not a declared label")
-    if not all(within(column, text) for column in process.output_columns.values()):
-        raise ValueError("the completion is outside its declared values, length or pattern")
+    check_output(process, text)
     return text
+
+
+def check_output(process: Process, output: Any) -> None:
+    """That an output is one by the declaration as it stands, with nothing mended.
+
+    Raises:
+        ValueError: it is not; see `parse`.
+    """
+    if process.output.kind == "fields":
+        _check_fields(process.output.fields or {}, output)
+    elif not isinstance(output, str) or not output:
+        raise ValueError("the answer is empty")
+    elif process.output.labels is not None and output not in process.output.labels:
+        raise ValueError("the answer is not a declared label")
+    elif not all(within(column, output) for column in process.output_columns.values()):
+        raise ValueError("the answer is outside its declared values, length or pattern")
 
 
 def _around(template: str) -> str:
@@ -112,17 +123,22 @@ def _around(template: str) -> str:
     return PLACEHOLDER.sub(lambda match: match[0][0] if match[1] is None else "\0", template)
 
 
-def _parse_fields(fields: Mapping[str, OutputField], text: str) -> dict[str, Any]:
+def _parse_fields(fields: Mapping[str, OutputField], text: str) -> Any:
     try:
         found = json.loads(text)
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # NaN and half a surrogate pair are read, but cannot be stored
     except (ValueError, RecursionError):
-        raise ValueError("the completion is not JSON") from None
-    if not isinstance(found, dict):
-        raise ValueError("the completion is not a JSON object")
+        raise ValueError("the answer is not JSON") from None
+    _check_fields(fields, found)
+    return found
+
+
+def _check_fields(fields: Mapping[str, OutputField], found: Any) -> None:
+    if not isinstance(found, Mapping):
+        raise ValueError("the answer is not a JSON object")
     unknown = [name for name in found if name not in fields]
     if unknown:
-        raise ValueError("the completion has an undeclared field")
+        raise ValueError("the answer has an undeclared field")
     missing = [name for name, field in fields.items() if not field.optional and name not in found]
     if missing:
         raise ValueError(f"required fields are missing: {', '.join(missing)}")
@@ -131,7 +147,6 @@ def _parse_fields(fields: Mapping[str, OutputField], text: str) -> dict[str, Any
             raise ValueError(f"field {name} is {'one value, a list' if fields[name].list else 'a list, one value'} is declared")
         if not all(fits(fields[name], inner) for inner in (value if fields[name].list else [value])):
             raise ValueError(f"field {name} is not a {fields[name].type} as declared")
-    return found
 
 
 def fits(field: OutputField, value: Any) -> bool:

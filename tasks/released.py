@@ -24,7 +24,7 @@ from tasks.deliveries import deliveries
 from tasks.process import Process, digest_of
 from tasks.records import Record
 from tasks.results import ResultTable
-from tasks.reviewing import Queue, Reviewed
+from tasks.reviewing import Queue, Reviewed, answer_by, place_of
 from tasks.runs import Run, told
 from tasks.scoring import TRIED_AGAIN
 from tasks.sinks import WRITERS, Predicted
@@ -45,6 +45,7 @@ def release_reviewed(run: Run, output_format: str = "jsonl") -> Artifact | Claim
     store, process = open_store(), run.process
     try:
         with claimed(store, batch_key(process.name, REVIEWED), run.id) as hold:
+            _withdraw(process, rejected_since(store, process))
             words = new_words(store, process)
             return _make_batch(store, run, words, output_format, hold) if words else None
     except Held as held:
@@ -52,13 +53,13 @@ def release_reviewed(run: Run, output_format: str = "jsonl") -> Artifact | Claim
 
 
 def new_words(store: Store, process: Process) -> list[Reviewed]:
-    """Words with an output that no batch holds yet, in the order in which they were given."""
+    """Words with an output that no batch holds yet, in the order in which they were given; void words, and those said over, are none."""
     done = _held(store, process.name)
-    return [word for word in Queue(store, process).words() if word.output is not None and word.id not in done]
+    return [word for word in Queue(store, process).holding() if word.output is not None and word.id not in done]
 
 
-def _held(store: Store, process: str) -> set[str]:
-    """Words that a finished batch holds, or held: released/<batch>.json remembers them when the batch is gone."""
+def _held(store: Store, process: str) -> dict[str, str]:
+    """Words that a finished batch holds, or held, and that batch: released/<batch>.json remembers them when the batch is gone."""
     noted = {info.key for info in store.list(f"{process}/released/")}
     for info in store.list(f"{process}/batches/{REVIEWED}-"):
         key = f"{process}/released/{info.key.split('/')[-2]}.json"
@@ -66,7 +67,27 @@ def _held(store: Store, process: str) -> set[str]:
             with suppress(MissingObject, ValueError):
                 store.write(key, json_bytes(read_json(store, read_batch(store, info.key).artifact, WORDS)))
                 noted.add(key)
-    return {id for key in noted for id in json.loads(store.read(key)[0])}
+    return {id: Path(key).stem for key in noted for id in json.loads(store.read(key)[0])}
+
+
+def rejected_since(store: Store, process: Process) -> list[tuple[str, str]]:
+    """Ids of released records that people have rejected since, beside the batch that holds them; none without a table of results."""
+    if not process.batch.sink:
+        return []
+    words = Queue(store, process).standing()
+    kept = {word.record_id for word in words.values() if word.output is not None}
+    rejected = {id: word.record_id for id, word in words.items() if word.output is None and word.record_id not in kept}
+    held = _held(store, process.name).items() if rejected else ()
+    return [(rejected[id], batch) for name, batch in held if (id := place_of(name)[0]) in rejected]
+
+
+def _withdraw(process: Process, rows: Sequence[tuple[str, str]]) -> None:
+    """Take released rows out of the table of results."""
+    if rows and process.batch.sink:
+        with opened_ledger(*ledger_of(process)) as ledger:
+            gone = ResultTable(ledger.engine, process.batch.sink, process).withdraw(rows)
+        if gone:
+            logger.warning("released: %d rows are taken out of the table of results: their records were rejected since", gone)
 
 
 def _make_batch(store: Store, run: Run, words: Sequence[Reviewed], output_format: str, hold: Hold) -> Artifact:
@@ -94,7 +115,7 @@ def _make_batch(store: Store, run: Run, words: Sequence[Reviewed], output_format
 
 def _write(folder: Path, process: Process, words: Sequence[Reviewed], output_format: str) -> None:
     """Predictions, and what is declared of them."""
-    rows = predicted(words)
+    rows = predicted(process, words)
     with (
         WRITERS[output_format](folder / f"predictions.{output_format}", process) as write,
         deliveries(folder, process, process.batch) as deliver,
@@ -104,16 +125,17 @@ def _write(folder: Path, process: Process, words: Sequence[Reviewed], output_for
         deliver(list(zip(records, rows, strict=True)))
 
 
-def predicted(words: Sequence[Reviewed]) -> list[Predicted]:
+def predicted(process: Process, words: Sequence[Reviewed]) -> list[Predicted]:
     """Words as rows of predictions: a person is sure, and lines count the words."""
-    return [Predicted(word.record_id, word.output, 1.0, REVIEWED, line) for line, word in enumerate(words, start=1)]
+    rows = enumerate(words, start=1)
+    return [Predicted(word.record_id, answer_by(process, word.output), 1.0, REVIEWED, line) for line, word in rows]
 
 
 def _publish(ledger: Answers, results: ResultTable, batch: str, words: Sequence[Reviewed]) -> None:
     """The words as rows of the table of results."""
     results.begin(batch)
     with ledger.keep(results.process.name, {}) as (connection, _):
-        left = results.stage(connection, batch, predicted(words))
+        left = results.stage(connection, batch, predicted(results.process, words))
     if left:
         logger.warning("released: %d of %d do not fit the table of results", len(left), len(words))
     results.publish(batch)

@@ -4,7 +4,7 @@ Rows of a batch that is being made stand in a table beside it, written in one tr
 whole, one transaction moves them into the table. A key that is there already is updated, so that the same batch again changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +153,15 @@ class ResultTable:
             update = {name: insert.excluded[name] for name in names if name != "record_id"}
             connection.execute(insert.on_conflict_do_update(index_elements=["record_id"], set_=update))
             return connection.execute(self.staged.delete().where(self.staged.c.batch == batch)).rowcount
+
+    def withdraw(self, rows: Iterable[tuple[str, str]]) -> int:
+        """Delete the rows of these ids, where they come from the batch beside them; how many there were."""
+        gone = 0
+        with writing(self.engine) as connection:
+            for id, batch in rows:
+                mine = self.table.delete().where(self.table.c.record_id == _text(id), self.table.c.batch == batch)
+                gone += connection.execute(mine).rowcount
+        return gone
 
     def _cells(self, row: Predicted) -> dict[str, Any]:
         """A prediction as a row.

@@ -2,14 +2,15 @@
 
 A record is known by its id and its inputs, whichever batch it stood in: it is looked at once. A word is one object of reviews/, written
 with `If-None-Match`, and never changed; of two people the second is told. An answer that the declaration no longer knows (its label is
-gone) is void: the record waits again, and what is said then is `<id>.2`. What was accepted or corrected comes back as a labelled record:
+gone) is void: the record waits again, and what is said then is `<id>.2`; one that came while a page was open may be of a newer
+declaration than the page's, and stands. What was accepted or corrected comes back as a labelled record:
 the first ones, up to the quota, as gold, which only measures; the later ones to be trained on. A text that is gold stays gold, for all
 its records, so that none is ever measured with and trained on; preparation checks this again.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from infra.transfer import in_parallel
 from tasks.cleaning import fold
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.process import Column, Process, digest_of
-from tasks.prompts import columns_of, prompt_of
+from tasks.prompts import check_output, columns_of, prompt_of
 from tasks.repairs import mend
 from tasks.routing import FILE, Proposed
 from tasks.splitting import group_of
@@ -79,20 +80,25 @@ def review_key(process: str, id: str) -> str:
     return f"{process}/reviews/{id}.json"
 
 
-def _place(name: str) -> tuple[str, int]:
+def place_of(name: str) -> tuple[str, int]:
     """What a word's record is known by, and which word on it this is."""
     id, _, number = name.partition(".")
     return id, int(number or 1)
 
 
-def words_in(store: Store, process: str, id: str = "") -> list[str]:
-    """The words' names.
+def words_in(store: Store, process: str, id: str = "") -> dict[str, str]:
+    """The words' names, and their etags.
 
     Args:
         id: what a record is known by, when only those on it are asked for.
     """
-    names = (info.key.rpartition("/")[2] for info in store.list(f"{process}/reviews/{id}"))
-    return [name.removesuffix(".json") for name in names if WORD.fullmatch(name)]
+    found = {info.key.rpartition("/")[2]: info.etag for info in store.list(f"{process}/reviews/{id}")}
+    return {name.removesuffix(".json"): etag for name, etag in found.items() if WORD.fullmatch(name)}
+
+
+def last_of(names: Iterable[str]) -> set[str]:
+    """Of each record's words the last one's name."""
+    return set({place_of(name)[0]: name for name in sorted(names, key=lambda name: place_of(name)[1])}.values())
 
 
 def last_word(store: Store, process: str, id: str) -> Reviewed | None:
@@ -101,8 +107,8 @@ def last_word(store: Store, process: str, id: str) -> Reviewed | None:
     Raises:
         ValueError: it is damaged.
     """
-    name = max(words_in(store, process, id), key=lambda name: _place(name)[1], default=None)
-    return read_word(store, review_key(process, name)) if name else None
+    names = last_of(words_in(store, process, id))
+    return read_word(store, review_key(process, *names)) if names else None
 
 
 def text_key(process: Process, inputs: Mapping[str, Any]) -> str:
@@ -112,8 +118,8 @@ def text_key(process: Process, inputs: Mapping[str, Any]) -> str:
 
 
 @cache
-def _words_read(place: str) -> dict[str, Reviewed]:
-    """Words of a place that this program has read: a word never changes, and many batches ask for all of them."""
+def _words_read(place: str) -> dict[tuple[str, str], Reviewed]:
+    """Name and etag -> words of a place that this program has read: a word never changes, and many batches ask for all of them."""
     return {}
 
 
@@ -125,12 +131,16 @@ class Queue:
         self._finished_at: dict[str, str] = {}  # manifest -> when its batch was finished; "" where nothing is to review
         self._batches: dict[str, list[Item]] = {}
         self._words = _words_read(store.address(f"{process.name}/reviews"))
-        self._holding: dict[str, bool] = {}
+        self._first: frozenset[str] | None = None  # words that were there when these were first asked for
+        self._holding: dict[tuple[str, datetime], bool] = {}
 
     def waiting(self) -> list[Item]:
-        """Records without a word that holds, each once, with the newest proposal."""
+        """Records without a word that holds, each once, with the newest proposal; where a word is damaged, those without any."""
         found: dict[str, Item] = {}
-        done = {id for id, word in self.standing().items() if self._holds(word)}
+        try:
+            done = {id for id, word in self.standing().items() if self._stands(word)}
+        except ValueError:
+            done = {place_of(name)[0] for name in words_in(self.store, self.process.name)}
         for batch in sorted(self._finished(), key=lambda each: each[0]):
             for item in self._items(batch[1]):
                 if item.id not in done:
@@ -166,36 +176,62 @@ class Queue:
         return next((item for item in items if item.id == id), None)
 
     def words(self) -> list[Reviewed]:
-        """Every word, in the order in which they were given."""
+        """Every word, in the order in which they were given.
+
+        Raises:
+            ValueError: one is damaged.
+        """
         there = words_in(self.store, self.process.name)
-        new = [name for name in there if name not in self._words]
-        read = in_parallel(lambda name: read_word(self.store, review_key(self.process.name, name)), new)
+        new = [each for each in there.items() if each not in self._words]
+        read = in_parallel(lambda each: read_word(self.store, review_key(self.process.name, each[0])), new)
         self._words |= zip(new, read, strict=True)
-        return sorted((self._words[name] for name in there), key=lambda word: (word.decided, word.id))
+        for name, etag in list(self._words):
+            if there.get(name) != etag:
+                self._words.pop((name, etag), None)
+        if self._first is None:
+            self._first = frozenset(there)
+        return sorted((word for each in there.items() if (word := self._words.get(each))), key=lambda word: (word.decided, word.id))
 
     def standing(self) -> dict[str, Reviewed]:
         """What a record is known by -> the last word on it, in the order in which they were given."""
-        return {_place(word.id)[0]: word for word in sorted(self.words(), key=lambda word: _place(word.id)[1])}
+        words = self.words()
+        last = last_of(word.id for word in words)
+        return {place_of(word.id)[0]: word for word in words if word.id in last}
+
+    def holding(self) -> list[Reviewed]:
+        """Of each record the last word, where its answer is one by the declaration, in the order in which they were given."""
+        return [word for word in self.standing().values() if self._holds(word)]
 
     def _holds(self, word: Reviewed) -> bool:
         """Whether a word's answer is one by the declaration; words never change, so each is looked at once."""
-        if word.id not in self._holding:
-            self._holding[word.id] = fits(self.process, word)
-        return self._holding[word.id]
+        key = word.id, word.decided
+        if key not in self._holding:
+            self._holding[key] = fits(self.process, word)
+        return self._holding[key]
+
+    def _stands(self, word: Reviewed) -> bool:
+        """Whether a record's last word is not to be asked for again: one that came meanwhile may know a newer declaration."""
+        return word.id not in (self._first or ()) or self._holds(word)
 
     def _name(self, id: str) -> str:
-        """Of the next word on a record; that of the word that holds, where one does."""
+        """Of the next word on a record; that of the word that stands, where one does."""
         last = self.standing().get(id)
-        if last is None or self._holds(last):
+        if last is None or self._stands(last):
             return last.id if last else id
-        return f"{id}.{_place(last.id)[1] + 1}"
+        return f"{id}.{place_of(last.id)[1] + 1}"
+
+    def _side(self, text: str) -> Side:
+        """Where an answer on a text goes: a text stays where its first record went; gold until the quota of texts that are gold is met."""
+        given = next((word.side for word in self.words() if word.side and word.text == text), None)
+        gold = {word.text for word in self.holding() if word.side == "gold"}
+        return given or ("gold" if len(gold) < self.process.review.gold else "train")
 
     def _right(self, word: Word, proposed: Any, corrected: Any) -> Any:
         """What is right by a word; a proposal of a model that another declaration made may no longer be as declared."""
         if word != "accepted":
             return checked_output(self.process, corrected) if word == "corrected" else None
         try:
-            checked_output(self.process, proposed)
+            check_output(self.process, proposed)
         except ValueError as error:
             raise ValueError(f"the proposal cannot be accepted, correct it: {error}") from None
         return proposed
@@ -228,7 +264,7 @@ class Queue:
             model_version=proposed.model_version,
             word=word,
             output=right,
-            side=None if right is None else side_of(text, self.words(), self.process.review.gold),
+            side=None if right is None else self._side(text),
             reviewer=reviewer,
             reason=reason,
             decided=datetime.now(UTC),
@@ -256,24 +292,19 @@ def read_word(store: Store, key: str) -> Reviewed:
         ) from None
 
 
-def side_of(text: str, before: Sequence[Reviewed], quota: int) -> Side:
-    """Gold until the quota of texts is met, then training; a text stays where its first record went."""
-    for word in before:
-        if word.side and word.text == text:
-            return word.side
-    return "gold" if len({word.text for word in before if word.side == "gold"}) < quota else "train"
-
-
 def fits(process: Process, word: Reviewed) -> bool:
     """Whether an answer is one by a declaration: a label may be gone, a field may have come, another kind of output may be asked for."""
-    if word.output is None:
-        return True
-    if isinstance(word.output, Mapping) != (process.output.kind == "fields"):
-        return False
     with suppress(ValueError):
-        checked_output(process, word.output)
+        if word.output is not None:
+            check_output(process, answer_by(process, word.output))
         return True
     return False
+
+
+def answer_by(process: Process, output: Any) -> Any:
+    """A person's answer without fields that a declaration does not know; anything else as it is."""
+    fields = process.output.fields
+    return output if fields is None or not isinstance(output, Mapping) else {name: output[name] for name in output if name in fields}
 
 
 def checked_output(process: Process, output: Any) -> Any:
@@ -317,12 +348,12 @@ def _checked(name: str, column: Column, value: Any) -> Any:
 def labelled(process: Process, word: Reviewed) -> dict[str, Any]:
     """A reviewed record as a row of a labelled file; values stand under their dotted paths."""
     row = {path: value for path, value in word.inputs.items() if path not in process.output_columns}
-    return row | {process.records.key: word.record_id} | columns_of(process, word.output)
+    return row | {process.records.key: word.record_id} | columns_of(process, answer_by(process, word.output))
 
 
 def write_labelled(store: Store, process: Process, folder: Path) -> dict[str, Path]:
-    """Split -> a file of all records that were reviewed for it; a split without one has none."""
-    words, found = Queue(store, process).standing().values(), {}
+    """Split -> a file of all records that were reviewed for it; a split without one has none, and of a void word nothing is learned."""
+    words, found = Queue(store, process).holding(), {}
     for side, split in SPLITS.items():
         rows = [labelled(process, word) for word in words if word.side == side]
         if rows:

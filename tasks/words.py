@@ -11,7 +11,7 @@ from typing import Any
 from infra.store import Store
 from tasks.predictions import Prediction
 from tasks.process import Process, digest_of
-from tasks.reviewing import Queue, Reviewed, fits
+from tasks.reviewing import Queue, Reviewed, answer_by, fits
 
 REVIEWED = "reviewed"  # in the place of a model's version: a person said so
 FILE = "words.jsonl"
@@ -37,12 +37,18 @@ class Words:
     """
 
     def __init__(self, store: Store, process: Process, today: Process) -> None:
-        self._declarations, self._shown, self._queue = (today, process), tuple(process.input_columns), Queue(store, process)
+        self._own, self._today, self._shown, self._queue = process, today, tuple(process.input_columns), Queue(store, process)
         self._known = self._all()
 
     def _all(self) -> Mapping[str, Reviewed]:
-        fitting = (word for word in self._queue.standing().values() if any(fits(process, word) for process in self._declarations))
-        return {self.known_by(word.record_id, word.inputs): word for word in fitting}
+        counting = (word for word in self._queue.standing().values() if self._counts(word))
+        told = (word.model_copy(update={"output": answer_by(self._own, word.output)}) for word in counting)
+        return {self.known_by(word.record_id, word.inputs): word for word in told}
+
+    def _counts(self, word: Reviewed) -> bool:
+        """Whether a batch of the model can hold the answer, and it is as declared."""
+        formed = word.output is None or isinstance(word.output, Mapping) == (self._own.output.kind == "fields")
+        return formed and (fits(self._own, word) or fits(self._today, word))
 
     def known_by(self, record_id: str, inputs: Mapping[str, Any]) -> str:
         """What a record is known by."""

@@ -17,7 +17,7 @@ from infra.events import CATCH_UP
 from infra.store import open_store
 from tasks.declaration import load_process
 from tasks.ledger import read_ledger
-from tasks.process import Process
+from tasks.process import Process, Schedules
 
 ROOT = Path(__file__).resolve().parents[2]
 INBOX = "memory/inbox"
@@ -30,7 +30,7 @@ def memory(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Iter
     folder.mkdir(parents=True)
     monkeypatch.setenv("CLERKFLOW_PROCESSES", str(folder.parent))
     declared = tiny_process().model_dump(mode="json", exclude_defaults=True)
-    declared |= {"arrivals": {"settle_seconds": 0, "min_new_records": 2}, "schedules": {"reconcile": None}}
+    declared |= {"arrivals": {"settle_seconds": 0, "min_new_records": 2}, "schedules": dict.fromkeys(Schedules.model_fields)}
     (folder / "process.yaml").write_text(yaml.safe_dump(declared), encoding="utf-8")
     publish_tiny(tiny_process(), tmp_path / "version")
     process = load_process("memory", folder.parent)

@@ -124,7 +124,8 @@ def test_served_deployments_have_names_of_their_own_and_a_schedule_makes_runs(to
         made, scheduled = [], []
         for _ in range(120):
             made = [found for found in ask(clean, "/deployments/filter", {}) if found["name"] == "toy.served"]
-            scheduled = ask(clean, "/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+            waiting = ask(clean, "/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+            scheduled = [run for run in waiting if run["deployment_id"] in {found["id"] for found in made}]
             if len(made) == len(FLOWS) and scheduled:
                 break
             assert child.poll() is None

@@ -41,6 +41,14 @@ def test_few_samples_get_a_small_model_that_sees_them_often(kind: str, table: bo
     assert found.num_train_epochs == epochs
 
 
+def test_few_long_samples_in_few_minutes_are_seen_as_often_as_can_be() -> None:
+    counts = Counts(1_500, 1_500 * 200, 1_500 * 190, 3_000, 77)
+    found = settled(counts, budget_minutes=1)
+    assert found.size.n_embd == 64 and found.num_train_epochs < 60
+    many = settled(Counts(500_000, 100_000_000, 95_000_000, 3_000, 77), budget_minutes=1)
+    assert many.size.n_embd == 128 and many.num_train_epochs < 1
+
+
 def test_a_base_of_ours_sees_few_samples_often_as_long_as_the_minutes_last() -> None:
     epochs = [
         settled(Counts(800, 800 * length, 780 * length, 3_000, 77), base="store:base-ours").num_train_epochs for length in (20, 60, 600)

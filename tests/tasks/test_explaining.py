@@ -10,7 +10,7 @@ from benchmarks.memory import publish_tiny, tiny_process
 from infra.store import open_store
 from tasks.artifacts import Artifact
 from tasks.explaining import Link, explain
-from tasks.released import new_words, release_reviewed
+from tasks.released import new_words, rejected_since, release_reviewed
 from tasks.reviewing import Queue
 from tasks.runs import Run
 from tasks.scoring import score_batch
@@ -114,3 +114,35 @@ def test_of_two_words_on_one_record_the_last_is_released_and_neither_again_when_
     for info in list(store.list(batch.prefix)):
         store.delete(info.key)
     assert not new_words(store, run.process) and release_reviewed.fn(run) is None
+
+
+def table_of(run: Run) -> dict[str, str]:
+    from infra.database import connected, ledger_url, reading
+
+    with connected(ledger_url(), "TEST") as engine, reading(engine) as connection:
+        return dict(connection.exec_driver_sql("SELECT record_id, queue FROM done").tuples().all())
+
+
+def test_a_void_word_is_never_released_and_a_record_that_is_rejected_later_leaves_the_table_of_results(run: Run, tmp_path: Path) -> None:
+    from tests.flows.test_review import process_of
+
+    run = reviewed(run, tmp_path, sink={"table": "done"})
+    store = open_store()
+    release_reviewed.fn(run)
+    put_batch(store, tickets("four"), "b2")
+    queue = Queue(store, run.process)
+    queue.decide(queue.waiting()[0], "corrected", "Cy", "shipping")
+    output = {"label": "queue", "labels": ["billing", "delivery"]}
+    process = process_of(output, batch={"sink": {"table": "done"}})
+    later = Run(id="later", process=process, flow="score")
+    assert not new_words(store, process) and not rejected_since(store, process)
+
+    queue = Queue(store, process)
+    two, four = queue.waiting()
+    queue.decide(two, "rejected", "Cy", reason="spam")
+    queue.decide(four, "corrected", "Cy", "delivery")
+    assert [word.output for word in new_words(store, process)] == ["delivery"]
+    assert table_of(run) == {"r1": "billing", "r2": "shipping"}
+    release_reviewed.fn(later)
+    assert table_of(run) == {"r1": "delivery"}
+    assert release_reviewed.fn(later) is None

@@ -8,6 +8,7 @@ import pytest
 
 from infra.store import Conflict, LocalStore, Store
 from tasks.ingestion import reviewed_sources
+from tasks.lessons import to_learn
 from tasks.preparation import write_samples
 from tasks.process import Process
 from tasks.readers import Reader
@@ -71,9 +72,66 @@ def test_a_word_whose_label_is_gone_is_void_and_its_record_waits_again(local: St
 def test_a_proposal_that_is_no_longer_as_declared_cannot_be_accepted(local: Store) -> None:
     put_batch(local, [{"inputs": {"text": "one"}, "output": "shipping"}])
     queue = Queue(local, process_of(output={"label": "queue", "labels": ["billing", "delivery"]}))
-    with pytest.raises(ValueError, match=r"correct it: .* is not as declared"):
+    with pytest.raises(ValueError, match=r"correct it: the answer is not a declared label"):
         queue.decide(queue.waiting()[0], "accepted", "Ann")
     assert queue.words() == []
+
+
+def test_a_word_that_came_while_a_page_was_open_stands_whatever_declaration_the_page_knows(local: Store) -> None:
+    put_batch(local, tickets("one"))
+    older = Queue(local, process_of(output={"label": "queue", "labels": ["billing", "shipping"]}))
+    newer = Queue(local, process_of(output={"label": "queue", "labels": ["billing", "delivery"]}))
+    (item,) = older.waiting()
+    newer.decide(item, "corrected", "Bo", "delivery")
+    assert older.waiting() == []
+    with pytest.raises(Conflict, match="corrected by Bo"):
+        older.decide(item, "accepted", "Ann")
+    assert [word.output for word in newer.words()] == ["delivery"]
+
+
+def test_void_words_are_neither_learned_from_nor_counted_nor_part_of_the_quota_of_gold(local: Store, tmp_path: Path) -> None:
+    put_batch(local, tickets("one", "two", "three"))
+    queue = Queue(local, process_of(review={"gold": 1}))
+    decide_all(queue, "corrected", output="shipping")
+    assert to_learn(local, queue.process) == 2
+    process = process_of(output={"label": "queue", "labels": ["billing", "delivery"]}, review={"gold": 1})
+    assert (write_labelled(local, process, tmp_path), to_learn(local, process)) == ({}, 0)
+    later = Queue(local, process)
+    assert len(later.waiting()) == 3
+    put_batch(local, tickets("four"), "b2")
+    later.decide(later.waiting()[-1], "accepted", "Bo")
+    assert later.standing()[item_id("r1", {"text": "four"})].side == "gold"
+    decide_all(later, "corrected", output="delivery")
+    assert sorted(word.side for word in later.holding() if word.side) == ["gold", "gold", "train", "train"]  # a text stays where it went
+    assert to_learn(local, process) == 2
+
+
+def test_a_word_of_another_kind_of_output_or_with_fields_that_are_gone_does_no_harm(local: Store, tmp_path: Path) -> None:
+    put_batch(local, [{"inputs": {"text": "one"}, "output": {"item": "pen", "count": 2, "unit": "box"}}])
+    decide_all(Queue(local, process_of(FORM)), "corrected", output={"item": "pens", "count": 3, "unit": "box"})
+    fewer = process_of(FORM | {"fields": {"item": {}}})
+    (line,) = write_labelled(local, fewer, tmp_path)["test"].read_text().splitlines()
+    assert json.loads(line) == {"text": "one", "id": "r1", "form.item": "pens"}
+    assert Queue(local, fewer).waiting() == []
+    assert write_labelled(local, process_of(), tmp_path / "label") == {}
+
+
+def test_a_damaged_word_stops_no_page_and_is_told_to_who_decides(local: Store) -> None:
+    put_batch(local, tickets("one", "two"))
+    queue = Queue(local, process_of())
+    first, second = queue.waiting()
+    local.write(review_key("tickets", first.id), b"{}")
+    assert [item.id for item in queue.waiting()] == [second.id]
+    with pytest.raises(ValueError, match="is damaged"):
+        queue.decide(second, "accepted", "Ann")
+
+
+def test_what_a_model_may_write_can_be_accepted_as_it_stands(local: Store) -> None:
+    form = {"fields": {"item": {"optional": False}, "mark": {"pattern": "^ "}}, "within": "form"}
+    put_batch(local, [{"inputs": {"text": "one"}, "output": {"item": "", "mark": " Bob"}}])
+    queue = Queue(local, process_of(form))
+    decide_all(queue)
+    assert [word.output for word in queue.holding()] == [{"item": "", "mark": " Bob"}]
 
 
 def test_gold_comes_first_up_to_its_quota_and_equal_texts_stay_together(local: Store) -> None:
@@ -178,4 +236,7 @@ def test_a_word_is_read_once_by_a_program_and_is_asked_for_again_when_it_is_dele
     (first, _) = Queue(local, process).words()
     local.delete(review_key("tickets", first.id))
     assert [item.id for item in Queue(local, process).waiting()] == [first.id]
-    assert len(Queue(local, process).words()) == 1
+    (again,) = Queue(local, process).waiting()
+    monkeypatch.undo()
+    Queue(local, process).decide(again, "corrected", "Bo", "shipping")
+    assert {word.output for word in Queue(local, process).words()} == {"billing", "shipping"}

@@ -103,7 +103,12 @@ def test_a_word_counts_while_it_is_as_declared_today_or_by_the_model(looked_at: 
     assert word_on(fewer, process, shown) == word_on(process, fewer, shown) == said
     assert word_on(fewer, fewer, shown) is None
     form = quick.process(name="memory", output={"fields": {"queue": {}}})
-    assert word_on(form, form, shown) is None
+    assert word_on(form, form, shown) is word_on(form, process, shown) is None
+    (batch,) = {info.key.split("/")[2] for info in open_store().list("memory/batches/")}
+    (chain,) = explain(open_store(), fewer, batch, "a")
+    facts = {link.title: link.facts for link in chain}
+    assert facts["answer"]["became"] == "for a person, who has not looked at it yet"
+    assert "the record waits again" in facts["reviewer"]["void"] and facts["reviewer"]["output"] == said.output
 
 
 def test_fields_as_a_model_writes_them_are_words_that_count(tmp_path: Path) -> None:
@@ -116,6 +121,9 @@ def test_fields_as_a_model_writes_them_are_words_that_count(tmp_path: Path) -> N
     words = Words(store, process, process)
     said = words.on(words.known_by("r1", {"text": "one"}))
     assert said and said.output == {"item": "Bob ", "tags": []}
+    words = Words(store, fewer := process_of({"fields": {"item": {}}}), fewer)
+    said = words.on(words.known_by("r1", {"text": "one"}))
+    assert said and said.output == {"item": "Bob "}  # without a field that is gone
 
 
 def test_what_is_said_while_a_batch_is_made_is_later_and_keeps_the_row_out_of_the_table(

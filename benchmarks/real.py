@@ -1,6 +1,6 @@
 """The whole train flow on the public data sets of ../shared/data: measure, baseline, published figure and minutes in one table.
 
-Run: make bench-real          (or: .venv/bin/python -m benchmarks.real --seeds 0 banking77)
+Run: make bench-real          (or: .venv/bin/python -m benchmarks.real banking77 --seeds 0 --samples 1500)
 
 Every set is trained with the defaults (tasks/budget.py), once for each of the seeds 0, 1 and 2; mean and spread are printed.
 What was tried for them, on splits cut from the training sets, one seed:
@@ -94,7 +94,7 @@ ERRORS = ("slot_error_rate",)
 LABEL_FIELD = "intent"  # the field of atis that is no slot
 
 
-def main(names: list[str], seeds: list[int]) -> int:
+def main(names: list[str], seeds: list[int], samples: int | None = None) -> int:
     """Train each set in a store of its own, once a seed, then print the table; 1 when a run was not whole."""
     from flows import console
 
@@ -102,9 +102,27 @@ def main(names: list[str], seeds: list[int]) -> int:
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as folder:
         os.environ |= {"CLERKFLOW_STORE": f"{folder}/store", "CLERKFLOW_CACHE": f"{folder}/cache", "PREFECT_HOME": f"{folder}/prefect"}
         console.quiet_libraries()
-        rows = [row for name in names for row in over_seeds([measure(name, seed) for seed in seeds])]
-    console.out.print(table_of(rows, seeds))
+        declared = {name: str(cut(name, samples, Path(folder)) if samples else HERE / "processes" / name) for name in names}
+        rows = [row for name in names for row in over_seeds([measure(name, declared[name], seed) for seed in seeds])]
+    console.out.print(table_of(rows, seeds, samples))
     return 0 if rows else 1
+
+
+def cut(name: str, samples: int, folder: Path) -> Path:
+    """The declaration of a set of which only so many of its records are learned from, spread over the file; it is tested on all."""
+    import yaml
+
+    folder, own = folder / "few" / name, HERE / "processes" / name
+    folder.mkdir(parents=True)
+    declared = yaml.safe_load((own / "process.yaml").read_text(encoding="utf-8"))
+    records = declared["records"]
+    records |= {key: str((own / records[key]).resolve()) for key in ("source", "validation", "test") if key in records}
+    rows = [row for row in Path(records["source"]).read_text(encoding="utf-8").splitlines() if row.strip()]
+    kept = [rows[at * len(rows) // samples] for at in range(samples)] if samples < len(rows) else rows
+    records["source"] = "train.jsonl"
+    (folder / "train.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    (folder / "process.yaml").write_text(yaml.safe_dump(declared, allow_unicode=True), encoding="utf-8")
+    return folder
 
 
 def over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -120,8 +138,12 @@ def over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return found
 
 
-def measure(name: str, seed: int) -> list[dict[str, Any]]:
-    """Train one set through the flow with one seed and read what its evaluation says."""
+def measure(name: str, declared: str, seed: int) -> list[dict[str, Any]]:
+    """Train one set through the flow with one seed and read what its evaluation says.
+
+    Args:
+        declared: folder of its declaration.
+    """
     from flows import console
     from flows.parameters import Overrides
     from flows.train import train
@@ -130,7 +152,7 @@ def measure(name: str, seed: int) -> list[dict[str, Any]]:
 
     console.out.print(f"[bold]{name}[/], seed {seed}")
     started = time.perf_counter()
-    verdict = train(str(HERE / "processes" / name), Overrides.model_validate({"finetuning": {"seed": seed}}), dry_run=True)
+    verdict = train(declared, Overrides.model_validate({"finetuning": {"seed": seed}}), dry_run=True)
     minutes = (time.perf_counter() - started) / 60
     store = open_store()
     run = json.loads(store.read(max(info.key for info in store.list(f"{name}/runs/") if info.key.endswith("/run.json")))[0])
@@ -188,7 +210,7 @@ def best_baseline(baselines: list[dict[str, Any]], figure: Figure) -> tuple[str,
     return choose(found.items(), key=lambda pair: pair[1]) if found else None
 
 
-def table_of(rows: list[dict[str, Any]], seeds: list[int]) -> Any:
+def table_of(rows: list[dict[str, Any]], seeds: list[int], samples: int | None = None) -> Any:
     """One line a set and metric; where the baseline wins, the line says so."""
     from rich.table import Table
 
@@ -196,7 +218,8 @@ def table_of(rows: list[dict[str, Any]], seeds: list[int]) -> Any:
         "published figures as the data's own READMEs give them: TGen's BLEU is of another tokenisation, Span-ConveRT's was not re-checked"
     )
     told = f"seed {seeds[0]}" if len(seeds) == 1 else f"means of seeds {', '.join(map(str, seeds))} ± half of what lies between them"
-    table = Table(title=f"real data, official test splits, {told}", title_justify="left", caption=notes, caption_justify="left")
+    few = f"{samples:,} samples of each, " if samples else ""
+    table = Table(title=f"real data, official test splits, {few}{told}", title_justify="left", caption=notes, caption_justify="left")
     headings = (
         "set",
         "metric",
@@ -244,7 +267,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train on public data sets and print measures.")
     parser.add_argument("sets", nargs="*", default=list(SETS), metavar="SET", help=f"of: {', '.join(SETS)}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--samples", type=int, help="learn from only so many of the training records")
     asked = parser.parse_args()
     if unknown := set(asked.sets) - set(SETS):
         parser.error(f"no such set: {', '.join(sorted(unknown))}")
-    sys.exit(main(asked.sets, asked.seeds))
+    sys.exit(main(asked.sets, asked.seeds, asked.samples))

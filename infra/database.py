@@ -76,6 +76,16 @@ def _parsed(url: str, name: str) -> "URL":
     raise ValueError(expected)
 
 
+def is_missing(url: str, name: str) -> bool:
+    """Whether a database is a SQLite file that nobody has made yet.
+
+    Raises:
+        ValueError: it is no URL of a SQLite file or of PostgreSQL.
+    """
+    target = _parsed(url, name)
+    return target.get_backend_name() == "sqlite" and not Path(target.database or "").exists()
+
+
 def _own_file(file: Path) -> None:
     """The file is there, for its owner's eyes only: answers are a company's data."""
     file.parent.mkdir(parents=True, exist_ok=True)

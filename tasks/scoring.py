@@ -32,7 +32,7 @@ from tasks.routing import Router
 from tasks.runs import Run, told
 from tasks.sinks import WRITERS
 from tasks.sources import Source, opened, read_as_today
-from tasks.words import Words
+from tasks.words import REVIEWED, Words
 from tasks.workers import hired
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,8 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
         artifact = store_folder(store, folder, order.prefix, tally.rows)
         check(store, hold)
         if results:
-            results.publish(order.batch, words.later())
+            with claimed(store, batch_key(declared.name, REVIEWED), order.run.id, wait=True):  # else a word released now is lost
+                results.publish(order.batch, words.later())
         artifact = artifact.model_copy(update={"facts": _facts(order, tally, time.perf_counter() - clock)})
         check(store, hold)
         manifest = json_bytes(_manifest(order, tally, artifact, started))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from infra.database import is_missing
 from infra.store import MissingObject, ObjectInfo, Store
 from tasks.answers import ledger_of, opened_ledger
 from tasks.ledger import inbox_of, read_ledger
@@ -57,8 +58,9 @@ def tidy(store: Store, process: Process, dry_run: bool = True, now: datetime | N
     found.objects = plan(store, process, found.versions.dropped, now)
     for info in _in_order(found.objects) if not dry_run else ():
         store.delete(info.key)
-    with opened_ledger(*ledger_of(process)) as ledger:
-        found.answers = ledger.forget(name, now - timedelta(days=process.keep.answers_days), dry_run)
+    if not is_missing(*ledger_of(process)):
+        with opened_ledger(*ledger_of(process)) as ledger:
+            found.answers = ledger.forget(name, now - timedelta(days=process.keep.answers_days), dry_run)
     if not dry_run:
         logger.info("%s: removed %s", name, found.counts)
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.database import is_missing, ledger_url
 from infra.results import sweep_results
 from infra.spans import Spans
 from infra.store import Store
@@ -55,6 +56,7 @@ def test_a_dry_run_counts_and_removes_nothing(store: Store) -> None:
     before = keys(store)
     assert tidy(store, PROCESS, now=days(3)).counts["runs"]["objects"] == 1
     assert keys(store) == before
+    assert is_missing(ledger_url(), "CLERKFLOW_LEDGER_URL")
 
 
 def test_old_runs_go_with_what_stages_remember_of_them_and_young_ones_stay(store: Store) -> None:

@@ -1,6 +1,8 @@
 """What people have said stands, whichever model is asked about the same records later."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from benchmarks.memory import publish_tiny, tiny_process
 from infra.store import Store, open_store
 from tasks.answers import opened_ledger
 from tasks.artifacts import Artifact
+from tasks.claims import batch_key, claimed
 from tasks.declaration import DeclarationError
 from tasks.explaining import explain
 from tasks.process import Process
@@ -19,8 +22,8 @@ from tasks.reviewing import Queue
 from tasks.runs import Run
 from tasks.scoring import score_batch
 from tasks.sinks import Predicted
-from tasks.terms import Automation
-from tasks.words import Words
+from tasks.terms import Automation, SinkTable
+from tasks.words import REVIEWED, Words
 from tests.tasks.test_results import SINK, messages, rows_of, score
 from tests.tasks.test_scoring import lines
 
@@ -162,3 +165,23 @@ def test_fields_of_any_name_stand_in_the_table(database: str, tmp_path: Path) ->
 def test_names_of_columns_that_are_kept_for_rows_on_their_way_are_refused() -> None:
     with pytest.raises(DeclarationError, match="clerkflow_line is what every table of results has for itself"):
         quick.process(output={"fields": {"clerkflow_line": {}}}, batch={"sink": {"table": "done"}})
+
+
+def test_rows_move_into_the_table_while_nothing_is_released(looked_at: Path, tmp_path: Path) -> None:
+    sink = tiny_process().batch.model_copy(update={"sink": SinkTable(table="routed")})
+    store, process = open_store(), tiny_process().model_copy(update={"batch": sink})
+    source, before = lines(tmp_path / "more.jsonl", *ROWS), names_in(store)
+    with ThreadPoolExecutor() as pool:
+        with claimed(store, batch_key("memory", REVIEWED), "a release"):
+            scoring = pool.submit(scored, source, process)
+            for _ in range(120):
+                if any(name.endswith("/predictions.jsonl") for name in names_in(store) - before):
+                    break
+                time.sleep(0.5)
+            time.sleep(1)
+            assert not scoring.done() and not any(name.endswith("/manifest.json") for name in names_in(store) - before)
+        assert scoring.result(60).facts["done"] == 2
+
+
+def names_in(store: Store) -> set[str]:
+    return {info.key for info in store.list("memory/batches/")}

@@ -23,7 +23,8 @@ from flows.review_page import PAGE, WORDS
 from infra.store import Conflict, Store
 from tasks.process import Column, Process
 from tasks.records import as_text
-from tasks.reviewing import Item, Queue, Word
+from tasks.reviewing import Item, Queue
+from tasks.reviews import Word
 
 LARGEST = 1_000_000  # bytes of a form
 UNSURE = 0.9  # a field below it is marked
@@ -173,7 +174,7 @@ class Desk:
             ((path, column),) = process.output_columns.items()
             choices = process.labels or column.values or ()
             return [_field("output", path, column, output, None, typed) | {"choices": choices, "long": process.output.kind == "text"}]
-        given = output or {}
+        given = output if isinstance(output, Mapping) else {}  # a model of another declaration may have proposed no fields
         return [
             _field(f"field.{name}", name, field, given.get(name), sure.get(name), typed) for name, field in process.output.fields.items()
         ]

@@ -111,6 +111,7 @@ results.py           predictions -> rows of a SQL table, whole batches only
 replays.py           dead letters -> the records that are asked about again
 routing.py           accepted, or a person looks at it, and why
 reviewing.py         a person's word, written once -> gold to measure with, then training data
+reviews.py           what a person said on a record, as an object that is written once
 lessons.py           which reviews a training has read, and how many wait for one
 words.py             what people have said to records before -> it stands, whichever model is asked later
 batches.py           what a batch's manifest says, and which batches there are

@@ -27,7 +27,7 @@ from tasks.records import Record, Rejected
 from tasks.repairs import repair
 from tasks.replays import Again
 from tasks.results import ResultTable
-from tasks.reviewing import Reviewed
+from tasks.reviews import Reviewed
 from tasks.routing import FILE as REVIEW
 from tasks.routing import Proposed, Router
 from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines

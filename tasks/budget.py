@@ -26,6 +26,7 @@ EPOCHS = {"label": 16.0, "fields": 8.0, "text": 4.0}  # the largest model that s
 SHOWN = {"label": 90_000, "fields": 40_000, "text": 0}  # samples times epochs that are needed where samples are few
 FEW_EPOCHS = 150.0  # of few samples at most
 MOST_EPOCHS, TABLE_EPOCHS = 40.0, 20.0
+ENOUGH_TOKENS = 20  # for each weight: Hoffmann et al. 2022, "Training compute-optimal large language models"
 STEPS_PER_EPOCH = 200  # about; batches are between these sizes
 SMALLEST_BATCH, LARGEST_BATCH, ROWS = 512, 4096, 16
 TUNED_EPOCHS = 3.0  # of a base model
@@ -112,15 +113,18 @@ def sizes_for(kind: str) -> tuple[Size, ...]:
 
 
 def size_for(minutes: float, kind: str, counts: Counts) -> Size:
-    """The largest model that can see its samples often enough; else the smallest where they are few, the third where many."""
+    """The largest model that can see its samples often enough; the smallest where not even that can.
+
+    Samples that are too many to be seen twice are no fewer for it: of such the largest model is taken that reads ENOUGH_TOKENS.
+    """
     sizes = sizes_for(kind)
     if counts.samples <= FEW_SAMPLES:
         sizes = sizes[: 1 if counts.table else SMALL[kind]]
-    fitting = [size for size in sizes if _epochs(minutes, size, kind, counts) >= fewest_epochs(kind, counts)]
-    if fitting:
-        return fitting[-1]
-    few = counts.samples <= FEW_SAMPLES or _epochs(minutes, sizes[0], kind, counts) >= EPOCHS[kind]
-    return sizes[0 if few else 2]
+    epochs = {size: _epochs(minutes, size, kind, counts) for size in sizes}
+    fitting = [size for size in sizes if epochs[size] >= fewest_epochs(kind, counts)]
+    if not fitting and epochs[sizes[0]] < 2:
+        fitting = [size for size in sizes if epochs[size] * counts.tokens >= ENOUGH_TOKENS * _body(size)]
+    return (fitting or sizes[:1])[-1]
 
 
 def fewest_epochs(kind: str, counts: Counts) -> float:
@@ -135,8 +139,13 @@ def epochs_for(minutes: float, size: Size, kind: str, counts: Counts) -> float:
 
 
 def _epochs(minutes: float, size: Size, kind: str, counts: Counts) -> float:
-    body, head = 12 * size.n_layer * size.n_embd**2, counts.vocabulary * size.n_embd
-    return minutes * 60 * OPERATIONS_PER_SECOND / (OPERATIONS * max(1.0, body * counts.tokens + head * counts.predicted(kind)))
+    each = _body(size) * counts.tokens + counts.vocabulary * size.n_embd * counts.predicted(kind)
+    return minutes * 60 * OPERATIONS_PER_SECOND / (OPERATIONS * max(1.0, each))
+
+
+def _body(size: Size) -> int:
+    """Weights without embeddings."""
+    return 12 * size.n_layer * size.n_embd**2
 
 
 def _batch(counts: Counts) -> dict[str, int]:

@@ -25,7 +25,8 @@ from tasks.readers import Reader
 from tasks.records import Record
 from tasks.released import WORDS
 from tasks.replays import LETTERS
-from tasks.reviewing import Reviewed, fits, item_id, last_word, read_word, review_key
+from tasks.reviewing import fits
+from tasks.reviews import Reviewed, item_id, last_word, read_word, review_key
 from tasks.routing import FILE as REVIEW
 from tasks.sinks import safe_cell
 from tasks.sources import opened, read_as_today

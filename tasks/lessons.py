@@ -5,6 +5,7 @@ of an inbox file are, so that the same words do not start one after the other fo
 """
 
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 
@@ -13,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from infra.store import MissingObject, Store
 from infra.transfer import in_parallel
 from tasks.process import Process
-from tasks.reviewing import fits, last_of, read_word, review_key, words_in
+from tasks.reviewing import fits
+from tasks.reviews import last_of, read_word, review_key, words_in
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +44,8 @@ def _key(process: str) -> str:
     return f"{process}/lessons.json"
 
 
-def _unread(store: Store, process: str, lessons: Lessons) -> tuple[str, ...]:
-    read = set(lessons.read)
-    return tuple(sorted(name for name in words_in(store, process) if name not in read))
+def _unread(names: Iterable[str], lessons: Lessons) -> tuple[str, ...]:
+    return tuple(sorted(set(names) - set(lessons.read)))
 
 
 def to_learn(store: Store, process: Process) -> int:
@@ -53,11 +54,11 @@ def to_learn(store: Store, process: Process) -> int:
     Raises:
         ValueError: a word is damaged.
     """
-    lessons = lessons_of(store, process.name)
-    new = _unread(store, process.name, lessons)
+    lessons, names = lessons_of(store, process.name), words_in(store, process.name)
+    new = _unread(names, lessons)
     if lessons.attempts >= process.arrivals.max_attempts and new == lessons.tried:
         return 0
-    last = last_of(words_in(store, process.name))
+    last = last_of(names)
     words = in_parallel(partial(read_word, store), [review_key(process.name, name) for name in new if name in last])
     return sum(word.side == "train" and fits(process, word) for word in words)
 
@@ -65,7 +66,7 @@ def to_learn(store: Store, process: Process) -> int:
 def begin(store: Store, process: str) -> None:
     """Count an attempt with the words that wait."""
     lessons = lessons_of(store, process)
-    new = _unread(store, process, lessons)
+    new = _unread(words_in(store, process), lessons)
     attempts = lessons.attempts + 1 if new == lessons.tried else 1
     _note(store, process, lessons.model_copy(update={"tried": new, "attempts": attempts}))
 

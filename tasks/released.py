@@ -19,12 +19,13 @@ from infra.store import MissingObject, Store, open_store
 from tasks.answers import Answers, ledger_of, opened_ledger
 from tasks.artifacts import Artifact, json_bytes, read_json, scratch, store_folder, write_json
 from tasks.batches import read_batch
-from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
+from tasks.claims import Hold, batch_key, check, claimed
 from tasks.deliveries import deliveries
 from tasks.process import Process, digest_of
 from tasks.records import Record
 from tasks.results import ResultTable
-from tasks.reviewing import Queue, Reviewed, answer_by, place_of
+from tasks.reviewing import Queue, answer_by
+from tasks.reviews import Reviewed
 from tasks.runs import Run, told
 from tasks.scoring import TRIED_AGAIN
 from tasks.sinks import WRITERS, Predicted
@@ -36,20 +37,17 @@ WORDS = "words.json"
 
 
 @task(task_run_name="release-{run.process.name}", cache_policy=NO_CACHE, **TRIED_AGAIN)
-def release_reviewed(run: Run, output_format: str = "jsonl") -> Artifact | Claim | None:
+def release_reviewed(run: Run, output_format: str = "jsonl") -> Artifact | None:
     """What was accepted or corrected since the last time -> batches/reviewed-<digest>/; None when nothing was.
 
     Raises:
         DatabaseAwayError: the database of the table of results does not answer.
     """
     store, process = open_store(), run.process
-    try:
-        with claimed(store, batch_key(process.name, REVIEWED), run.id) as hold:
-            _withdraw(process, rejected_since(store, process))
-            words = new_words(store, process)
-            return _make_batch(store, run, words, output_format, hold) if words else None
-    except Held as held:
-        return held.claim
+    with claimed(store, batch_key(process.name, REVIEWED), run.id, wait=True) as hold:  # a batch, too, that moves its rows
+        _withdraw(store, process, new_rejections(store, process))
+        words = new_words(store, process)
+        return _make_batch(store, run, words, output_format, hold) if words else None
 
 
 def new_words(store: Store, process: Process) -> list[Reviewed]:
@@ -58,8 +56,21 @@ def new_words(store: Store, process: Process) -> list[Reviewed]:
     return [word for word in Queue(store, process).holding() if word.output is not None and word.id not in done]
 
 
-def _held(store: Store, process: str) -> dict[str, str]:
-    """Words that a finished batch holds, or held, and that batch: released/<batch>.json remembers them when the batch is gone."""
+def new_rejections(store: Store, process: Process) -> list[Reviewed]:
+    """Rejections whose records' rows were not taken out of the table of results yet; none where there is no table.
+
+    Of several words on records with one id the last counts, as it does for the row.
+    """
+    if not process.batch.sink:
+        return []
+    last = {word.record_id: word for word in Queue(store, process).holding()}
+    rejected = [word for word in last.values() if word.word == "rejected"]
+    done = _held(store, process.name) if rejected else ()
+    return [word for word in rejected if word.id not in done]
+
+
+def _held(store: Store, process: str) -> set[str]:
+    """Words that a finished batch holds, or held: released/<batch>.json remembers them when the batch is gone; and rejections done with."""
     noted = {info.key for info in store.list(f"{process}/released/")}
     for info in store.list(f"{process}/batches/{REVIEWED}-"):
         key = f"{process}/released/{info.key.split('/')[-2]}.json"
@@ -67,27 +78,19 @@ def _held(store: Store, process: str) -> dict[str, str]:
             with suppress(MissingObject, ValueError):
                 store.write(key, json_bytes(read_json(store, read_batch(store, info.key).artifact, WORDS)))
                 noted.add(key)
-    return {id: Path(key).stem for key in noted for id in json.loads(store.read(key)[0])}
+    return {id for key in noted for id in json.loads(store.read(key)[0])}
 
 
-def rejected_since(store: Store, process: Process) -> list[tuple[str, str]]:
-    """Ids of released records that people have rejected since, beside the batch that holds them; none without a table of results."""
-    if not process.batch.sink:
-        return []
-    words = Queue(store, process).standing()
-    kept = {word.record_id for word in words.values() if word.output is not None}
-    rejected = {id: word.record_id for id, word in words.items() if word.output is None and word.record_id not in kept}
-    held = _held(store, process.name).items() if rejected else ()
-    return [(rejected[id], batch) for name, batch in held if (id := place_of(name)[0]) in rejected]
-
-
-def _withdraw(process: Process, rows: Sequence[tuple[str, str]]) -> None:
-    """Take released rows out of the table of results."""
-    if rows and process.batch.sink:
-        with opened_ledger(*ledger_of(process)) as ledger:
-            gone = ResultTable(ledger.engine, process.batch.sink, process).withdraw(rows)
-        if gone:
-            logger.warning("released: %d rows are taken out of the table of results: their records were rejected since", gone)
+def _withdraw(store: Store, process: Process, rejected: Sequence[Reviewed]) -> None:
+    """Take the answers of people out of the table of results whose records they have rejected since; a model's answer stays."""
+    if not rejected or not process.batch.sink:
+        return
+    with opened_ledger(*ledger_of(process)) as ledger:
+        gone = ResultTable(ledger.engine, process.batch.sink, process).withdraw([word.record_id for word in rejected], REVIEWED)
+    if gone:
+        logger.warning("released: %d rows are taken out of the table of results: their records were rejected since", gone)
+    ids = [word.id for word in rejected]
+    store.write(f"{process.name}/released/rejected-{digest_of(ids)[:16]}.json", json_bytes(ids))
 
 
 def _make_batch(store: Store, run: Run, words: Sequence[Reviewed], output_format: str, hold: Hold) -> Artifact:
@@ -128,7 +131,7 @@ def _write(folder: Path, process: Process, words: Sequence[Reviewed], output_for
 def predicted(process: Process, words: Sequence[Reviewed]) -> list[Predicted]:
     """Words as rows of predictions: a person is sure, and lines count the words."""
     rows = enumerate(words, start=1)
-    return [Predicted(word.record_id, answer_by(process, word.output), 1.0, REVIEWED, line) for line, word in rows]
+    return [Predicted(word.record_id, answer_by(process, word), 1.0, REVIEWED, line) for line, word in rows]
 
 
 def _publish(ledger: Answers, results: ResultTable, batch: str, words: Sequence[Reviewed]) -> None:

@@ -4,7 +4,7 @@ Rows of a batch that is being made stand in a table beside it, written in one tr
 whole, one transaction moves them into the table. A key that is there already is updated, so that the same batch again changes nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 OWN = ("record_id", "confidence", "model_version", "batch")  # columns beside the outputs
 STAGED = ("clerkflow_line", "clerkflow_item", "clerkflow_at")  # and of rows that are not in the table yet
 MOST_ID_BYTES = 2_000  # PostgreSQL's index takes some 2,700, with the batch's name
+LARGEST_INTEGER = 2**63 - 1
 STALE_DAYS = 7  # after which rows of a batch that was never finished go
 
 
@@ -154,13 +155,13 @@ class ResultTable:
             connection.execute(insert.on_conflict_do_update(index_elements=["record_id"], set_=update))
             return connection.execute(self.staged.delete().where(self.staged.c.batch == batch)).rowcount
 
-    def withdraw(self, rows: Iterable[tuple[str, str]]) -> int:
-        """Delete the rows of these ids, where they come from the batch beside them; how many there were."""
-        gone = 0
+    def withdraw(self, ids: Sequence[str], version: str) -> int:
+        """Delete the rows of records whose answers are of this version; how many there were."""
+        gone, texts = 0, [_text(id) for id in ids]
         with writing(self.engine) as connection:
-            for id, batch in rows:
-                mine = self.table.delete().where(self.table.c.record_id == _text(id), self.table.c.batch == batch)
-                gone += connection.execute(mine).rowcount
+            for start in range(0, len(texts), MOST_PARAMETERS):
+                these = self.table.c.record_id.in_(texts[start : start + MOST_PARAMETERS])
+                gone += connection.execute(self.table.delete().where(these, self.table.c.model_version == version)).rowcount
         return gone
 
     def _cells(self, row: Predicted) -> dict[str, Any]:
@@ -219,6 +220,8 @@ def _cell(value: Any, column: Column) -> Any:
         return _text(str(value))
     if not isinstance(value, kinds[column.type]) or (column.type != "boolean" and isinstance(value, bool)):
         raise ValueError(column.type)
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise ValueError("larger than a database's integers")
     return value
 
 

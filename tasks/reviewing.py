@@ -9,16 +9,14 @@ its records, so that none is ever measured with and trained on; preparation chec
 """
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from infra.store import Conflict, MissingObject, Store
 from infra.transfer import in_parallel
@@ -26,13 +24,14 @@ from tasks.cleaning import fold
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.process import Column, Process, digest_of
 from tasks.prompts import check_output, columns_of, prompt_of
+from tasks.records import as_text
 from tasks.repairs import mend
+from tasks.reviews import Reviewed, Said, Side, Word, item_id, place_of, read_word, review_key, words_in
 from tasks.routing import FILE, Proposed
 from tasks.splitting import group_of
 
-Word = Literal["accepted", "corrected", "rejected"]
-Side = Literal["gold", "train"]
-WORD = re.compile(r"[0-9a-f]{32}(\.[1-9][0-9]{0,8})?\.json")
+logger = logging.getLogger(__name__)
+
 LONGEST = 2_000  # characters of a reason
 SPLITS: dict[Side, str] = {"gold": "test", "train": "train"}
 
@@ -44,71 +43,6 @@ class Item:
     id: str
     batch: str
     proposed: Proposed
-
-
-class Reviewed(BaseModel):
-    """A person's word on a record."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str  # what its record is known by; of the second word on it and later ones, with `.2`, `.3`
-    batch: str
-    line: int
-    record_id: str
-    inputs: dict[str, Any]  # the record's values by declared path
-    text: str  # digest of what the splitter goes by: the group, or the folded prompt
-    proposed: Any
-    confidence: float
-    threshold: float | None
-    why: str  # it was to be reviewed
-    model_version: str
-    word: Word
-    output: Any = None  # what is right; None when rejected
-    side: Side | None = None
-    reviewer: str
-    reason: str = ""
-    decided: datetime  # UTC
-
-
-def item_id(record_id: str, inputs: Mapping[str, Any]) -> str:
-    """What a record is known by."""
-    return digest_of([record_id, dict(inputs)])[:32]
-
-
-def review_key(process: str, id: str) -> str:
-    """Where the word on a record is kept."""
-    return f"{process}/reviews/{id}.json"
-
-
-def place_of(name: str) -> tuple[str, int]:
-    """What a word's record is known by, and which word on it this is."""
-    id, _, number = name.partition(".")
-    return id, int(number or 1)
-
-
-def words_in(store: Store, process: str, id: str = "") -> dict[str, str]:
-    """The words' names, and their etags.
-
-    Args:
-        id: what a record is known by, when only those on it are asked for.
-    """
-    found = {info.key.rpartition("/")[2]: info.etag for info in store.list(f"{process}/reviews/{id}")}
-    return {name.removesuffix(".json"): etag for name, etag in found.items() if WORD.fullmatch(name)}
-
-
-def last_of(names: Iterable[str]) -> set[str]:
-    """Of each record's words the last one's name."""
-    return set({place_of(name)[0]: name for name in sorted(names, key=lambda name: place_of(name)[1])}.values())
-
-
-def last_word(store: Store, process: str, id: str) -> Reviewed | None:
-    """The last word on a record; None when nobody has looked at it.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    names = last_of(words_in(store, process, id))
-    return read_word(store, review_key(process, *names)) if names else None
 
 
 def text_key(process: Process, inputs: Mapping[str, Any]) -> str:
@@ -135,12 +69,10 @@ class Queue:
         self._holding: dict[tuple[str, datetime], bool] = {}
 
     def waiting(self) -> list[Item]:
-        """Records without a word that holds, each once, with the newest proposal; where a word is damaged, those without any."""
-        found: dict[str, Item] = {}
-        try:
-            done = {id for id, word in self.standing().items() if self._stands(word)}
-        except ValueError:
-            done = {place_of(name)[0] for name in words_in(self.store, self.process.name)}
+        """Records without a word that stands, each once, with the newest proposal."""
+        said, found = self.said(), dict[str, Item]()
+        void = {id for id, word in said.standing().items() if not self._stands(word)}
+        done = {place_of(name)[0] for name in said.names} - void
         for batch in sorted(self._finished(), key=lambda each: each[0]):
             for item in self._items(batch[1]):
                 if item.id not in done:
@@ -175,32 +107,41 @@ class Queue:
         items = (item for _, prefix in self._finished() for item in self._items(prefix))
         return next((item for item in items if item.id == id), None)
 
-    def words(self) -> list[Reviewed]:
-        """Every word, in the order in which they were given.
+    def said(self, strict: bool = False) -> Said:
+        """All words.
 
         Raises:
-            ValueError: one is damaged.
+            ValueError: one is damaged, where that is asked for strictly; else it is left out, with a warning.
         """
         there = words_in(self.store, self.process.name)
-        new = [each for each in there.items() if each not in self._words]
-        read = in_parallel(lambda each: read_word(self.store, review_key(self.process.name, each[0])), new)
-        self._words |= zip(new, read, strict=True)
-        for name, etag in list(self._words):
-            if there.get(name) != etag:
-                self._words.pop((name, etag), None)
+        known = {each: word for each in there.items() if (word := self._words.get(each))}
+        new = [each for each in there.items() if each not in known]
+        read = zip(new, in_parallel(lambda each: self._read(each[0], strict), new), strict=True)
+        known |= {each: word for each, word in read if word}
+        self._words |= known
+        for each in list(self._words):
+            if there.get(each[0]) != each[1]:
+                self._words.pop(each, None)
         if self._first is None:
             self._first = frozenset(there)
-        return sorted((word for each in there.items() if (word := self._words.get(each))), key=lambda word: (word.decided, word.id))
+        return Said(frozenset(there), tuple(sorted(known.values(), key=lambda word: (word.decided, word.id))))
 
-    def standing(self) -> dict[str, Reviewed]:
-        """What a record is known by -> the last word on it, in the order in which they were given."""
-        words = self.words()
-        last = last_of(word.id for word in words)
-        return {place_of(word.id)[0]: word for word in words if word.id in last}
+    def _read(self, name: str, strict: bool) -> Reviewed | None:
+        try:
+            return read_word(self.store, review_key(self.process.name, name))
+        except ValueError as error:
+            if strict:
+                raise
+            logger.warning("reviews: %s", error)
+            return None
 
-    def holding(self) -> list[Reviewed]:
-        """Of each record the last word, where its answer is one by the declaration, in the order in which they were given."""
-        return [word for word in self.standing().values() if self._holds(word)]
+    def holding(self, strict: bool = False) -> list[Reviewed]:
+        """Of each record the last word, where its answer is one by the declaration, in the order in which they were given.
+
+        Raises:
+            ValueError: see `said`.
+        """
+        return [word for word in self.said(strict).standing().values() if self._holds(word)]
 
     def _holds(self, word: Reviewed) -> bool:
         """Whether a word's answer is one by the declaration; words never change, so each is looked at once."""
@@ -213,17 +154,17 @@ class Queue:
         """Whether a record's last word is not to be asked for again: one that came meanwhile may know a newer declaration."""
         return word.id not in (self._first or ()) or self._holds(word)
 
-    def _name(self, id: str) -> str:
+    def _name(self, said: Said, id: str) -> str:
         """Of the next word on a record; that of the word that stands, where one does."""
-        last = self.standing().get(id)
-        if last is None or self._stands(last):
-            return last.id if last else id
-        return f"{id}.{place_of(last.id)[1] + 1}"
+        last = said.standing().get(id)
+        if last is None:
+            return max((name for name in said.names if place_of(name)[0] == id), key=lambda name: place_of(name)[1], default=id)
+        return last.id if self._stands(last) else f"{id}.{place_of(last.id)[1] + 1}"
 
-    def _side(self, text: str) -> Side:
+    def _side(self, said: Said, text: str) -> Side:
         """Where an answer on a text goes: a text stays where its first record went; gold until the quota of texts that are gold is met."""
-        given = next((word.side for word in self.words() if word.side and word.text == text), None)
-        gold = {word.text for word in self.holding() if word.side == "gold"}
+        given = next((word.side for word in said.words if word.side and word.text == text), None)
+        gold = {word.text for word in said.standing().values() if word.side == "gold" and self._holds(word)}
         return given or ("gold" if len(gold) < self.process.review.gold else "train")
 
     def _right(self, word: Word, proposed: Any, corrected: Any) -> Any:
@@ -248,10 +189,10 @@ class Queue:
             raise ValueError("a reviewer needs a name")
         if len(reason) > LONGEST or (word == "rejected" and not reason):
             raise ValueError(f"a rejection needs a reason, of {LONGEST:,} characters at most")
-        right = self._right(word, proposed.output, output)
+        right, said = self._right(word, proposed.output, output), self.said()
         text = text_key(self.process, proposed.inputs)
         made = Reviewed(
-            id=self._name(item.id),
+            id=self._name(said, item.id),
             batch=item.batch,
             line=proposed.line,
             record_id=proposed.record_id,
@@ -263,8 +204,9 @@ class Queue:
             why=proposed.reason,
             model_version=proposed.model_version,
             word=word,
+            kind=self.process.output.kind,
             output=right,
-            side=None if right is None else self._side(text),
+            side=None if right is None else self._side(said, text),
             reviewer=reviewer,
             reason=reason,
             decided=datetime.now(UTC),
@@ -278,33 +220,38 @@ class Queue:
         return made
 
 
-def read_word(store: Store, key: str) -> Reviewed:
-    """A word that was given.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    try:
-        return Reviewed.model_validate_json(store.read(key)[0])
-    except ValidationError:
-        raise ValueError(
-            f"{store.address(key)} is damaged: it is no decision of a reviewer; restore it, or delete it to ask again"
-        ) from None
+def void_words(store: Store, process: Process) -> set[str]:
+    """Names of last words whose answer the declaration does not know; one that does may come again, and they count then."""
+    return {word.id for word in Queue(store, process).said().standing().values() if not fits(process, word)}
 
 
 def fits(process: Process, word: Reviewed) -> bool:
     """Whether an answer is one by a declaration: a label may be gone, a field may have come, another kind of output may be asked for."""
     with suppress(ValueError):
-        if word.output is not None:
-            check_output(process, answer_by(process, word.output))
+        answer_by(process, word)
         return True
     return False
 
 
-def answer_by(process: Process, output: Any) -> Any:
-    """A person's answer without fields that a declaration does not know; anything else as it is."""
-    fields = process.output.fields
-    return output if fields is None or not isinstance(output, Mapping) else {name: output[name] for name in output if name in fields}
+def answer_by(process: Process, word: Reviewed) -> Any:
+    """What a word says by a declaration: without fields that it does not know, and in its spelling; None for a rejection.
+
+    Raises:
+        ValueError: the answer is none by the declaration.
+    """
+    output, fields = word.output, process.output.fields
+    if output is None:
+        return None
+    if word.kind not in (None, process.output.kind) or isinstance(output, Mapping) != (fields is not None):
+        raise ValueError("another kind of output was declared")
+    if fields is None:
+        output = as_text(output)
+    elif not (output := {name: value for name, value in output.items() if name in fields}) and word.output:
+        raise ValueError("no field of the answer is declared")
+    with suppress(ValueError):
+        check_output(process, output)
+        return output
+    return checked_output(process, output)
 
 
 def checked_output(process: Process, output: Any) -> Any:
@@ -319,7 +266,7 @@ def checked_output(process: Process, output: Any) -> Any:
     if process.output.kind != "fields":
         ((path, column),) = process.output_columns.items()
         labels = process.labels
-        return _checked(path, column.model_copy(update={"values": labels}) if labels else column, output)
+        return as_text(_checked(path, column.model_copy(update={"values": labels}) if labels else column, output))
     found, mistakes = {}, []
     for name, field in (process.output.fields or {}).items():
         value = (output or {}).get(name)
@@ -348,12 +295,16 @@ def _checked(name: str, column: Column, value: Any) -> Any:
 def labelled(process: Process, word: Reviewed) -> dict[str, Any]:
     """A reviewed record as a row of a labelled file; values stand under their dotted paths."""
     row = {path: value for path, value in word.inputs.items() if path not in process.output_columns}
-    return row | {process.records.key: word.record_id} | columns_of(process, answer_by(process, word.output))
+    return row | {process.records.key: word.record_id} | columns_of(process, answer_by(process, word))
 
 
 def write_labelled(store: Store, process: Process, folder: Path) -> dict[str, Path]:
-    """Split -> a file of all records that were reviewed for it; a split without one has none, and of a void word nothing is learned."""
-    words, found = Queue(store, process).holding(), {}
+    """Split -> a file of all records that were reviewed for it; a split without one has none, and of a void word nothing is learned.
+
+    Raises:
+        ValueError: a word is damaged: a record may be missing that others are measured by.
+    """
+    words, found = Queue(store, process).holding(strict=True), {}
     for side, split in SPLITS.items():
         rows = [labelled(process, word) for word in words if word.side == side]
         if rows:

@@ -5,13 +5,15 @@ made counts for the table of results, too: see `Words.later`.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from infra.store import Store
 from tasks.predictions import Prediction
 from tasks.process import Process, digest_of
-from tasks.reviewing import Queue, Reviewed, answer_by, fits
+from tasks.reviewing import Queue, answer_by
+from tasks.reviews import Reviewed
 
 REVIEWED = "reviewed"  # in the place of a model's version: a person said so
 FILE = "words.jsonl"
@@ -41,14 +43,20 @@ class Words:
         self._known = self._all()
 
     def _all(self) -> Mapping[str, Reviewed]:
-        counting = (word for word in self._queue.standing().values() if self._counts(word))
-        told = (word.model_copy(update={"output": answer_by(self._own, word.output)}) for word in counting)
-        return {self.known_by(word.record_id, word.inputs): word for word in told}
+        told = ((word, self._answer(word)) for word in self._queue.said().standing().values())
+        return {
+            self.known_by(word.record_id, word.inputs): word.model_copy(update={"output": answer})
+            for word, answer in told
+            if answer is not None or word.output is None
+        }
 
-    def _counts(self, word: Reviewed) -> bool:
-        """Whether a batch of the model can hold the answer, and it is as declared."""
-        formed = word.output is None or isinstance(word.output, Mapping) == (self._own.output.kind == "fields")
-        return formed and (fits(self._own, word) or fits(self._today, word))
+    def _answer(self, word: Reviewed) -> Any:
+        """What a word says, by the model's own declaration or by today's; None when neither knows such an answer."""
+        for process in (self._own, self._today):
+            if process.output.kind == self._own.output.kind:
+                with suppress(ValueError):
+                    return answer_by(process, word)
+        return None
 
     def known_by(self, record_id: str, inputs: Mapping[str, Any]) -> str:
         """What a record is known by."""

@@ -69,6 +69,16 @@ def local(tmp_path: Path) -> Store:
     return LocalStore(tmp_path / "store")
 
 
+def test_a_proposal_of_another_kind_of_output_is_shown_and_can_be_corrected(local: Store) -> None:
+    put_batch(local, tickets("one"))
+    with page(local, process_of(FORM)) as address, httpx.Client(trust_env=False, follow_redirects=True) as client:
+        item = str(client.get(address).url).partition("?")[0]
+        refused = client.post(item, data={"action": "accept"})
+        assert (refused.status_code, "the answer is not a JSON object" in refused.text) == (422, True)
+        client.post(item, data={"action": "correct", "field.item": "pen", "field.count": "2"})
+    assert [word.output for word in Queue(local, process_of(FORM)).holding()] == [{"item": "pen", "count": 2}]
+
+
 def test_a_page_without_the_secret_or_from_elsewhere_gets_nothing_and_changes_nothing(local: Store) -> None:
     put_batch(local, tickets("<script>alert(1)</script>"))
     with page(local, process_of()) as address, httpx.Client(trust_env=False, follow_redirects=True) as client:
@@ -99,7 +109,7 @@ def test_of_two_people_the_second_is_told_who_was_faster(local: Store) -> None:
         late = client.post(item, data={"action": "correct", "output": "shipping"})
     assert late.status_code == 409
     assert "accepted by Ann" in late.text
-    assert [(word.word, word.reviewer) for word in Queue(local, process).words()] == [("accepted", "Ann")]
+    assert [(word.word, word.reviewer) for word in Queue(local, process).said().words] == [("accepted", "Ann")]
 
 
 def test_a_person_decides_with_keys_in_a_real_browser_in_both_languages(local: Store, tmp_path: Path) -> None:
@@ -144,7 +154,7 @@ def test_a_person_decides_with_keys_in_a_real_browser_in_both_languages(local: S
         tab.wait_for("1 / 1")
         press("a")
         tab.wait_for("没有待复核的记录")
-    words = Queue(local, process).words()
+    words = Queue(local, process).said().words
     assert [(word.word, word.reviewer, word.reason) for word in words] == [
         ("corrected", "Ann", ""),
         ("accepted", "Ann", ""),

@@ -45,8 +45,13 @@ def test_few_long_samples_in_few_minutes_are_seen_as_often_as_can_be() -> None:
     counts = Counts(1_500, 1_500 * 200, 1_500 * 190, 3_000, 77)
     found = settled(counts, budget_minutes=1)
     assert found.size.n_embd == 64 and found.num_train_epochs < 60
-    many = settled(Counts(500_000, 100_000_000, 95_000_000, 3_000, 77), budget_minutes=1)
-    assert many.size.n_embd == 128 and many.num_train_epochs < 1
+
+
+def test_of_samples_that_are_too_many_to_be_seen_twice_a_larger_model_reads_as_many_as_it_needs() -> None:
+    counts = Counts(500_000, 100_000_000, 95_000_000, 3_000, 77)
+    short, long = (settled(counts, budget_minutes=minutes) for minutes in (1, 10))
+    assert (short.size.n_embd, long.size.n_embd) == (64, 128)
+    assert short.num_train_epochs < long.num_train_epochs < 1
 
 
 def test_a_base_of_ours_sees_few_samples_often_as_long_as_the_minutes_last() -> None:

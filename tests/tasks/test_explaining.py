@@ -10,7 +10,7 @@ from benchmarks.memory import publish_tiny, tiny_process
 from infra.store import open_store
 from tasks.artifacts import Artifact
 from tasks.explaining import Link, explain
-from tasks.released import new_words, rejected_since, release_reviewed
+from tasks.released import new_rejections, new_words, release_reviewed
 from tasks.reviewing import Queue
 from tasks.runs import Run
 from tasks.scoring import score_batch
@@ -135,7 +135,7 @@ def test_a_void_word_is_never_released_and_a_record_that_is_rejected_later_leave
     output = {"label": "queue", "labels": ["billing", "delivery"]}
     process = process_of(output, batch={"sink": {"table": "done"}})
     later = Run(id="later", process=process, flow="score")
-    assert not new_words(store, process) and not rejected_since(store, process)
+    assert not new_words(store, process) and not new_rejections(store, process)
 
     queue = Queue(store, process)
     two, four = queue.waiting()
@@ -145,4 +145,4 @@ def test_a_void_word_is_never_released_and_a_record_that_is_rejected_later_leave
     assert table_of(run) == {"r1": "billing", "r2": "shipping"}
     release_reviewed.fn(later)
     assert table_of(run) == {"r1": "delivery"}
-    assert release_reviewed.fn(later) is None
+    assert release_reviewed.fn(later) is None and not new_rejections(store, process)

@@ -12,7 +12,8 @@ from tasks.artifacts import store_folder
 from tasks.ingestion import ingest
 from tasks.lessons import lessons_of, to_learn
 from tasks.process import Process
-from tasks.reviewing import Queue, review_key
+from tasks.reviewing import Queue
+from tasks.reviews import review_key
 from tasks.runs import Run, begin
 from tests.flows.test_review import process_of, put_batch, tickets
 

@@ -13,7 +13,8 @@ from tasks.preparation import write_samples
 from tasks.process import Process
 from tasks.readers import Reader
 from tasks.records import Record
-from tasks.reviewing import Queue, checked_output, item_id, review_key, write_labelled
+from tasks.reviewing import Queue, checked_output, write_labelled
+from tasks.reviews import item_id, review_key
 from tests.flows.test_review import FORM, process_of, put_batch, tickets
 
 
@@ -44,7 +45,7 @@ def test_a_word_is_written_once_in_each_kind_of_store(store: Store) -> None:
     queue.decide(item, "corrected", "Ann", "shipping")
     with pytest.raises(Conflict, match="corrected by Ann"):
         other.decide(item, "rejected", "Bo", reason="late")
-    assert [word.output for word in other.words()] == ["shipping"]
+    assert [word.output for word in other.said().words] == ["shipping"]
     assert store.stat(review_key("tickets", item_id("r1", {"text": "one"}))) is not None
 
 
@@ -60,7 +61,7 @@ def test_a_word_whose_label_is_gone_is_void_and_its_record_waits_again(local: St
     assert again.id == first.id
     later.decide(again, "corrected", "Bo", "delivery")
     assert later.waiting() == []
-    assert [(word.id, word.output, word.side) for word in later.standing().values() if word.output] == [
+    assert [(word.id, word.output, word.side) for word in later.said().standing().values() if word.output] == [
         (f"{first.id}.2", "delivery", "gold")
     ]
     with pytest.raises(Conflict, match="corrected by Bo"):
@@ -74,7 +75,7 @@ def test_a_proposal_that_is_no_longer_as_declared_cannot_be_accepted(local: Stor
     queue = Queue(local, process_of(output={"label": "queue", "labels": ["billing", "delivery"]}))
     with pytest.raises(ValueError, match=r"correct it: the answer is not a declared label"):
         queue.decide(queue.waiting()[0], "accepted", "Ann")
-    assert queue.words() == []
+    assert not queue.said().words
 
 
 def test_a_word_that_came_while_a_page_was_open_stands_whatever_declaration_the_page_knows(local: Store) -> None:
@@ -86,7 +87,7 @@ def test_a_word_that_came_while_a_page_was_open_stands_whatever_declaration_the_
     assert older.waiting() == []
     with pytest.raises(Conflict, match="corrected by Bo"):
         older.decide(item, "accepted", "Ann")
-    assert [word.output for word in newer.words()] == ["delivery"]
+    assert [word.output for word in newer.said().words] == ["delivery"]
 
 
 def test_void_words_are_neither_learned_from_nor_counted_nor_part_of_the_quota_of_gold(local: Store, tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_void_words_are_neither_learned_from_nor_counted_nor_part_of_the_quota_o
     assert len(later.waiting()) == 3
     put_batch(local, tickets("four"), "b2")
     later.decide(later.waiting()[-1], "accepted", "Bo")
-    assert later.standing()[item_id("r1", {"text": "four"})].side == "gold"
+    assert later.said().standing()[item_id("r1", {"text": "four"})].side == "gold"
     decide_all(later, "corrected", output="delivery")
     assert sorted(word.side for word in later.holding() if word.side) == ["gold", "gold", "train", "train"]  # a text stays where it went
     assert to_learn(local, process) == 2
@@ -116,14 +117,51 @@ def test_a_word_of_another_kind_of_output_or_with_fields_that_are_gone_does_no_h
     assert write_labelled(local, process_of(), tmp_path / "label") == {}
 
 
-def test_a_damaged_word_stops_no_page_and_is_told_to_who_decides(local: Store) -> None:
+def test_a_damaged_word_stops_nobody_but_the_training_that_would_miss_it(local: Store, tmp_path: Path, caplog: Any) -> None:
     put_batch(local, tickets("one", "two"))
     queue = Queue(local, process_of())
     first, second = queue.waiting()
     local.write(review_key("tickets", first.id), b"{}")
     assert [item.id for item in queue.waiting()] == [second.id]
+    assert "is damaged" in caplog.text
+    queue.decide(second, "accepted", "Ann")
     with pytest.raises(ValueError, match="is damaged"):
-        queue.decide(second, "accepted", "Ann")
+        queue.decide(first, "accepted", "Ann")
+    assert [word.id for word in queue.holding()] == [second.id]
+    with pytest.raises(ValueError, match="is damaged"):
+        write_labelled(local, queue.process, tmp_path)
+
+
+def test_labels_in_a_column_of_numbers_are_texts(local: Store, tmp_path: Path) -> None:
+    numbered = process_of({"label": "stars"}, records={"source": "a.jsonl", "columns": {"text": "string", "stars": "integer"}})
+    put_batch(local, [{"inputs": {"text": "one"}, "output": "4"}, {"inputs": {"text": "two"}, "output": "4"}])
+    queue = Queue(local, numbered)
+    first, second = queue.waiting()
+    queue.decide(first, "corrected", "Ann", "5")
+    queue.decide(second, "accepted", "Ann")
+    assert ([word.output for word in queue.holding()], queue.waiting()) == (["5", "4"], [])
+    rows = write_labelled(local, numbered, tmp_path)["test"].read_text().splitlines()
+    assert [json.loads(row)["stars"] for row in rows] == ["5", "4"]
+
+
+def test_a_word_is_void_when_its_fields_are_renamed_or_another_kind_of_output_is_asked_for(local: Store) -> None:
+    put_batch(local, [{"inputs": {"text": "one"}, "output": {"item": "pen"}}])
+    one = {"fields": {"item": {"optional": True}}, "within": "form"}
+    decide_all(Queue(local, process_of(one)))
+    assert Queue(local, process_of({"fields": {"thing": {"optional": True}}, "within": "form"})).holding() == []
+    put_batch(local, tickets("two"), "b2")
+    labels = Queue(local, process_of())
+    labels.decide(labels.waiting()[-1], "accepted", "Ann")
+    texts = Queue(local, process_of({"text": "queue"}))
+    assert (texts.holding(), len(texts.waiting())) == ([], 2)
+
+
+def test_a_label_that_is_spelled_otherwise_today_is_the_same_answer(local: Store, tmp_path: Path) -> None:
+    put_batch(local, tickets("one"))
+    decide_all(Queue(local, process_of()))
+    capital = process_of({"label": "queue", "labels": ["Billing", "Shipping"]})
+    (row,) = write_labelled(local, capital, tmp_path)["test"].read_text().splitlines()
+    assert (json.loads(row)["queue"], Queue(local, capital).waiting()) == ("Billing", [])
 
 
 def test_what_a_model_may_write_can_be_accepted_as_it_stands(local: Store) -> None:
@@ -139,7 +177,7 @@ def test_gold_comes_first_up_to_its_quota_and_equal_texts_stay_together(local: S
     process = process_of(review={"gold": 2})
     queue = Queue(local, process)
     decide_all(queue)
-    assert [(word.inputs["text"], word.side) for word in queue.words()] == [
+    assert [(word.inputs["text"], word.side) for word in queue.said().words] == [
         ("one", "gold"),
         ("two", "gold"),
         ("ONE", "gold"),
@@ -231,12 +269,12 @@ def test_a_word_is_read_once_by_a_program_and_is_asked_for_again_when_it_is_dele
     process = process_of()
     put_batch(local, tickets("one", "two"))
     decide_all(Queue(local, process))
-    assert len(Queue(local, process).words()) == 2
+    assert len(Queue(local, process).said().words) == 2
     monkeypatch.setattr("tasks.reviewing.read_word", lambda *_: pytest.fail("it was read before"))
-    (first, _) = Queue(local, process).words()
+    (first, _) = Queue(local, process).said().words
     local.delete(review_key("tickets", first.id))
     assert [item.id for item in Queue(local, process).waiting()] == [first.id]
     (again,) = Queue(local, process).waiting()
     monkeypatch.undo()
     Queue(local, process).decide(again, "corrected", "Bo", "shipping")
-    assert {word.output for word in Queue(local, process).words()} == {"billing", "shipping"}
+    assert {word.output for word in Queue(local, process).said().words} == {"billing", "shipping"}

@@ -59,7 +59,7 @@ def test_a_persons_answer_stands_and_a_rejected_record_is_a_dead_letter(looked_a
     store, process = open_store(), tiny_process()
     batch = scored(lines(looked_at, *ROWS, {"id": "d", "text": "order"}), process)
     assert [batch.facts[name] for name in ("rows", "done", "reviewed", "review", "dead", "asked")] == [4, 3, 1, 0, 1, 1]
-    (word,) = [word for word in Queue(store, process).words() if word.output]
+    (word,) = [word for word in Queue(store, process).said().words if word.output]
     first, third, _ = rows_in(store, batch, "predictions.jsonl")
     assert (first["record_id"], first["output"], first["confidence"], first["model_version"]) == ("a", word.output, 1, "reviewed")
     assert (third["record_id"], third["model_version"]) == ("c", batch.facts["version"])
@@ -156,6 +156,8 @@ def test_fields_of_any_name_stand_in_the_table(database: str, tmp_path: Path) ->
         results = ResultTable(ledger.engine, SINK, asked)
         with ledger.keep("quick", {}) as (connection, _):
             assert not results.stage(connection, "b", [Predicted("1", {"line": "A", "at": "home", "item": 3}, 0.5, "v", 7)])
+            huge = results.stage(connection, "b", [Predicted("2", {"line": "A", "at": "home", "item": 10**20}, 0.5, "v", 8)])
+            assert "does not fit" in huge[8][1]
         assert results.publish("b") == 1
         with ledger.engine.connect() as connection:
             (row,) = connection.execute(results.table.select()).mappings()

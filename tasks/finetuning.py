@@ -8,17 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from infra.store import Store, open_store
 from infra.threads import use_threads
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
+from tasks.bases import SCRATCH
 from tasks.batching import TokenRows
 from tasks.budget import Counts, settle
 from tasks.checkpoints import Checkpoints
 from tasks.columns import Columns
 from tasks.distillation import Tutor
+from tasks.embeddings import neighbourly
 from tasks.forms import READ, Form, Writing
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
 from tasks.parallel import Team, train_together
@@ -74,19 +77,30 @@ def train_model(
     settings = settle(tutor.settings_of(process.finetuning) if tutor else process.finetuning, process.output.kind, counts)
     build = partial(build_model, settings, tokenizer, settings.max_length + contract["max_new_tokens"])
     rework = _rework(process, settings, contract, tokenizer, rows)
-    tuning = Tuning(
-        _made_ready(build(), settings, team), rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team, tutor
-    )
+    model = _made_ready(_begun(build(), settings, rows), settings, team)
+    tuning = Tuning(model, rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team, tutor)
     started = time.perf_counter()
     with nullcontext(_untold) if team.rank else training_bar(process.name, tuning) as bar:
         progress = tuning.run(on_step or bar, checkpoint_seconds)
     seconds = time.perf_counter() - started
     story = _story(tuning, progress)
-    model = unsharded(tuning.model, team, build) if team.sharded else tuning.model
+    if team.sharded:
+        model = unsharded(model, team, build)
     if team.rank == 0:
         _write_model(model, tokenizer, process, contract, story, folder)
     facts = {key: story[key] for key in ("parameters", "tokens", "steps", "best_step", "stopped_early", "precision")}
     return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
+
+
+def _begun(model: Any, settings: Settled, rows: TokenRows) -> Any:
+    """A model from scratch whose embeddings begin with what stands near what in the prompts, where that is asked for."""
+    if settings.neighbours and settings.base == SCRATCH:
+        weight = model.get_input_embeddings().weight
+        vocabulary, width = weight.shape
+        ids, vectors = neighbourly(rows, vocabulary, width, settings.seed)
+        with torch.no_grad():
+            weight[torch.from_numpy(ids)] = torch.from_numpy(vectors)
+    return model
 
 
 def _made_ready(model: Any, settings: Settled, team: Team) -> Any:

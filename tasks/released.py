@@ -45,9 +45,10 @@ def release_reviewed(run: Run, output_format: str = "jsonl") -> Artifact | None:
     """
     store, process = open_store(), run.process
     with claimed(store, batch_key(process.name, REVIEWED), run.id, wait=True) as hold:  # a batch, too, that moves its rows
-        _withdraw(store, process, new_rejections(store, process))
         words = new_words(store, process)
-        return _make_batch(store, run, words, output_format, hold) if words else None
+        made = _make_batch(store, run, words, output_format, hold) if words else None
+        _withdraw(store, process, new_rejections(store, process))
+        return made
 
 
 def new_words(store: Store, process: Process) -> list[Reviewed]:

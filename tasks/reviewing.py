@@ -3,9 +3,9 @@
 A record is known by its id and its inputs, whichever batch it stood in: it is looked at once. A word is one object of reviews/, written
 with `If-None-Match`, and never changed; of two people the second is told. An answer that the declaration no longer knows (its label is
 gone) is void: the record waits again, and what is said then is `<id>.2`; one that came while a page was open may be of a newer
-declaration than the page's, and stands. What was accepted or corrected comes back as a labelled record:
-the first ones, up to the quota, as gold, which only measures; the later ones to be trained on. A text that is gold stays gold, for all
-its records, so that none is ever measured with and trained on; preparation checks this again.
+declaration than the page's, and stands. What was accepted or corrected comes back as a labelled record: the first ones, up to the quota,
+as gold, which only measures; the later ones to be trained on. A text that is gold stays gold, for all its records, so that none is ever
+measured with and trained on; preparation checks this again.
 """
 
 import json
@@ -129,6 +129,8 @@ class Queue:
     def _read(self, name: str, strict: bool) -> Reviewed | None:
         try:
             return read_word(self.store, review_key(self.process.name, name))
+        except MissingObject:  # deleted since it was listed, to ask again
+            return None
         except ValueError as error:
             if strict:
                 raise

@@ -57,6 +57,7 @@ class Finetuning(Declared):
     value_swaps: float = Field(0.3, ge=0, le=1)  # of the values marked in a prompt, the share that is exchanged for others of the field
     invented_values: float = Field(0.3, ge=0, le=1)  # of the exchanged ones, where values are open, the share that is drawn at random
     dropout: float | None = Field(None, ge=0, lt=1)
+    neighbours: bool | None = None  # embeddings of a model from scratch begin with what stands near what in the training prompts
     ema_decay: float | None = Field(None, ge=0, lt=1)  # the average of the weights is what is kept; 0: the last ones are
     num_processes: int = Field(1, ge=1, le=64)  # that tune together on this machine, each with its part of every batch
     fsdp: bool = False  # the model is cut up among them: for one that does not fit on one device
@@ -123,4 +124,5 @@ class Settled(Finetuning):
     token_dropout: float = Field(0.0, ge=0, lt=1)
     bpe_dropout: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+    neighbours: bool = False
     ema_decay: float = Field(0.0, ge=0, lt=1)

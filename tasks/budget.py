@@ -40,7 +40,15 @@ RECIPES: dict[str, dict[str, Any]] = {  # from scratch
         "dropout": 0.2,
         "ema_decay": 0.999,
     },
-    "fields": {"label_smoothing_factor": 0.05, "prompt_loss_weight": 0.0, "token_dropout": 0.1, "dropout": 0.1, "ema_decay": 0.999},
+    "fields": {
+        "label_smoothing_factor": 0.05,
+        "prompt_loss_weight": 0.0,
+        "token_dropout": 0.1,
+        "dropout": 0.1,
+        "ema_decay": 0.999,
+        "positions": "rotary",
+        "neighbours": True,
+    },
     "text": {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1, "ema_decay": 0.999},
 }
 PROMPT_MOST = 3.0  # a prompt's tokens together against those of its answer: a long prompt must not drown a short answer
@@ -88,7 +96,13 @@ def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
         rate = LORA_RATE if settings.lora else BASE_RATE
         return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)
     size = settings.size or size_for(settings.budget_minutes, kind, counts)
-    found = {"size": size, "learning_rate": SCRATCH_RATE, "num_train_epochs": epochs_for(settings.budget_minutes, size, kind, counts)}
+    found: dict[str, Any] = {
+        "size": size,
+        "learning_rate": SCRATCH_RATE,
+        "num_train_epochs": epochs_for(settings.budget_minutes, size, kind, counts),
+    }
+    if not size.turns:
+        found["positions"] = "learned"
     return Settled.model_validate(recipe_of(kind, counts) | _split(found | given, counts) | found | _batch(counts) | given)
 
 

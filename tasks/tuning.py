@@ -11,7 +11,7 @@ SEEDS = 2**32  # NumPy takes no larger one
 
 
 class Size(Declared):
-    """Size of a GPT-2 made from scratch, in the words of GPT2Config."""
+    """Size of a GPT made from scratch, in the words of GPT2Config."""
 
     n_layer: int = Field(4, ge=1)
     n_embd: int = Field(128, ge=8)
@@ -22,6 +22,11 @@ class Size(Declared):
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         return self
+
+    @property
+    def turns(self) -> bool:
+        """Whether each head has an even width, as rotary positions need."""
+        return self.n_embd // self.n_head % 2 == 0
 
 
 class Lora(Declared):
@@ -57,6 +62,7 @@ class Finetuning(Declared):
     value_swaps: float = Field(0.3, ge=0, le=1)  # of the values marked in a prompt, the share that is exchanged for others of the field
     invented_values: float = Field(0.3, ge=0, le=1)  # of the exchanged ones, where values are open, the share that is drawn at random
     dropout: float | None = Field(None, ge=0, lt=1)
+    positions: Literal["learned", "rotary"] | None = None  # of a model from scratch: a GPT-2, or a GPT-NeoX, which sees distances
     neighbours: bool | None = None  # embeddings of a model from scratch begin with what stands near what in the training prompts
     ema_decay: float | None = Field(None, ge=0, lt=1)  # the average of the weights is what is kept; 0: the last ones are
     num_processes: int = Field(1, ge=1, le=64)  # that tune together on this machine, each with its part of every batch
@@ -80,6 +86,12 @@ class Finetuning(Declared):
     def _has_a_base_to_adapt(self) -> Self:
         if self.lora and self.base == "scratch":
             raise ValueError("lora needs a base model to adapt; with base: scratch leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _turns_pairs(self) -> Self:
+        if self.positions == "rotary" and self.size and not self.size.turns:
+            raise ValueError("positions: rotary needs a size whose n_embd is an even multiple of n_head")
         return self
 
     @model_validator(mode="after")
@@ -124,5 +136,6 @@ class Settled(Finetuning):
     token_dropout: float = Field(0.0, ge=0, lt=1)
     bpe_dropout: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+    positions: Literal["learned", "rotary"] = "learned"
     neighbours: bool = False
     ema_decay: float = Field(0.0, ge=0, lt=1)

@@ -78,6 +78,13 @@ def test_few_labels_are_not_smoothed_and_of_a_table_only_the_answer_is_learned()
     assert (text.label_smoothing_factor, text.prompt_loss_weight) == (0.1, 0.3)
 
 
+def test_fields_are_looked_for_by_distances_and_begin_with_neighbours() -> None:
+    counts = Counts(8_000, 400_000, 360_000, 2_000)
+    assert (settled(counts, "fields").positions, settled(counts, "fields").neighbours) == ("rotary", True)
+    assert (settled(counts, "label").positions, settled(counts, "fields", positions="learned").positions) == ("learned", "learned")
+    assert settled(counts, "fields", size={"n_layer": 1, "n_embd": 9, "n_head": 3}).positions == "learned"
+
+
 @pytest.mark.parametrize("base", ["scratch", "store:base-ours"])
 def test_prompts_are_split_otherwise_where_labels_are_learned_for_long_enough(base: str) -> None:
     counts = Counts(samples=1_000, tokens=20_000, prompt_tokens=18_000, vocabulary=1000, labels=20)

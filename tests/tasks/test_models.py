@@ -44,6 +44,17 @@ def test_the_same_seed_makes_the_same_model() -> None:
     assert not torch.equal(first.transformer.wte.weight, other.transformer.wte.weight)
 
 
+def test_rotary_positions_see_distances_alone() -> None:
+    model = build_model(settings(positions="rotary", size={"n_layer": 2, "n_embd": 32, "n_head": 2}), tokenizer(), 40).eval()
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        here, there = (model(ids, position_ids=torch.arange(9)[None] + shift, use_cache=False).logits for shift in (0, 17))
+    assert torch.allclose(here, there, atol=1e-4)
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    with pytest.raises(ValueError, match="even multiple"):
+        settings(positions="rotary", size={"n_layer": 1, "n_embd": 9, "n_head": 3})
+
+
 def test_building_a_model_leaves_the_callers_random_numbers_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)

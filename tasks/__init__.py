@@ -67,6 +67,7 @@ subwords.py          a prompt in other tokens each time it is shown
 swapping.py          other values in the place of marked ones, so that copying is learned
 checkpoints.py       survive a kill; torn ones are skipped
 models.py            from scratch, from a base, LoRA                  (transformers, peft)
+embeddings.py        what stands near what in the prompts -> where embeddings begin   (scikit-learn)
 generation.py        prompts -> outputs with a confidence
 engines.py           CTranslate2 in the place of transformers, where it writes the very same
 filling.py           only what the declaration allows is ever written

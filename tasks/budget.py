@@ -21,6 +21,7 @@ STORED_SIZE = SIZES[4]  # about that of a base that was made here in its eight m
 FEW_SAMPLES = 2_000  # up to which the model is one of the first SMALL sizes, of a table the first: more would be learned by heart
 SMALL = {"label": 5, "fields": 5, "text": 2}
 ENOUGH_SHOWN = 30_000  # samples times epochs, below which a training is too short to learn words from their parts, too
+LONG_PROMPT = 30  # tokens on average: sentences of a chat have some 20, a line of a Chinese newspaper 40
 FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
 EPOCHS = {"label": 16.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
 SHOWN = {"label": 90_000, "fields": 40_000, "text": 0}  # samples times epochs that are needed where samples are few
@@ -40,15 +41,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # from scratch
         "dropout": 0.2,
         "ema_decay": 0.999,
     },
-    "fields": {
-        "label_smoothing_factor": 0.05,
-        "prompt_loss_weight": 0.0,
-        "token_dropout": 0.1,
-        "dropout": 0.1,
-        "ema_decay": 0.999,
-        "positions": "rotary",
-        "neighbours": True,
-    },
+    "fields": {"label_smoothing_factor": 0.05, "prompt_loss_weight": 0.0, "token_dropout": 0.1, "dropout": 0.1, "ema_decay": 0.999},
     "text": {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1, "ema_decay": 0.999},
 }
 PROMPT_MOST = 3.0  # a prompt's tokens together against those of its answer: a long prompt must not drown a short answer
@@ -112,8 +105,15 @@ def _split(settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
 
 
 def recipe_of(kind: str, counts: Counts) -> dict[str, Any]:
-    """What is not declared, from scratch: few labels are not smoothed, of a table only the answer is learned."""
+    """What is not declared, from scratch: few labels are not smoothed, of a table only the answer is learned.
+
+    In long prompts, as Chinese ones are, whose tokens are characters, fields are found by distances: there are too many positions to learn
+    each by itself.
+    """
     found = dict(RECIPES[kind])
+    if kind == "fields":
+        long = counts.prompt_tokens >= LONG_PROMPT * max(1, counts.samples)
+        found |= {"positions": "rotary" if long else "learned", "neighbours": long or counts.samples <= FEW_SAMPLES}
     if kind == "label" and counts.labels < FEW_LABELS:
         found["label_smoothing_factor"] = 0.0
     if kind == "label" and counts.table:

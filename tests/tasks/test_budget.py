@@ -78,10 +78,14 @@ def test_few_labels_are_not_smoothed_and_of_a_table_only_the_answer_is_learned()
     assert (text.label_smoothing_factor, text.prompt_loss_weight) == (0.1, 0.3)
 
 
-def test_fields_are_looked_for_by_distances_and_begin_with_neighbours() -> None:
-    counts = Counts(8_000, 400_000, 360_000, 2_000)
-    assert (settled(counts, "fields").positions, settled(counts, "fields").neighbours) == ("rotary", True)
-    assert (settled(counts, "label").positions, settled(counts, "fields", positions="learned").positions) == ("learned", "learned")
+@pytest.mark.parametrize(
+    ("samples", "length", "expected"), [(8_000, 45, ("rotary", True)), (8_000, 20, ("learned", False)), (800, 20, ("learned", True))]
+)
+def test_in_long_prompts_fields_are_found_by_distances(samples: int, length: int, expected: tuple[str, bool]) -> None:
+    counts = Counts(samples, samples * (2 * length + 9), samples * length, 2_000)
+    found = settled(counts, "fields")
+    assert (found.positions, found.neighbours) == expected
+    assert settled(counts, "label").positions == settled(counts, "fields", positions="learned").positions == "learned"
     assert settled(counts, "fields", size={"n_layer": 1, "n_embd": 9, "n_head": 3}).positions == "learned"
 
 

@@ -72,7 +72,7 @@ class Desk:
 
     def __init__(self, queue: Queue, reviewer: str, token: str) -> None:
         self.queue, self.reviewer, self.token = queue, reviewer, token
-        queue.waiting()  # what is void by this declaration now may be said over; what comes later may be of a newer one
+        queue.said()  # what is void by this declaration now may be said over; what comes later may be of a newer one
         self.template = Environment(autoescape=True, undefined=StrictUndefined).from_string(PAGE)
 
     def show(self, request: Request) -> Response:

@@ -21,7 +21,7 @@ from tasks.prompts import output_of
 from tasks.readers import Reader, check_readable, is_labelled
 from tasks.reasons import Reason
 from tasks.records import Record
-from tasks.released import new_rejections, new_words, release_reviewed
+from tasks.released import release_reviewed, unreleased
 from tasks.runs import Run
 from tasks.scoring import replay_batch, score_batch
 from tasks.sources import check_columns, opened, source_id, table_name
@@ -230,7 +230,7 @@ def score_waiting(arrivals: Iterable[Arrival], run: Run, output_format: str) -> 
     if declared and has_rows(declared):
         name = table_name(declared)
         scored.take(name, score_batch(name, run, output_format, return_state=True).result(raise_on_failure=False))
-    if new_words(open_store(), run.process) or new_rejections(open_store(), run.process):
+    if any(unreleased(open_store(), run.process)):
         released = release_reviewed(run, output_format, return_state=True).result(raise_on_failure=False)
         if released is not None:  # another run was faster, or nothing is to be told
             scored.take("reviews", released)

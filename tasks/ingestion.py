@@ -17,8 +17,7 @@ from tasks.ledger import settled_inbox
 from tasks.process import Process
 from tasks.readers import Reader, is_labelled
 from tasks.records import Record, to_line
-from tasks.reviewing import void_words, write_labelled
-from tasks.reviews import words_in
+from tasks.reviewing import settled_words, write_labelled
 from tasks.runs import Run, once
 
 log = logging.getLogger(__name__)
@@ -153,7 +152,7 @@ def ingest(run: Run) -> Artifact:
     process, store = run.process, open_store()
     with scratch() as folder:
         inbox, left = copy_inbox(process, store, folder / "inbox") if process.records.inbox else ([], [])
-        reviewed = sorted(set(words_in(store, process.name)) - void_words(store, process))  # before: what comes meanwhile counts as new
+        reviewed = settled_words(store, process)  # before they are read: one that comes meanwhile counts as new
         sources = [*declared_sources(process), *reviewed_sources(process, store, folder / "reviewed")]
 
         def work(store: Store, prefix: str, fingerprint: str) -> Artifact:

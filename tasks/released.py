@@ -45,29 +45,22 @@ def release_reviewed(run: Run, output_format: str = "jsonl") -> Artifact | None:
     """
     store, process = open_store(), run.process
     with claimed(store, batch_key(process.name, REVIEWED), run.id, wait=True) as hold:  # a batch, too, that moves its rows
-        words = new_words(store, process)
+        words, rejected = unreleased(store, process)
         made = _make_batch(store, run, words, output_format, hold) if words else None
-        _withdraw(store, process, new_rejections(store, process))
+        _withdraw(store, process, rejected)
         return made
 
 
-def new_words(store: Store, process: Process) -> list[Reviewed]:
-    """Words with an output that no batch holds yet, in the order in which they were given; void words, and those said over, are none."""
-    done = _held(store, process.name)
-    return [word for word in Queue(store, process).holding() if word.output is not None and word.id not in done]
+def unreleased(store: Store, process: Process) -> tuple[list[Reviewed], list[Reviewed]]:
+    """Answers that no batch holds yet, and rejections whose records' rows were not taken out of the table of results, where there is one.
 
-
-def new_rejections(store: Store, process: Process) -> list[Reviewed]:
-    """Rejections whose records' rows were not taken out of the table of results yet; none where there is no table.
-
-    Of several words on records with one id the last counts, as it does for the row.
+    Both in the order in which they were given; void words, and those said over, are none. Of several words on records with one id the last
+    one counts for the row.
     """
-    if not process.batch.sink:
-        return []
-    last = {word.record_id: word for word in Queue(store, process).holding()}
-    rejected = [word for word in last.values() if word.word == "rejected"]
-    done = _held(store, process.name) if rejected else ()
-    return [word for word in rejected if word.id not in done]
+    holding, done = Queue(store, process).holding(), _held(store, process.name)
+    last = {word.record_id: word for word in holding}.values() if process.batch.sink else ()
+    answers = [word for word in holding if word.output is not None and word.id not in done]
+    return answers, [word for word in last if word.word == "rejected" and word.id not in done]
 
 
 def _held(store: Store, process: str) -> set[str]:

@@ -26,7 +26,7 @@ from tasks.process import Column, Process, digest_of
 from tasks.prompts import check_output, columns_of, prompt_of
 from tasks.records import as_text
 from tasks.repairs import mend
-from tasks.reviews import Reviewed, Said, Side, Word, item_id, place_of, read_word, review_key, words_in
+from tasks.reviews import Reviewed, Said, Side, Word, item_id, last_of, place_of, read_word, review_key, words_in
 from tasks.routing import FILE, Proposed
 from tasks.splitting import group_of
 
@@ -117,14 +117,14 @@ class Queue:
         known = {each: word for each in there.items() if (word := self._words.get(each))}
         new = [each for each in there.items() if each not in known]
         read = zip(new, in_parallel(lambda each: self._read(each[0], strict), new), strict=True)
-        known |= {each: word for each, word in read if word}
-        self._words |= known
+        fresh = {each: word for each, word in read if word}
+        self._words |= fresh
         for each in list(self._words):
             if there.get(each[0]) != each[1]:
                 self._words.pop(each, None)
         if self._first is None:
             self._first = frozenset(there)
-        return Said(frozenset(there), tuple(sorted(known.values(), key=lambda word: (word.decided, word.id))))
+        return Said(frozenset(there), tuple(sorted((known | fresh).values(), key=lambda word: (word.decided, word.id))))
 
     def _read(self, name: str, strict: bool) -> Reviewed | None:
         try:
@@ -158,10 +158,9 @@ class Queue:
 
     def _name(self, said: Said, id: str) -> str:
         """Of the next word on a record; that of the word that stands, where one does."""
-        last = said.standing().get(id)
-        if last is None:
-            return max((name for name in said.names if place_of(name)[0] == id), key=lambda name: place_of(name)[1], default=id)
-        return last.id if self._stands(last) else f"{id}.{place_of(last.id)[1] + 1}"
+        last = next(iter(last_of(name for name in said.names if place_of(name)[0] == id)), id)
+        word = next((word for word in said.words if word.id == last), None)  # none: nobody has looked at it, or it is damaged
+        return last if word is None or self._stands(word) else f"{id}.{place_of(last)[1] + 1}"
 
     def _side(self, said: Said, text: str) -> Side:
         """Where an answer on a text goes: a text stays where its first record went; gold until the quota of texts that are gold is met."""
@@ -222,9 +221,10 @@ class Queue:
         return made
 
 
-def void_words(store: Store, process: Process) -> set[str]:
-    """Names of last words whose answer the declaration does not know; one that does may come again, and they count then."""
-    return {word.id for word in Queue(store, process).said().standing().values() if not fits(process, word)}
+def settled_words(store: Store, process: Process) -> list[str]:
+    """Names of all words but void last ones: a declaration that knows their answer may come again, and they count then."""
+    said = Queue(store, process).said()
+    return sorted(said.names - {word.id for word in said.standing().values() if not fits(process, word)})
 
 
 def fits(process: Process, word: Reviewed) -> bool:

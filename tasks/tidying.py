@@ -58,8 +58,8 @@ def tidy(store: Store, process: Process, dry_run: bool = True, now: datetime | N
     found.objects = plan(store, process, found.versions.dropped, now)
     for info in _in_order(found.objects) if not dry_run else ():
         store.delete(info.key)
-    if not is_missing(*ledger_of(process)):
-        with opened_ledger(*ledger_of(process)) as ledger:
+    if not is_missing(*(database := ledger_of(process))):
+        with opened_ledger(*database) as ledger:
             found.answers = ledger.forget(name, now - timedelta(days=process.keep.answers_days), dry_run)
     if not dry_run:
         logger.info("%s: removed %s", name, found.counts)

@@ -10,7 +10,7 @@ from benchmarks.memory import publish_tiny, tiny_process
 from infra.store import open_store
 from tasks.artifacts import Artifact
 from tasks.explaining import Link, explain
-from tasks.released import new_rejections, new_words, release_reviewed
+from tasks.released import release_reviewed, unreleased
 from tasks.reviewing import Queue
 from tasks.runs import Run
 from tasks.scoring import score_batch
@@ -81,7 +81,7 @@ def test_what_people_said_is_released_once_and_is_followed_to_them(run: Run, tmp
     assert isinstance(batch, Artifact) and batch.rows == 2
     sheet = store.read(batch.prefix + "sheet.csv")[0].decode("utf-8-sig").splitlines()
     assert sheet == ['"id","text","queue"', '"r1","one","billing"', '"r2","two","shipping"']
-    assert not new_words(store, run.process) and release_reviewed.fn(run) is None
+    assert not unreleased(store, run.process)[0] and release_reviewed.fn(run) is None
     (chain,) = explain(store, run.process, batch.facts["batch"], "r2")
     found = told(chain)
     assert found["input"] == {"text": "two"}
@@ -110,10 +110,10 @@ def test_of_two_words_on_one_record_the_last_is_released_and_neither_again_when_
     assert isinstance(batch, Artifact)
     rows = [json.loads(line) for line in store.read(batch.prefix + "predictions.jsonl")[0].splitlines()]
     assert {row["record_id"]: row["output"] for row in rows} == {"r1": "shipping", "r2": "shipping"}
-    assert not new_words(store, run.process)
+    assert not unreleased(store, run.process)[0]
     for info in list(store.list(batch.prefix)):
         store.delete(info.key)
-    assert not new_words(store, run.process) and release_reviewed.fn(run) is None
+    assert not unreleased(store, run.process)[0] and release_reviewed.fn(run) is None
 
 
 def table_of(run: Run) -> dict[str, str]:
@@ -135,14 +135,14 @@ def test_a_void_word_is_never_released_and_a_record_that_is_rejected_later_leave
     output = {"label": "queue", "labels": ["billing", "delivery"]}
     process = process_of(output, batch={"sink": {"table": "done"}})
     later = Run(id="later", process=process, flow="score")
-    assert not new_words(store, process) and not new_rejections(store, process)
+    assert unreleased(store, process) == ([], [])
 
     queue = Queue(store, process)
     two, four = queue.waiting()
     queue.decide(two, "rejected", "Cy", reason="spam")
     queue.decide(four, "corrected", "Cy", "delivery")
-    assert [word.output for word in new_words(store, process)] == ["delivery"]
+    assert [word.output for word in unreleased(store, process)[0]] == ["delivery"]
     assert table_of(run) == {"r1": "billing", "r2": "shipping"}
     release_reviewed.fn(later)
     assert table_of(run) == {"r1": "delivery"}
-    assert release_reviewed.fn(later) is None and not new_rejections(store, process)
+    assert release_reviewed.fn(later) is None and unreleased(store, process) == ([], [])

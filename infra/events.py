@@ -61,6 +61,7 @@ def folder_hints(store: LocalStore, names: list[str], stop: threading.Event) -> 
         yield_on_timeout=True,
         stop_event=stop,
     )
+    next(changes, None)  # watching begins with this, before anybody looks: what comes from now on is told
     yield {CATCH_UP}
     for change in changes:
         yield {Path(path).relative_to(store.root).as_posix() for _, path in change}

@@ -37,13 +37,9 @@ def test_a_file_of_an_inbox_is_named_whichever_way_it_comes(tmp_path: Path) -> N
     store, stop = LocalStore(tmp_path / "store"), threading.Event()
     hints = events.folder_hints(store, ["toy"], stop)
     assert next(hints) == {events.CATCH_UP}
-
-    def come() -> None:
-        store.write("toy/inbox/of our own.jsonl", b"{}")
-        (tmp_path / "store/toy/inbox/copied.jsonl").write_text("{}")
-        store.write("toy/runs/other.json", b"{}")
-
-    threading.Timer(0.5, come).start()
+    store.write("toy/inbox/of our own.jsonl", b"{}")  # in the very moment after everything was looked at
+    (tmp_path / "store/toy/inbox/copied.jsonl").write_text("{}")
+    store.write("toy/runs/other.json", b"{}")
     wanted = {"toy/inbox/of our own.jsonl", "toy/inbox/copied.jsonl"}
     assert gathered(hints, wanted, stop) == wanted
 

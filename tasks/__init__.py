@@ -84,6 +84,7 @@ scope.py             how much a text is like the training records
 automation.py        held-out answers -> a version's certificate, and its straight-through rate
 metrics.py           named measures
 baselines.py         majority, TF-IDF + linear, nearest neighbour
+tabular.py           of tables: logistic regression, boosted trees
 plots.py             learning curve, confusion, reliability
 report.py            one HTML page
 gate.py              metrics + rules -> verdict

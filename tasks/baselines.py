@@ -1,7 +1,8 @@
 """Baselines: the training split -> what simple methods answer on the test split, so that a model's figures mean something.
 
 majority gives the most frequent answer; tfidf_linear (labels, fields) is a linear classifier on words and characters, and
-for open fields a linear tagger over a window of tokens; nearest_neighbour (text) gives the most alike sample's text.
+for open fields a linear tagger over a window of tokens; nearest_neighbour (text) gives the most alike sample's text. For labels of
+tables there are methods made for tables, too: tasks/tabular.py.
 All of them see at most TRAIN_ROWS samples and the first CHARACTERS of each, so their cost has a bound.
 """
 
@@ -21,9 +22,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import FeatureUnion
 from sklearn.svm import LinearSVC
 
+from tasks.metrics import Answers
 from tasks.process import PLACEHOLDER, OutputField, Process
 from tasks.prompts import typed
 from tasks.records import as_text
+from tasks.tabular import tabular_answers
 
 TRAIN_ROWS = 20_000
 CHARACTERS = 2_000  # of a text
@@ -47,21 +50,22 @@ def sampled(train: Sequence[Row], seed: int, limit: int = TRAIN_ROWS) -> list[Ro
     return [train[int(index)] for index in order]
 
 
-def baseline_predictions(kind: str, train_rows: Sequence[Row], test_rows: Sequence[Row], process: Process) -> dict[str, list[Any]]:
+def baseline_answers(kind: str, train_rows: Sequence[Row], test_rows: Sequence[Row], process: Process) -> dict[str, Answers]:
     """What each baseline answers to each test row.
 
     Args:
         train_rows: what `sampled` gave; not empty.
         test_rows: anything with a length and rows by number, such as a dataset on disk.
     """
-    most_frequent = majority(kind, [json.loads(row["output"]) for row in train_rows], process)
-    found = {"majority": [most_frequent] * len(test_rows)}
+    outputs = [json.loads(row["output"]) for row in train_rows]
+    found = {"majority": Answers([majority(kind, outputs, process)] * len(test_rows))}
     if kind == "label":
         found["tfidf_linear"] = label_answers(train_rows, test_rows, process)
+        found |= tabular_answers(train_rows, test_rows, outputs, process)
     elif kind == "fields":
-        found["tfidf_linear"] = field_answers(train_rows, test_rows, process)
+        found["tfidf_linear"] = Answers(field_answers(train_rows, test_rows, process))
     else:
-        found["nearest_neighbour"] = neighbour_answers(train_rows, test_rows, process)
+        found["nearest_neighbour"] = Answers(neighbour_answers(train_rows, test_rows, process))
     return found
 
 
@@ -141,6 +145,14 @@ class Chooser:
             return [self.only] * vectors.shape[0]
         return [str(name) for name in self.model.predict(vectors)]
 
+    def ranks(self, vectors: Any) -> dict[str, list[float]]:
+        """How much speaks for each of two classes in each row, on a scale of its own; nothing where there are more or fewer."""
+        if self.only is not None or len(self.model.classes_) != 2:
+            return {}
+        far = self.model.decision_function(vectors)
+        first, second = map(str, self.model.classes_)
+        return {first: (-far).tolist(), second: far.tolist()}
+
 
 def fitted(vectors: Any, classes: Sequence[str]) -> LinearSVC:
     """A linear support-vector classifier; one that has not wholly settled is good enough for a comparison."""
@@ -149,11 +161,16 @@ def fitted(vectors: Any, classes: Sequence[str]) -> LinearSVC:
         return LinearSVC(random_state=0, C=0.5, tol=1e-2, max_iter=300).fit(vectors, classes)
 
 
-def label_answers(train_rows: Sequence[Row], test_rows: Sequence[Row], process: Process) -> list[str]:
-    """The label that the linear classifier gives to each test row."""
+def label_answers(train_rows: Sequence[Row], test_rows: Sequence[Row], process: Process) -> Answers:
+    """The label that the linear classifier gives to each test row; of two labels, how much speaks for each."""
     vectors = Vectors(texts_of(train_rows, process))
     chooser = Chooser(vectors.train, [json.loads(row["output"]) for row in train_rows])
-    return [label for batch in vectors.batches(test_rows, process) for label in chooser.choose(batch)]
+    labels, ranks = list[str](), dict[str, list[float]]()
+    for batch in vectors.batches(test_rows, process):
+        labels += chooser.choose(batch)
+        for label, far in chooser.ranks(batch).items():
+            ranks.setdefault(label, []).extend(far)
+    return Answers(labels, ranks=ranks or None)
 
 
 def neighbour_answers(train_rows: Sequence[Row], test_rows: Sequence[Row], process: Process) -> list[str]:

@@ -20,7 +20,7 @@ from infra.store import Store
 from tasks import automation, plots
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.automation import certify_answers, choosing_cases, learn_scope, notes_on, text_in
-from tasks.baselines import CHARACTERS, CLASSES, TRAIN_ROWS, baseline_predictions, sampled
+from tasks.baselines import CHARACTERS, CLASSES, TRAIN_ROWS, baseline_answers, sampled
 from tasks.batching import Row
 from tasks.cases import Test, ask, cases_of, chunks
 from tasks.certificate import Certificate
@@ -138,14 +138,14 @@ def answers_of_all(model: Path, test: Test, choosing: Test | None, train: Any, c
     if choosing:
         certificate, accepted = certify_answers(predictor, scope, choosing, test, predictions, lambda row: str(row["prompt"]), process)
     del predictor  # two models need not be in memory at once
-    baselines = baseline_predictions(
+    baselines = baseline_answers(
         process.output.kind, sampled(train, process.sample.seed), test.rows.select([group[0] for group in test.members]), process
     )
     return Judged(
         predictions,
         replace(answers_of(predictions, losses, test), accepted=accepted),
         champion_answers(champion, test, choosing, losses, process) if champion else None,
-        {name: Answers(outputs) for name, outputs in baselines.items()},
+        baselines,
         proof,
         engine,
         certificate,

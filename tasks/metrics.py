@@ -21,7 +21,7 @@ MAIN = {
 }
 EACH = {"label": "f1.", "fields": "field_f1."}  # the beginning of one more for each label or field
 LOWER_IS_BETTER = frozenset({"perplexity", "ece", "accepted_error"})
-MODELS_ONLY = frozenset({"perplexity", "ece", "auc", *AUTOMATED})  # these need probabilities, which no baseline gives
+MODELS_ONLY = frozenset({"perplexity", "ece", *AUTOMATED})  # these need probabilities, which no baseline gives
 TOLERANCE = 1e-12  # of a bound on measures: bounds are inclusive, and 0.9 - 0.01 is not exactly 0.89
 
 NO_ANSWER = "(none)"
@@ -53,15 +53,17 @@ class Answers:
     confidences: Sequence[float] | None = None  # 0-1
     losses: Sequence[tuple[float, int]] | None = None  # nats of the right completion, and its tokens
     accepted: Sequence[bool | None] | None = None  # without a person; None for a case that chose thresholds
+    ranks: Mapping[str, Sequence[float]] | None = None  # label -> how much speaks for it in each case, on any scale
 
     def of(self, indices: Sequence[int]) -> "Answers":
         """The answers to some of the cases."""
-        confidences, losses, accepted = self.confidences, self.losses, self.accepted
+        confidences, losses, accepted, ranks = self.confidences, self.losses, self.accepted, self.ranks
         return Answers(
             [self.outputs[index] for index in indices],
             None if confidences is None else [confidences[index] for index in indices],
             None if losses is None else [losses[index] for index in indices],
             None if accepted is None else [accepted[index] for index in indices],
+            None if ranks is None else {label: [values[index] for index in indices] for label, values in ranks.items()},
         )
 
 
@@ -154,18 +156,26 @@ def label_measures(cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict
 
 
 def area_under_curve(cases: Sequence[Case], answers: Answers) -> float | None:
-    """How often the model gives the second of two labels a higher probability where it is true than where it is not; 0.5 is chance.
+    """How often the second of two labels is thought likelier where it is true than where it is not; 0.5 is chance.
 
-    None unless two labels are true, every case is answered with one of them, and there are confidences.
+    None unless two labels are true, every case is answered with one of them, and there are ranks or confidences.
     """
     from sklearn.metrics import roc_auc_score
 
     labels = sorted({str(case.output) for case in cases})
-    if len(labels) != 2 or answers.confidences is None or not {*answers.outputs} <= {*labels}:
+    if len(labels) != 2 or not {*answers.outputs} <= {*labels}:
         return None
-    pairs = zip(answers.outputs, answers.confidences, strict=True)
-    chances = [sure if output == labels[1] else 1 - sure for output, sure in pairs]
-    return float(roc_auc_score([case.output == labels[1] for case in cases], chances))
+    chances = _chances(answers, labels[1])
+    return None if chances is None else float(roc_auc_score([case.output == labels[1] for case in cases], chances))
+
+
+def _chances(answers: Answers, label: str) -> Sequence[float] | None:
+    """How much speaks for one of two labels in each case."""
+    if answers.ranks is not None:
+        return answers.ranks.get(label)
+    if answers.confidences is None:
+        return None
+    return [sure if output == label else 1 - sure for output, sure in zip(answers.outputs, answers.confidences, strict=True)]
 
 
 def per_class(cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict[str, dict[str, float]]:

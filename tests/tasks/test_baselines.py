@@ -8,7 +8,7 @@ import pytest
 from tasks.baselines import (
     Chooser,
     Row,
-    baseline_predictions,
+    baseline_answers,
     fields_in,
     is_closed,
     majority,
@@ -18,6 +18,7 @@ from tasks.baselines import (
     tokens_of,
     typed,
 )
+from tasks.metrics import Answers
 from tasks.process import OutputField, Process
 
 
@@ -41,21 +42,28 @@ def rows(pairs: dict[str, Any]) -> list[Row]:
     return [row(text, output) for text, output in pairs.items()]
 
 
+def said(found: dict[str, Answers]) -> dict[str, Any]:
+    return {name: answers.outputs for name, answers in found.items()}
+
+
 ROUTES = {"my card is lost": "card", "the card is gone": "card", "pay the invoice": "bill", "我的卡丢了": "card", "发票没有付": "bill"}
 
 
 def test_a_label_is_recognised_by_words_and_by_chinese_characters() -> None:
-    found = baseline_predictions(
+    found = baseline_answers(
         "label", rows(ROUTES), rows({"card lost": "", "an invoice": "", "卡不见了": "", "付发票": ""}), process({"label": "q"})
     )
-    assert found == {"majority": ["card"] * 4, "tfidf_linear": ["card", "bill", "card", "bill"]}
+    assert said(found) == {"majority": ["card"] * 4, "tfidf_linear": ["card", "bill", "card", "bill"]}
+    ranks = found["tfidf_linear"].ranks
+    assert ranks
+    assert [value > 0 for value in ranks["bill"]] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("texts", [{"": "a", " ": "b"}, {"only": "a", "one": "a"}, {"?": "a", "!": "b"}])
 def test_texts_without_words_and_a_single_class_are_answered_too(texts: dict[str, str]) -> None:
-    found = baseline_predictions("label", rows(texts), rows({"": "", "x": ""}), process({"label": "q"}))
-    assert set(found["tfidf_linear"]) <= {"a", "b"}
-    assert len(found["tfidf_linear"]) == 2
+    found = baseline_answers("label", rows(texts), rows({"": "", "x": ""}), process({"label": "q"}))
+    assert set(found["tfidf_linear"].outputs) <= {"a", "b"}
+    assert len(found["tfidf_linear"].outputs) == 2
 
 
 def test_only_the_most_frequent_classes_are_learned() -> None:
@@ -81,9 +89,9 @@ def test_a_sample_of_the_training_rows_is_drawn_by_the_seed() -> None:
 
 def test_the_nearest_neighbours_text_is_given() -> None:
     train = rows({"what is the water price": "15 euros", "水费多少钱": "15元", "where is the office": "Main street"})
-    found = baseline_predictions("text", train, rows({"water price please": "", "请问水费": ""}), process({"text": "answer"}))
-    assert found["nearest_neighbour"] == ["15 euros", "15元"]
-    assert found["majority"] == ["15 euros"] * 2
+    found = baseline_answers("text", train, rows({"water price please": "", "请问水费": ""}), process({"text": "answer"}))
+    assert found["nearest_neighbour"].outputs == ["15 euros", "15元"]
+    assert found["majority"].outputs == ["15 euros"] * 2
 
 
 ORDERS = {
@@ -97,9 +105,9 @@ FIELDS = {"count": {"type": "integer", "verbatim": True}, "name": {"verbatim": T
 
 def test_a_form_is_filled_by_choosing_and_by_finding() -> None:
     test = rows({"Send 77 cups to Dora, quickly": None, "Send 5 pens to Bo, no hurry": None})
-    found = baseline_predictions("fields", rows(ORDERS), test, process({"fields": FIELDS}))
-    assert found["tfidf_linear"] == [{"count": 77, "name": "Dora", "pace": "urgent"}, {"count": 5, "name": "Bo", "pace": "normal"}]
-    assert found["majority"][0] == {"count": 12, "name": "Anna", "pace": "normal"}
+    found = baseline_answers("fields", rows(ORDERS), test, process({"fields": FIELDS}))
+    assert found["tfidf_linear"].outputs == [{"count": 77, "name": "Dora", "pace": "urgent"}, {"count": 5, "name": "Bo", "pace": "normal"}]
+    assert found["majority"].outputs[0] == {"count": 12, "name": "Anna", "pace": "normal"}
 
 
 def test_a_field_that_is_mostly_absent_is_absent_from_the_majority_form() -> None:

@@ -1,0 +1,96 @@
+"""Methods made for tables: they answer where a prompt is columns only, whatever is missing or new in them, and nowhere else."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from tasks.baselines import Row, baseline_answers
+from tasks.metrics import Answers, Case, measure
+from tasks.process import Process
+from tasks.tabular import METHODS, kind_of, tabular_answers
+
+PROMPT = "amount: {amount}\ntown: {town}\nDecision:"
+
+
+def process(prompt: str = PROMPT) -> Process:
+    declared = {
+        "name": "tiny",
+        "owner": "tests",
+        "records": {"source": "a.jsonl"},
+        "sample": {"prompt": prompt},
+        "output": {"label": "d"},
+        "gate": [{"metric": "auc", "above_baseline_at_least": 0}],
+    }
+    return Process.model_validate(declared)
+
+
+def row(amount: Any, town: Any, output: str = "") -> Row:
+    inputs = {"amount": amount, "town": town}
+    return {"prompt": f"amount: {amount}\ntown: {town}\nDecision:", "output": json.dumps(output), "inputs": json.dumps(inputs)}
+
+
+def table(count: int, seed: int = 0) -> list[Row]:
+    """Small amounts are granted, in 成都 larger ones, too."""
+    chance = random.Random(seed)
+    drawn = [(chance.randrange(1000), chance.choice(["成都", "Oslo", "Lima"])) for _ in range(count)]
+    return [row(amount, town, "yes" if amount < (800 if town == "成都" else 300) else "no") for amount, town in drawn]
+
+
+def outputs(rows: list[Row]) -> list[str]:
+    return [json.loads(row["output"]) for row in rows]
+
+
+def test_labels_of_a_table_are_told_by_its_columns() -> None:
+    train, test = table(600), table(200, 1)
+    found = baseline_answers("label", train, test, process())
+    assert set(found) == {"majority", "tfidf_linear", *METHODS}
+    measured = {name: measure("label", [Case(output) for output in outputs(test)], answers) for name, answers in found.items()}
+    assert measured["boosted_trees"]["accuracy"] > 0.95
+    assert measured["boosted_trees"]["auc"] > measured["logistic_regression"]["auc"] > 0.9
+    assert measured["tfidf_linear"]["auc"] > 0.5
+    assert "auc" not in measured["majority"]
+    assert not any("ece" in values for values in measured.values())
+    again = baseline_answers("label", train, test, process())
+    assert again == found
+
+
+def test_what_is_missing_new_or_no_number_is_answered_too() -> None:
+    train = [*table(60), row(None, None, "no"), row("", "", "no")]
+    test = [row(None, "Rom"), row("a lot", None), row("12", "成都"), row(10**14, "Oslo")]
+    for answers in tabular_answers(train, test, outputs(train), process()).values():
+        assert set(answers.outputs) <= {"yes", "no"}
+        assert answers.outputs[2:] == ["yes", "no"]
+
+
+@pytest.mark.parametrize("town", ["", None])
+def test_a_column_that_is_always_empty_takes_no_part(town: Any) -> None:
+    train = [row(amount, town, "yes" if amount < 50 else "no") for amount in range(100)]
+    for answers in tabular_answers(train, [row(3, town), row(90, town)], outputs(train), process()).values():
+        assert answers.outputs == ["yes", "no"]
+
+
+def test_texts_are_no_table_nor_is_a_single_label() -> None:
+    texts = [row(number, f"a letter of its own, {number}", "yes" if number % 2 else "no") for number in range(100)]
+    assert tabular_answers(texts, texts, outputs(texts), process()) == {}
+    alone = [row(number, "Oslo", "yes") for number in range(9)]
+    assert tabular_answers(alone, alone, outputs(alone), process()) == {}
+
+
+def test_many_labels_of_which_some_are_rare() -> None:
+    train = [row(number, "Oslo", f"label {number // 10}") for number in range(391)]
+    for answers in tabular_answers(train, train[:50], outputs(train), process()).values():
+        assert len(answers.outputs) == 50
+
+
+def test_a_column_of_few_values_is_no_text() -> None:
+    assert kind_of(["1", "-2.5", ""]) == "number"
+    assert kind_of(["1", "two", "two", ""]) == "value"
+    assert kind_of(["my card is lost", "pay the bill", ""]) == "text"
+    assert kind_of([f"text {number % 65}" for number in range(650)]) == "text"
+
+
+def test_ranks_of_some_cases_are_theirs() -> None:
+    answers = Answers(["a", "b"], ranks={"a": [0.9, 0.2], "b": [0.1, 0.8]}).of([1])
+    assert answers.ranks == {"a": [0.2], "b": [0.8]}

@@ -65,6 +65,7 @@ batching.py          token-budget batches
 averaging.py         the weights of many steps as one model
 subwords.py          a prompt in other tokens each time it is shown
 swapping.py          other values in the place of marked ones, so that copying is learned
+synthetic.py         few rows of a table -> more of them, labelled by what is good at tables
 checkpoints.py       survive a kill; torn ones are skipped
 models.py            from scratch, from a base, LoRA                  (transformers, peft)
 embeddings.py        what stands near what in the prompts -> where embeddings begin   (scikit-learn)

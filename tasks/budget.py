@@ -18,7 +18,7 @@ SIZES = tuple(
 )
 SHALLOW = tuple(Size(n_layer=2, n_embd=width, n_head=max(4, width // 32)) for width in (64, 96, 128, 160, 192, 256, 320))  # for labels
 STORED_SIZE = SIZES[4]  # about that of a base that was made here in its eight minutes
-FEW_SAMPLES = 2_000  # up to which the model is one of the first SMALL sizes, of a table the first: more would be learned by heart
+FEW_SAMPLES = 2_000  # up to which the model is one of the first SMALL sizes: more would be learned by heart
 SMALL = {"label": 5, "fields": 5, "text": 2}
 ENOUGH_SHOWN = 30_000  # samples times epochs, below which a training is too short to learn words from their parts, too
 LONG_PROMPT = 30  # tokens on average: sentences of a chat have some 20, a line of a Chinese newspaper 40
@@ -26,8 +26,10 @@ FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
 EPOCHS = {"label": 16.0, "fields": 8.0, "text": 4.0}  # the largest model that sees its samples so often is taken
 SHOWN = {"label": 90_000, "fields": 40_000, "text": 0}  # samples times epochs that are needed where samples are few
 FEW_EPOCHS = 150.0  # of few samples at most
-MOST_EPOCHS, TABLE_EPOCHS = 40.0, 20.0
+MOST_EPOCHS = 40.0
+TABLE_EPOCHS, TABLE_SHOWN = 10.0, 16_000  # of a table at most; of one that is not filled up, samples times epochs
 ENOUGH_TOKENS = 20  # for each weight: Hoffmann et al. 2022, "Training compute-optimal large language models"
+SMALL_TABLE = 8_000  # rows, synthetic ones included, up to which the first size is enough
 STEPS_PER_EPOCH = 200  # about; batches are between these sizes
 SMALLEST_BATCH, LARGEST_BATCH, ROWS = 512, 4096, 16
 TUNED_EPOCHS = 3.0  # of a base model
@@ -132,7 +134,7 @@ def size_for(minutes: float, kind: str, counts: Counts) -> Size:
     Samples that are too many to be seen twice are no fewer for it: of such the largest model is taken that reads ENOUGH_TOKENS.
     """
     sizes = sizes_for(kind)
-    if counts.samples <= FEW_SAMPLES:
+    if counts.samples <= (SMALL_TABLE if counts.table else FEW_SAMPLES):
         sizes = sizes[: 1 if counts.table else SMALL[kind]]
     epochs = {size: _epochs(minutes, size, kind, counts) for size in sizes}
     fitting = [size for size in sizes if epochs[size] >= fewest_epochs(kind, counts)]
@@ -148,7 +150,9 @@ def fewest_epochs(kind: str, counts: Counts) -> float:
 
 def epochs_for(minutes: float, size: Size, kind: str, counts: Counts) -> float:
     """Epochs that fit into the minutes, up to a bound; a part of one where the samples are many."""
-    most = TABLE_EPOCHS if counts.table else max(MOST_EPOCHS, fewest_epochs(kind, counts))
+    most = max(MOST_EPOCHS, fewest_epochs(kind, counts))
+    if counts.table:
+        most = max(TABLE_EPOCHS, min(MOST_EPOCHS, TABLE_SHOWN / max(1, counts.samples)))
     return max(0.01, round(min(most, _epochs(minutes, size, kind, counts)), 2))
 
 

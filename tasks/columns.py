@@ -4,7 +4,6 @@ A form of twenty columns is then twenty tokens long, not a hundred and fifty, an
 records what letters and digits mean. For labels from scratch; a base model knows words, and fields are marked word by word.
 """
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tasks.process import PLACEHOLDER, Process
-from tasks.records import as_text
+from tasks.records import NUMBER, as_text
 
 if TYPE_CHECKING:
     from tasks.tokenising import Sample
@@ -28,7 +27,6 @@ LONGEST = 60  # characters of a value
 NAME = 2  # characters that tell one column from another, at least
 PARTS = 8  # of a number's range, each with as many records
 PART_TOKEN = "<|part:{}|>"  # noqa: S105 - a token of a vocabulary
-NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
 
 
 @dataclass(frozen=True, slots=True)

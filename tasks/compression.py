@@ -137,7 +137,7 @@ def compress(model: Artifact, samples: Artifact, run: Run) -> Artifact:
 
     def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
         with scratch() as folder:
-            there = fetch_folder(store, model, folder / "tuned"), fetch_samples(store, samples, folder / "samples")
+            there = fetch_folder(store, model, folder / "tuned"), fetch_samples(store, samples, folder / "samples", process)
             facts = compress_model(process, *there, folder / "model", checkpoints)
             return store_folder(store, folder / "model", prefix, **facts)
 

@@ -222,8 +222,12 @@ def reliability_of(kind: str, cases: Sequence[Case], answers: Answers) -> list[B
     return reliability(answers.confidences, correct(kind, cases, answers.outputs))
 
 
-def notes_of(metrics: Mapping[str, Any], kind: str) -> list[str]:
-    """How the figures came about."""
+def notes_of(metrics: Mapping[str, Any], kind: str, training: Mapping[str, Any]) -> list[str]:
+    """How the figures came about.
+
+    Args:
+        training: what training.json says.
+    """
     counts = metrics["counts"]
     notes = [
         f"Baselines learned from {metrics['baseline_train_rows']} of {counts['train']} training samples, "
@@ -235,6 +239,11 @@ def notes_of(metrics: Mapping[str, Any], kind: str) -> list[str]:
             f"{counts['test']} samples have {counts['cases']} different prompts; each was asked once, with all right texts as references."
         )
         notes.append(f"BLEU and chrF are sacrebleu's, 0-100; BLEU's tokenizer is {metrics['bleu_tokenizer']}.")
+    if made := training.get("synthetic"):
+        notes.append(
+            f"The model learned from {made['rows']} synthetic samples, too: columns of training samples, mixed, with labels drawn by the "
+            f"chances that {made['teacher'].replace('_', ' ')} gave, which had learned from the training samples."
+        )
     if metrics["champion"] and "perplexity" in metrics["champion"]:
         notes.append("The champion's perplexity is over the new model's tokens, so that two vocabularies can be compared.")
     return notes
@@ -297,7 +306,8 @@ def write_evaluation(
     choosing = choosing_cases(process, load_from_disk(str(samples / "validation"))) if process.automation else None
     judged = answers_of_all(model, test, choosing, load_from_disk(str(samples / "train")), champion, process)
     metrics = metrics_of(process, test, judged, version, _counts(samples))
-    pictures = plots_of(metrics, json.loads((model / "training.json").read_text(encoding="utf-8")))
+    training = json.loads((model / "training.json").read_text(encoding="utf-8"))
+    pictures = plots_of(metrics, training)
     write_json(folder / "metrics.json", metrics)
     _write_lines(folder / "predictions.jsonl", prediction_lines(test, judged, process.output.kind))
     _write_lines(folder / "proof.jsonl", judged.proof)
@@ -305,7 +315,7 @@ def write_evaluation(
     (folder / "plots").mkdir()
     for name, picture in pictures.items():
         (folder / "plots" / name).write_bytes(picture.png)
-    notes = notes_of(metrics, process.output.kind)
+    notes = notes_of(metrics, process.output.kind, training)
     if judged.certificate:
         automation.keep(judged.certificate, judged.scope, folder)
         notes = [*notes_on(process, judged.certificate), *notes]

@@ -31,6 +31,7 @@ from tasks.runs import Run, fingerprint_of, once
 from tasks.sharding import shard, unsharded
 from tasks.subwords import Subwords
 from tasks.swapping import CopySwaps, Swaps
+from tasks.synthetic import NAMED, fill_up
 from tasks.training import ALONE, CHECKPOINT_SECONDS, Progress, Rework, Tuning
 from tasks.tuning import Settled
 from tasks.vocabulary import as_written
@@ -83,7 +84,7 @@ def train_model(
     with nullcontext(_untold) if team.rank else training_bar(process.name, tuning) as bar:
         progress = tuning.run(on_step or bar, checkpoint_seconds)
     seconds = time.perf_counter() - started
-    story = _story(tuning, progress)
+    story = _story(tuning, progress) | _made(samples)
     if team.sharded:
         model = unsharded(model, team, build)
     if team.rank == 0:
@@ -167,6 +168,12 @@ def _story(tuning: Tuning, progress: Progress) -> dict[str, Any]:
     }
 
 
+def _made(samples: Path) -> dict[str, Any]:
+    """What training.json says of synthetic samples, where there are some."""
+    place = samples / NAMED
+    return {"synthetic": json.loads(place.read_text(encoding="utf-8"))} if place.exists() else {}
+
+
 def _write_model(model: Any, tokenizer: Any, process: Process, contract: Any, story: Any, folder: Path) -> None:
     lora = None if story["settings"]["lora"] is None else process.finetuning.lora
     save_model(model, folder, merged=lora is None or lora.merged)
@@ -215,12 +222,12 @@ def _measures(progress: Progress, tokens_per_second: float) -> str:
     return f"loss {loss:.3f}{validation}  {tokens_per_second:,.0f} tokens/s"
 
 
-def fetch_samples(store: Store, samples: Artifact, folder: Path) -> Path:
-    """All of samples/ but the test split, which training must never see."""
+def fetch_samples(store: Store, samples: Artifact, folder: Path, process: Process) -> Path:
+    """All of samples/ but the test split, which training must never see; a small table is filled up."""
     for below in ("train/", "validation/", "tokenizer/"):
         fetch_folder(store, samples, folder, below)
     fetch_file(store, samples, "contract.json", folder)
-    return folder
+    return fill_up(process, folder)
 
 
 def trainer_of(process: Process) -> Callable[..., dict[str, Any]]:
@@ -239,7 +246,7 @@ def finetune(samples: Artifact, run: Run) -> Artifact:
 
     def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
         with scratch() as folder:
-            facts = trainer_of(process)(process, fetch_samples(store, samples, folder / "samples"), folder / "model", checkpoints)
+            facts = trainer_of(process)(process, fetch_samples(store, samples, folder / "samples", process), folder / "model", checkpoints)
             return store_folder(store, folder / "model", prefix, **facts)
 
     model = once(run, STAGE, "model", [samples], settings, work)

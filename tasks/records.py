@@ -1,12 +1,14 @@
 """Records: one row of paperwork, as it travels from raw/ to validated/ and into a batch job."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MISSING: Any = None
+NUMBER = re.compile(r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")  # as programs write one
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,9 @@ from tasks.cleaning import fold
 from tasks.expectations import column_of, is_day
 from tasks.process import Column, Process
 from tasks.readers import UnreadableRowError, parse_json, plain_content
-from tasks.records import Record
+from tasks.records import NUMBER, Record
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-NUMBER = re.compile(r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")
 GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:[,，' \u00a0\u202f][0-9]{3}){1,5}(?:\.[0-9]+)?")  # 1,234,567.5
 DAY = re.compile(r"([0-9]{4})\s*[-/.年]\s*([0-9]{1,2})\s*[-/.月]\s*([0-9]{1,2})\s*日?(?:[T ]00:00(?::00(?:\.0+)?)?Z?)?")
 YES = frozenset(("yes", "true", "y", "t", "1", "是", "有", "对"))

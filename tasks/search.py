@@ -295,7 +295,7 @@ def search(samples: Artifact, run: Run, minutes: float | None = None, workers: i
     name = fingerprint_of(STAGE, [samples], part | {"base": base_digest(process.finetuning.base), "space": space})
     journal = settings().cache / "studies" / process.name / f"{name}.log"
     with scratch() as folder:
-        fetch_samples(store, samples, folder / "samples")
+        fetch_samples(store, samples, folder / "samples", process)
         deadline = time.time() + 60 * (minutes or declared.minutes)
         story = search_settings(Hunt(process, folder / "samples", journal, name, declared.trials, deadline), workers or declared.workers)
         if story["best"] is None:

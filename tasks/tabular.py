@@ -8,7 +8,8 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -20,16 +21,37 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from tasks.columns import MOST_VALUES, NUMBER
+from tasks.columns import MOST_VALUES
 from tasks.metrics import Answers
 from tasks.process import Process
-from tasks.records import as_text
+from tasks.records import NUMBER, as_text
 
 Kind = Literal["number", "value", "text"]  # of a column
+Method = Callable[[int], Pipeline]  # number of labels -> what learns them
+Chances = np.ndarray[Any, np.dtype[np.float64]]
 AGAIN = 2  # rows with each value of a column on average, at least; more different ones are texts
 TREES = 2_000  # of all classes together; 100 of a class at most
 ROUNDS = 100
 RARE = 5  # rows, below which a value is one of the others
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What kind of column each input is that is not always empty."""
+
+    kinds: Mapping[str, Kind]  # path -> kind; none is a text
+
+    @classmethod
+    def read(cls, rows: Sequence[Mapping[str, Any]], process: Process) -> Self | None:
+        """The table that training rows are; None where a prompt holds texts, or nothing."""
+        known = {path: values for path, values in values_of(rows, process.input_columns).items() if any(values)}
+        kinds = {path: kind_of(values) for path, values in known.items()}
+        return cls(kinds) if kinds and "text" not in kinds.values() else None
+
+    def frame(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+        """Columns of floats (NaN where no number is) and of strings."""
+        values = values_of(rows, self.kinds)
+        return pd.DataFrame({path: numbers_in(values[path]) if kind == "number" else values[path] for path, kind in self.kinds.items()})
 
 
 def tabular_answers(
@@ -41,12 +63,11 @@ def tabular_answers(
         train_rows: lines of samples/ with `inputs`.
         classes: their labels.
     """
-    known = {path: values for path, values in values_of(train_rows, process.input_columns).items() if any(values)}
-    kinds = {path: kind_of(values) for path, values in known.items()}
-    if not kinds or "text" in kinds.values() or len(set(classes)) < 2:
+    table, labels = Table.read(train_rows, process), sorted(set(classes))
+    if table is None or len(labels) < 2:
         return {}
-    train, test = frame_of(known, kinds), frame_of(values_of(test_rows, kinds), kinds)
-    return {name: answered(make(len(set(classes))), train, classes, test) for name, make in METHODS.items()}
+    train, test = table.frame(train_rows), table.frame(test_rows)
+    return {name: answers_of(labels, fitted(make, train, classes).predict_proba(test)) for name, make in METHODS.items()}
 
 
 def values_of(rows: Sequence[Mapping[str, Any]], paths: Iterable[str]) -> dict[str, list[str]]:
@@ -67,12 +88,7 @@ def kind_of(values: Sequence[str]) -> Kind:
     return "value" if len(seen) <= min(MOST_VALUES, len(values) // AGAIN) else "text"
 
 
-def frame_of(values: Mapping[str, Sequence[str]], kinds: Mapping[str, Kind]) -> pd.DataFrame:
-    """Columns of floats (NaN where no number is) and of strings."""
-    return pd.DataFrame({path: numbers_in(values[path]) if kind == "number" else list(values[path]) for path, kind in kinds.items()})
-
-
-def numbers_in(values: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def numbers_in(values: Sequence[str]) -> Chances:
     """The number of each text; NaN where it is none."""
     return np.array([float(text) if NUMBER.fullmatch(text) else math.nan for text in values])
 
@@ -99,14 +115,16 @@ def _one_hot() -> OneHotEncoder:
     return OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=RARE, sparse_output=False)
 
 
-METHODS: dict[str, Callable[[int], Pipeline]] = {"logistic_regression": linear, "boosted_trees": trees}
+METHODS: dict[str, Method] = {"logistic_regression": linear, "boosted_trees": trees}
 
 
-def answered(model: Pipeline, train: pd.DataFrame, classes: Sequence[str], test: pd.DataFrame) -> Answers:
-    """The likeliest label of each test row, and how likely each label is."""
+def fitted(make: Method, frame: pd.DataFrame, classes: Sequence[str]) -> Pipeline:
+    """A method that has learned a table; one that has not wholly settled is good enough."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # good enough for a comparison
-        model.fit(train, classes)
-    chances = model.predict_proba(test)
-    names = [str(name) for name in model.classes_]
-    return Answers([names[index] for index in chances.argmax(axis=1)], ranks=dict(zip(names, chances.T.tolist(), strict=True)))
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return make(len(set(classes))).fit(frame, classes)
+
+
+def answers_of(labels: Sequence[str], chances: Chances) -> Answers:
+    """The likeliest label of each row, and how likely each label is, of (rows, labels)."""
+    return Answers([labels[index] for index in chances.argmax(axis=1)], ranks=dict(zip(labels, chances.T.tolist(), strict=True)))

@@ -1,12 +1,14 @@
 """Columns: values that repeat are tokens with their names, numbers are told by the part of their range; texts stay texts."""
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 import pytest
 
 from tasks.columns import PARTS, Columns, edges_of, learn_columns, names_of
 from tasks.process import Process
+from tasks.records import NUMBER
 from tasks.tokenising import Encoder, Sample, learned_columns, make_tokenizer
 
 TEMPLATE = "Status: {status}\nAmount: {amount}\n备注：{note}\nDecision:"
@@ -89,3 +91,16 @@ def test_columns_are_learned_for_labels_from_scratch_only() -> None:
 )
 def test_a_name_is_what_stands_before_a_value_and_before_no_other(template: str, names: dict[str, str]) -> None:
     assert names_of(template) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *[(text, True) for text in ("0.30000000000000004", "4.8e-05", "+7", ".5", "-12.")],
+        *[(text, False) for text in ("1,200", "12 EUR", "e5", ".", "", "9" * 19, "1e100")],
+    ],
+)
+def test_numbers_as_programs_write_them_are_numbers(text: str, number: bool) -> None:
+    assert (NUMBER.fullmatch(text) is not None) == number
+    if number:
+        assert isfinite(float(text))

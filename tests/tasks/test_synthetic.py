@@ -1,0 +1,141 @@
+"""Synthetic samples: a table of few rows is filled up with others like them, labelled by what foretells it best; all else stays."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import load_from_disk
+
+from infra.store import LocalStore
+from tasks.artifacts import file_digest
+from tasks.checkpoints import Checkpoints
+from tasks.evaluation import notes_of
+from tasks.finetuning import train_model
+from tasks.preparation import write_samples
+from tasks.process import Process
+from tasks.records import Record
+from tasks.synthetic import NAMED, fill_up, labelled, mixed_rows, taught
+from tasks.tabular import METHODS, Table
+
+TOWNS = ("成都", "Oslo", "Lima")
+
+
+def process(prompt: str = "amount: {amount}\ntown: {town}\nDecision:", **finetuning: Any) -> Process:
+    tiny = {"size": {"n_layer": 1, "n_embd": 16, "n_head": 2}, "max_length": 64, "num_train_epochs": 1, "evaluations": 1}
+    declared = {
+        "name": "credit",
+        "owner": "tests",
+        "records": {"source": "a.jsonl"},
+        "sample": {"prompt": prompt, "near_duplicates": None},
+        "output": {"label": "decision"},
+        "finetuning": {**tiny, "synthetic_up_to": 200, **finetuning},
+        "gate": [{"metric": "accuracy", "at_least": 0}],
+    }
+    return Process.model_validate(declared)
+
+
+def rows(count: int = 120) -> list[dict[str, Any]]:
+    """Small amounts are granted, in 成都 larger ones, too."""
+    chance = random.Random(0)
+    drawn = [(chance.randrange(1000), chance.choice(TOWNS)) for _ in range(count)]
+    return [
+        {"amount": amount, "town": town, "decision": "yes" if amount < (800 if town == "成都" else 300) else "no"} for amount, town in drawn
+    ]
+
+
+def samples(declared: Process, folder: Path, found: list[dict[str, Any]] | None = None) -> Path:
+    (folder / "working").mkdir(parents=True)
+    records = [Record(str(number), row, "a.jsonl", number) for number, row in enumerate(found or rows())]
+    write_samples(declared, records, folder / "samples", folder / "working")
+    return folder / "samples"
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def train(folder: Path) -> list[dict[str, Any]]:
+    return list(load_from_disk(str(folder / "train")))
+
+
+def test_a_small_table_is_filled_up_and_its_own_rows_stay(tmp_path: Path) -> None:
+    declared = process()
+    folder = samples(declared, tmp_path)
+    before = train(folder)
+    assert fill_up(declared, folder) == folder
+    after = train(folder)
+    made = after[len(before) :]
+    assert after[: len(before)] == before
+    assert len(after) == 200
+    assert json.loads((folder / NAMED).read_text())["rows"] == len(made)
+    values = [json.loads(row["inputs"]) for row in made]
+    known = [json.loads(row["inputs"]) for row in before]
+    assert {row["amount"] for row in values} <= {row["amount"] for row in known}
+    assert {(row["amount"], row["town"]) for row in values} - {(row["amount"], row["town"]) for row in known}
+    right = sum(
+        (row["amount"] < (800 if row["town"] == "成都" else 300)) == (json.loads(each["output"]) == "yes")
+        for row, each in zip(values, made, strict=True)
+    )
+    assert right > 0.75 * len(made)
+    assert all(each["prompt"] == f"amount: {row['amount']}\ntown: {row['town']}\nDecision:" for row, each in zip(values, made, strict=True))
+    again = bytes_of(folder / "train")
+    fill_up(declared, folder)
+    assert bytes_of(folder / "train") == again
+
+
+def test_the_same_samples_are_filled_up_with_the_same_rows(tmp_path: Path) -> None:
+    one, two = (bytes_of(fill_up(process(), samples(process(), tmp_path / name))) for name in "ab")
+    assert one == two
+    assert bytes_of(fill_up(process(seed=8), samples(process(), tmp_path / "c"))) != one
+
+
+@pytest.mark.parametrize(
+    ("declared", "found"),
+    [
+        (process(synthetic_up_to=0), rows()),
+        (process("{amount} {town} {note}"), [row | {"note": f"a letter, {number}"} for number, row in enumerate(rows())]),
+        (process(), [row | {"decision": "yes" if number else "no"} for number, row in enumerate(rows())]),
+    ],
+    ids=["not wanted", "texts", "a label that stands once"],
+)
+def test_what_is_no_table_of_two_labels_stays_as_it_is(declared: Process, found: list[dict[str, Any]], tmp_path: Path) -> None:
+    folder = samples(declared, tmp_path, found)
+    before = bytes_of(folder)
+    fill_up(declared, folder)
+    assert bytes_of(folder) == before
+
+
+def test_a_model_tells_of_its_synthetic_samples(tmp_path: Path) -> None:
+    declared = process()
+    folder = fill_up(declared, samples(declared, tmp_path))
+    train_model(declared, folder, tmp_path / "model", Checkpoints(LocalStore(tmp_path / "store"), "c"), lambda _: None)
+    told = json.loads((tmp_path / "model" / "training.json").read_text())["synthetic"]
+    assert told["rows"] == 200 - len(load_from_disk(str(samples(declared, tmp_path / "own") / "train")))
+    assert set(told["teacher"].split(" and ")) <= set(METHODS)
+    figures = {"baseline_train_rows": 96, "counts": {"train": 96}, "champion": None}
+    assert f"from {told['rows']} synthetic samples" in " ".join(notes_of(figures, "label", {"synthetic": told}))
+    assert "synthetic" not in " ".join(notes_of(figures, "label", {}))
+
+
+def test_labels_are_drawn_by_their_chances() -> None:
+    mixed = mixed_rows([{"inputs": json.dumps({"amount": 1, "town": "Lima"})}], ["amount", "town"], 9_000, np.random.default_rng(0))
+    chances = np.tile([0.5, 0.3, 0.2], (9_000, 1))
+    drawn = Counter(sample.output for sample in labelled(process(), mixed, ["a", "b", "c"], chances, np.random.default_rng(0)))
+    assert [round(drawn[label] / 9_000, 1) for label in "abc"] == [0.5, 0.3, 0.2]
+
+
+def test_the_method_that_foretells_left_out_rows_is_the_teacher() -> None:
+    lines = [{"inputs": json.dumps(row)} for row in rows(400)]
+    table = Table.read(lines, process())
+    assert table
+    frame, crossed = table.frame(lines), [row["decision"] for row in rows(400)]
+    assert taught(frame, crossed, frame)[0] == "boosted_trees"  # what an amount means depends on the town
+    chance = random.Random(1)
+    noisy = ["yes" if chance.random() < row["amount"] / 1000 else "no" for row in rows(400)]
+    name, chances = taught(frame, noisy, frame[:3])
+    assert name == "logistic_regression"
+    assert chances.shape == (3, 2)

@@ -1,4 +1,4 @@
-"""Synthetic: a table's few training samples -> more of them, each mixed of several, labelled by what is good at tables.
+"""Synthetic: few training samples of a table or form -> more of them, each mixed of several, labelled by what is good at tables.
 
 A small GPT that learns a few hundred rows by heart guesses between them as its seed will have it: of german_credit with 300 rows its AUC
 lay between 0.64 and 0.76. Logistic regression and boosted trees are steadier there; what the better of them says of thousands of rows
@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
 
 from tasks.artifacts import write_json
+from tasks.bases import SCRATCH
 from tasks.columns import Columns
 from tasks.models import load_tokenizer
 from tasks.process import Process
 from tasks.prompts import completion_of, prompt_of
-from tasks.tabular import METHODS, Chances, Table, fitted
+from tasks.tabular import Chances, Rows, Table, fitted
 from tasks.tokenising import Encoder, Sample, Tally, tokenise, write_dataset
 
 NAMED = "synthetic.json"  # beside train/: how many rows were made, and who labelled them
@@ -34,12 +37,13 @@ BOTH = " and "  # between the names of two methods whose chances are averaged
 def fill_up(process: Process, samples: Path) -> Path:
     """samples/ -> the same folder, its train/ filled up with synthetic samples where that is a table of few.
 
-    The same samples give the same rows. Nothing changes where there are texts, or fewer than two labels have FOLDS rows.
+    The same samples give the same rows. Nothing changes where a prompt is a text, a base knows words already, or
+    fewer than two labels have FOLDS rows.
     """
     from datasets import load_from_disk
 
     contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
-    if (samples / NAMED).exists() or not Columns.read(contract.get("columns")).whole:
+    if (samples / NAMED).exists() or process.finetuning.base != SCRATCH or not process.label_tokens:
         return samples
     rows = list(load_from_disk(str(samples / "train")))
     count, classes = process.finetuning.synthetic_up_to - len(rows), [json.loads(row["output"]) for row in rows]
@@ -48,8 +52,8 @@ def fill_up(process: Process, samples: Path) -> Path:
         return samples
     random = np.random.default_rng(process.finetuning.seed)
     mixed = mixed_rows(rows, sorted(table.kinds), count, random)
-    teacher, chances = taught(table.frame(rows), classes, table.frame(mixed))
-    made = written(process, samples, Columns.read(contract["columns"]), labelled(process, mixed, sorted(set(classes)), chances, random))
+    teacher, chances = taught(table, rows, classes, mixed)
+    made = written(process, samples, Columns.read(contract.get("columns")), labelled(process, mixed, sorted(set(classes)), chances, random))
     _exchange(samples, [*rows, *made])
     write_json(samples / NAMED, {"rows": len(made), "teacher": teacher})
     return samples
@@ -69,25 +73,25 @@ def mixed_rows(rows: Sequence[Mapping[str, Any]], paths: Sequence[str], count: i
     return found
 
 
-def taught(train: pd.DataFrame, classes: Sequence[str], asked: pd.DataFrame) -> tuple[str, Chances]:
+def taught(table: Table, rows: Rows, classes: Sequence[str], asked: Rows) -> tuple[str, Chances]:
     """The name of the method that foretells left-out rows best, and its chances (rows, labels in their order) of others.
 
     The methods compete one by one, and both together with the mean of their chances.
     """
-    told = {name: _left_out(train, classes, name) for name in METHODS}
-    names = min([[name] for name in METHODS] + [list(METHODS)], key=lambda names: _loss(classes, [told[name] for name in names]))
-    chances = [fitted(METHODS[name], train, classes).predict_proba(asked) for name in names]
-    return BOTH.join(names), np.mean(chances, axis=0)
+    train, methods = table.frame(rows), table.methods(len(rows), len(set(classes)))
+    told = {name: _left_out(train, classes, method) for name, method in methods.items()}
+    names = min([[name] for name in methods] + [list(methods)], key=lambda names: _loss(classes, [told[name] for name in names]))
+    return BOTH.join(names), np.mean([table.chances(fitted(methods[name], train, classes), asked) for name in names], axis=0)
 
 
-def _left_out(train: pd.DataFrame, classes: Sequence[str], name: str) -> Chances:
+def _left_out(train: pd.DataFrame, classes: Sequence[str], method: Pipeline) -> Chances:
     """What a method says of each row that learned from the other folds."""
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    with warnings.catch_warnings():
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of labels that are too rare for every fold
-        found: Chances = cross_val_predict(METHODS[name](len(set(classes))), train, classes, cv=folds, method="predict_proba")
+        found: Chances = cross_val_predict(method, train, classes, cv=folds, method="predict_proba")
     return found
 
 

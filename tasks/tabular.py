@@ -1,25 +1,28 @@
-"""Tabular: the training split -> what methods made for tables answer, where prompts are columns only; no text to be read.
+"""Tabular: the training split -> what methods made for tables answer, where prompts are columns, with few texts among them.
 
-logistic_regression has a weight for each value of a column and for each number; boosted_trees (LightGBM's kind, scikit-learn's) split
-them. On most tables they are hard to beat (Grinsztajn et al. 2022), so a model of such records has to stand beside them.
+logistic_regression has a weight for each value of a column, each number, and each piece of a text; boosted_trees (LightGBM's kind,
+scikit-learn's) split them, and what the texts are about. On most tables they are hard to beat (Grinsztajn et al. 2022), so a model of
+such records has to stand beside them.
 """
 
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.compose import make_column_transformer
+from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, QuantileTransformer
+from threadpoolctl import threadpool_limits
 
 from tasks.columns import MOST_VALUES
 from tasks.metrics import Answers
@@ -27,56 +30,83 @@ from tasks.process import Process
 from tasks.records import NUMBER, as_text
 
 Kind = Literal["number", "value", "text"]  # of a column
-Method = Callable[[int], Pipeline]  # number of labels -> what learns them
 Chances = np.ndarray[Any, np.dtype[np.float64]]
+Rows = Sequence[Mapping[str, Any]]  # lines of samples/, of which `inputs` are read
+FORM = 4  # columns for each text among them, from which on they are a form, no letter
+FORMS = 50  # rows with texts, below which these say too little
 AGAIN = 2  # rows with each value of a column on average, at least; more different ones are texts
-TREES = 2_000  # of all classes together; 100 of a class at most
-ROUNDS = 100
+ROUNDS = 100  # of boosting, each with a tree for every label, at most
+WORK = 4e8  # rows times columns times trees, at most: some ten seconds
 RARE = 5  # rows, below which a value is one of the others
+ITERATIONS = 300  # of logistic regression, at most
+QUANTILES = 100  # that put numbers in order, so that none is far from the others
+CHARACTERS = 2_000  # of a text
+TOPICS, PIECES = 24, 20_000  # of a text
+BATCH = 10_000  # rows answered at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """What kind of column each input is that is not always empty."""
 
-    kinds: Mapping[str, Kind]  # path -> kind; none is a text
+    kinds: Mapping[str, Kind]  # path -> kind
 
     @classmethod
-    def read(cls, rows: Sequence[Mapping[str, Any]], process: Process) -> Self | None:
-        """The table that training rows are; None where a prompt holds texts, or nothing."""
+    def read(cls, rows: Rows, process: Process) -> Self | None:
+        """The table that training rows are; None where a prompt is a text, or nothing."""
         known = {path: values for path, values in values_of(rows, process.input_columns).items() if any(values)}
         kinds = {path: kind_of(values) for path, values in known.items()}
-        return cls(kinds) if kinds and "text" not in kinds.values() else None
+        texts = sum(kind == "text" for kind in kinds.values())
+        few = bool(texts) and len(rows) < FORMS
+        return cls(kinds) if kinds and len(kinds) >= FORM * texts and not few else None
 
-    def frame(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    def frame(self, rows: Rows) -> pd.DataFrame:
         """Columns of floats (NaN where no number is) and of strings."""
         values = values_of(rows, self.kinds)
         return pd.DataFrame({path: numbers_in(values[path]) if kind == "number" else values[path] for path, kind in self.kinds.items()})
 
+    def methods(self, rows: int, labels: int) -> dict[str, Pipeline]:
+        """What is good at such tables, before it has learned anything.
 
-def tabular_answers(
-    train_rows: Sequence[Mapping[str, Any]], test_rows: Sequence[Mapping[str, Any]], classes: Sequence[str], process: Process
-) -> dict[str, Answers]:
+        Args:
+            rows: and labels: of the training split.
+        """
+        paths = [[path for path, kind in self.kinds.items() if kind == wanted] for wanted in ("number", "value", "text")]
+        return {"logistic_regression": linear(*paths), "boosted_trees": trees(*paths, rounds_for(rows, self.width, labels))}
+
+    @property
+    def width(self) -> int:
+        """Columns of numbers that trees split."""
+        return sum(TOPICS if kind == "text" else 1 for kind in self.kinds.values())
+
+    def chances(self, method: Pipeline, rows: Rows) -> Chances:
+        """How likely each label is in each row (rows, labels in their order), by a method that has learned them."""
+        parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        with threadpool_limits(1):
+            return np.concatenate([method.predict_proba(self.frame(part)) for part in parts])
+
+
+def tabular_answers(train_rows: Rows, test_rows: Rows, classes: Sequence[str], process: Process) -> dict[str, Answers]:
     """Method -> a label for each test row; nothing where the records are no table, or know one label only.
 
     Args:
-        train_rows: lines of samples/ with `inputs`.
-        classes: their labels.
+        classes: the labels of the training rows.
     """
     table, labels = Table.read(train_rows, process), sorted(set(classes))
     if table is None or len(labels) < 2:
         return {}
-    train, test = table.frame(train_rows), table.frame(test_rows)
-    return {name: answers_of(labels, fitted(make, train, classes).predict_proba(test)) for name, make in METHODS.items()}
+    train, test = table.frame(train_rows), [test_rows[index] for index in range(len(test_rows))]
+    methods = table.methods(len(train), len(labels))
+    return {name: answers_of(labels, table.chances(fitted(method, train, classes), test)) for name, method in methods.items()}
 
 
-def values_of(rows: Sequence[Mapping[str, Any]], paths: Iterable[str]) -> dict[str, list[str]]:
+def values_of(rows: Rows, paths: Iterable[str]) -> dict[str, list[str]]:
     """Path -> its value in each row as a prompt shows it; the empty text where it has none."""
     found: dict[str, list[str]] = {path: [] for path in paths}
     for index in range(len(rows)):
         inputs = json.loads(rows[index]["inputs"])
-        for path in paths:
-            found[path].append(as_text(inputs.get(path)).strip())
+        for path in found:
+            found[path].append(as_text(inputs.get(path)).strip()[:CHARACTERS])
     return found
 
 
@@ -93,36 +123,45 @@ def numbers_in(values: Sequence[str]) -> Chances:
     return np.array([float(text) if NUMBER.fullmatch(text) else math.nan for text in values])
 
 
-def linear(_: int) -> Pipeline:
-    """A weight for each value, and for each number in its scale."""
-    scaled = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-    return make_pipeline(
-        make_column_transformer((scaled, make_column_selector(dtype_include="number")), (_one_hot(), _strings)),
-        LogisticRegression(max_iter=1_000),
-    )
+def linear(numbers: list[str], values: list[str], texts: list[str]) -> Pipeline:
+    """A weight for each value and piece of a text, and for each number by its place among the others."""
+    placed = QuantileTransformer(n_quantiles=QUANTILES, output_distribution="normal", random_state=0)
+    one_hot = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=RARE)
+    columns = [(make_pipeline(_whole(), placed), numbers), (one_hot, values), *[(_pieces(), path) for path in texts]]
+    return make_pipeline(make_column_transformer(*columns), LogisticRegression(max_iter=ITERATIONS))
 
 
-def trees(classes: int) -> Pipeline:
+def trees(numbers: list[str], values: list[str], texts: list[str], rounds: int) -> Pipeline:
     """Gradient boosting over histograms; the same rows give the same trees."""
-    booster = HistGradientBoostingClassifier(max_iter=max(1, min(ROUNDS, TREES // classes)), early_stopping=False, random_state=0)
-    return make_pipeline(make_column_transformer((_one_hot(), _strings), remainder="passthrough"), booster)
+    codes = OrdinalEncoder(min_frequency=RARE, handle_unknown="use_encoded_value", unknown_value=math.nan)
+    topics = [(make_pipeline(_pieces(), TruncatedSVD(TOPICS, random_state=0)), path) for path in texts]
+    columns = make_column_transformer((codes, values), (_whole(), numbers), *topics, sparse_threshold=0)
+    categories = range(len(values))
+    booster = HistGradientBoostingClassifier(max_iter=rounds, categorical_features=categories, early_stopping=False, random_state=0)
+    return make_pipeline(columns, booster)
 
 
-_strings = make_column_selector(dtype_exclude="number")
+def _pieces() -> TfidfVectorizer:
+    """TF-IDF of pieces of words, which carry languages that are written without blanks, too."""
+    return TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, max_features=PIECES)
 
 
-def _one_hot() -> OneHotEncoder:
-    return OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=RARE, sparse_output=False)
+def rounds_for(rows: int, columns: int, labels: int) -> int:
+    """Rounds of boosting that fit into WORK; one at least."""
+    each = rows * columns * (labels if labels > 2 else 1)
+    return int(max(1, min(ROUNDS, WORK // max(1, each))))
 
 
-METHODS: dict[str, Method] = {"logistic_regression": linear, "boosted_trees": trees}
+def _whole() -> SimpleImputer:
+    """The middle one in the place of a number that is missing, and whether it was; nothing where all are, as in a part of the rows."""
+    return SimpleImputer(strategy="median", keep_empty_features=True, add_indicator=True)
 
 
-def fitted(make: Method, frame: pd.DataFrame, classes: Sequence[str]) -> Pipeline:
-    """A method that has learned a table; one that has not wholly settled is good enough."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return make(len(set(classes))).fit(frame, classes)
+def fitted(method: Pipeline, frame: pd.DataFrame, classes: Sequence[str]) -> Pipeline:
+    """A method that has learned a table, in one thread: on a busy machine several wait for each other, thirteen times as long."""
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one that has not wholly settled is good enough; few rows have few quantiles
+        return method.fit(frame, classes)
 
 
 def answers_of(labels: Sequence[str], chances: Chances) -> Answers:

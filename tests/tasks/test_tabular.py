@@ -9,7 +9,7 @@ import pytest
 from tasks.baselines import Row, baseline_answers
 from tasks.metrics import Answers, Case, measure
 from tasks.process import Process
-from tasks.tabular import METHODS, kind_of, tabular_answers
+from tasks.tabular import kind_of, rounds_for, tabular_answers
 
 PROMPT = "amount: {amount}\ntown: {town}\nDecision:"
 
@@ -45,10 +45,10 @@ def outputs(rows: list[Row]) -> list[str]:
 def test_labels_of_a_table_are_told_by_its_columns() -> None:
     train, test = table(600), table(200, 1)
     found = baseline_answers("label", train, test, process())
-    assert set(found) == {"majority", "tfidf_linear", *METHODS}
+    assert set(found) == {"majority", "tfidf_linear", "logistic_regression", "boosted_trees"}
     measured = {name: measure("label", [Case(output) for output in outputs(test)], answers) for name, answers in found.items()}
     assert measured["boosted_trees"]["accuracy"] > 0.95
-    assert measured["boosted_trees"]["auc"] > measured["logistic_regression"]["auc"] > 0.9
+    assert min(measured["boosted_trees"]["auc"], measured["logistic_regression"]["auc"]) > 0.9
     assert measured["tfidf_linear"]["auc"] > 0.5
     assert "auc" not in measured["majority"]
     assert not any("ece" in values for values in measured.values())
@@ -78,6 +78,25 @@ def test_texts_are_no_table_nor_is_a_single_label() -> None:
     assert tabular_answers(alone, alone, outputs(alone), process()) == {}
 
 
+def test_a_form_with_a_text_is_a_table_and_the_text_counts() -> None:
+    declared = process("amount: {amount}\ntown: {town}\nkind: {kind}\nfor: {note}\nDecision:")
+    chance = random.Random(2)
+
+    def forms(count: int, first: int) -> list[Row]:
+        found = []
+        for number in range(first, first + count):
+            party = chance.random() < 0.5
+            note = f"{chance.choice(['生日聚会', 'a party']) if party else chance.choice(['the trip', '出差'])} no. {number}"
+            inputs = {"amount": chance.randrange(100), "town": chance.choice("ab"), "kind": chance.choice("xy"), "note": note}
+            found.append({"prompt": "", "output": json.dumps("no" if party else "yes"), "inputs": json.dumps(inputs)})
+        return found
+
+    train, test = forms(200, 0), forms(100, 1000)
+    for answers in tabular_answers(train, test, outputs(train), declared).values():
+        assert measure("label", [Case(output) for output in outputs(test)], answers)["accuracy"] > 0.9
+    assert tabular_answers(train[:40], test, outputs(train[:40]), declared) == {}
+
+
 def test_many_labels_of_which_some_are_rare() -> None:
     train = [row(number, "Oslo", f"label {number // 10}") for number in range(391)]
     for answers in tabular_answers(train, train[:50], outputs(train), process()).values():
@@ -94,3 +113,16 @@ def test_a_column_of_few_values_is_no_text() -> None:
 def test_ranks_of_some_cases_are_theirs() -> None:
     answers = Answers(["a", "b"], ranks={"a": [0.9, 0.2], "b": [0.1, 0.8]}).of([1])
     assert answers.ranks == {"a": [0.2], "b": [0.8]}
+
+
+def test_a_far_number_spoils_nothing() -> None:
+    train = [*table(300), row("1e90", "Lima", "no"), row("-1e90", "Lima", "yes")]
+    test = table(100, 1)
+    for answers in tabular_answers(train, test, outputs(train), process()).values():
+        assert measure("label", [Case(output) for output in outputs(test)], answers)["auc"] > 0.9
+
+
+def test_wide_tables_of_many_labels_get_fewer_trees() -> None:
+    assert rounds_for(800, 20, 2) == 100
+    assert rounds_for(8_000, 60, 20) == 41
+    assert rounds_for(20_000, 1_000, 200) == 1

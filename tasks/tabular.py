@@ -71,8 +71,12 @@ class Table:
         Args:
             rows: and labels: of the training split.
         """
-        paths = [[path for path, kind in self.kinds.items() if kind == wanted] for wanted in ("number", "value", "text")]
-        return {"logistic_regression": linear(*paths), "boosted_trees": trees(*paths, rounds_for(rows, self.width, labels))}
+        numbers, values, texts = self._of("number"), self._of("value"), self._of("text")
+        rounds = rounds_for(rows, self.width, labels)
+        return {"logistic_regression": linear(numbers, values, texts), "boosted_trees": trees(numbers, values, texts, rounds)}
+
+    def _of(self, kind: Kind) -> list[str]:
+        return [path for path, other in self.kinds.items() if other == kind]
 
     @property
     def width(self) -> int:

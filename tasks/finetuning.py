@@ -90,7 +90,8 @@ def train_model(
     if team.rank == 0:
         _write_model(model, tokenizer, process, contract, story, folder)
     facts = {key: story[key] for key in ("parameters", "tokens", "steps", "best_step", "stopped_early", "precision")}
-    return facts | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
+    made = {"synthetic": story["synthetic"]["rows"]} if "synthetic" in story else {}
+    return facts | made | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
 
 
 def _begun(model: Any, settings: Settled, rows: TokenRows) -> Any:

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from tasks.artifacts import write_json
 from tasks.bases import SCRATCH
+from tasks.batching import TokenRows
 from tasks.columns import Columns
 from tasks.models import load_tokenizer
 from tasks.process import Process
@@ -43,15 +44,16 @@ def fill_up(process: Process, samples: Path) -> Path:
     from datasets import load_from_disk
 
     contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
-    if (samples / NAMED).exists() or process.finetuning.base != SCRATCH or not process.label_tokens:
+    known = len(TokenRows(samples / "train"))
+    wanted = process.label_tokens and process.finetuning.base == SCRATCH and 0 < known < process.finetuning.synthetic_up_to
+    if (samples / NAMED).exists() or not wanted:
         return samples
     rows = list(load_from_disk(str(samples / "train")))
-    count, classes = process.finetuning.synthetic_up_to - len(rows), [json.loads(row["output"]) for row in rows]
-    table = Table.read(rows, process)
-    if count <= 0 or table is None or sum(often >= FOLDS for often in Counter(classes).values()) < 2:
+    classes, table = [json.loads(row["output"]) for row in rows], Table.read(rows, process)
+    if table is None or sum(often >= FOLDS for often in Counter(classes).values()) < 2:
         return samples
     random = np.random.default_rng(process.finetuning.seed)
-    mixed = mixed_rows(rows, sorted(table.kinds), count, random)
+    mixed = mixed_rows(rows, list(process.input_columns), process.finetuning.synthetic_up_to - known, random)
     teacher, chances = taught(table, rows, classes, mixed)
     made = written(process, samples, Columns.read(contract.get("columns")), labelled(process, mixed, sorted(set(classes)), chances, random))
     _exchange(samples, [*rows, *made])
@@ -60,15 +62,19 @@ def fill_up(process: Process, samples: Path) -> Path:
 
 
 def mixed_rows(rows: Sequence[Mapping[str, Any]], paths: Sequence[str], count: int, random: np.random.Generator) -> list[dict[str, Any]]:
-    """Rows, with `inputs` as those of samples/, whose columns are a row's own or, a share of them, of other rows drawn one by one."""
-    inputs = [json.loads(row["inputs"]) for row in rows]
+    """Rows, with `inputs` as those of samples/, whose columns are a row's own or, a share of them, of other rows drawn one by one.
+
+    Args:
+        paths: of the columns; others are left out.
+    """
+    inputs = [{path: values.get(path) for path in paths} for values in (json.loads(row["inputs"]) for row in rows)]
     first, foreign = random.integers(len(rows), size=count), random.random((count, len(paths))) < MIXED
     others = random.integers(len(rows), size=(count, len(paths)))
     found = []
     for row in range(count):
         values = dict(inputs[first[row]])
         for column in np.flatnonzero(foreign[row]).tolist():
-            values[paths[column]] = inputs[others[row, column]].get(paths[column])
+            values[paths[column]] = inputs[others[row, column]][paths[column]]
         found.append({"inputs": json.dumps(values, ensure_ascii=False)})
     return found
 

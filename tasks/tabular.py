@@ -165,7 +165,7 @@ def _whole() -> SimpleImputer:
 def fitted(method: Pipeline, frame: pd.DataFrame, classes: Sequence[str]) -> Pipeline:
     """A method that has learned a table, in one thread: on a busy machine several wait for each other, thirteen times as long."""
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one that has not wholly settled is good enough; few rows have few quantiles
+        warnings.simplefilter("ignore")  # one that has not wholly settled is good enough
         return method.fit(frame, classes)
 
 

@@ -31,6 +31,7 @@ def process(**finetuning: Any) -> Process:
         "tokens_per_batch": 16,
         "num_train_epochs": 6,
         "evaluations": 3,
+        "synthetic_up_to": 0,  # the samples below have tokens only
     }
     declared = {
         "name": "tickets",

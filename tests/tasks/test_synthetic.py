@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tasks.process import Process
 from tasks.records import Record
 from tasks.synthetic import NAMED, fill_up, labelled, mixed_rows, taught
 from tasks.tabular import Table
+from tasks.tokenising import write_dataset
 
 TOWNS = ("成都", "Oslo", "Lima")
 
@@ -153,3 +155,13 @@ def test_a_base_model_is_not_given_synthetic_samples(tmp_path: Path) -> None:
     before = bytes_of(folder)
     fill_up(process(base="store:base-office", size=None), folder)
     assert bytes_of(folder) == before
+
+
+def test_what_no_prompt_shows_is_not_carried_along_and_no_sample_is_no_fault_here(tmp_path: Path) -> None:
+    row = {"inputs": json.dumps({"amount": 1, "town": "Lima", "letter": "long " * 9})}
+    assert json.loads(mixed_rows([row], ["amount", "town"], 1, np.random.default_rng(0))[0]["inputs"]) == {"amount": 1, "town": "Lima"}
+    folder = samples(process(), tmp_path)
+    shutil.rmtree(folder / "train")
+    write_dataset([], folder, "train")
+    fill_up(process(), folder)
+    assert not (folder / NAMED).exists()

@@ -26,10 +26,9 @@ from tasks.metrics import Answers
 from tasks.process import PLACEHOLDER, OutputField, Process
 from tasks.prompts import typed
 from tasks.records import as_text
-from tasks.tabular import tabular_answers
+from tasks.tabular import CHARACTERS, tabular_answers
 
 TRAIN_ROWS = 20_000
-CHARACTERS = 2_000  # of a text
 CLASSES = 200  # most frequent ones; each class costs one linear model
 TAGGER_TOKENS = 300_000
 CLOSED_VALUES = 50  # a field (or input) with at most so many different values is chosen, not found in the text

@@ -20,7 +20,7 @@ from infra.store import Store
 from tasks import automation, plots
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.automation import certify_answers, choosing_cases, learn_scope, notes_on, text_in
-from tasks.baselines import CHARACTERS, CLASSES, TRAIN_ROWS, baseline_answers, sampled
+from tasks.baselines import CLASSES, TRAIN_ROWS, baseline_answers, sampled
 from tasks.batching import Row
 from tasks.cases import Test, ask, cases_of, chunks
 from tasks.certificate import Certificate
@@ -49,6 +49,7 @@ from tasks.rehearsal import answered
 from tasks.report import Picture, report
 from tasks.runs import Run, once
 from tasks.scope import Scope
+from tasks.tabular import CHARACTERS
 from tasks.tokenising import Sample
 
 PROOF = 32  # test prompts that a published version is asked again

@@ -8,7 +8,6 @@ chances that the teacher gives, so that the GPT learns how sure to be. benchmark
 
 import json
 import shutil
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits
 
 from tasks.artifacts import write_json
 from tasks.bases import SCRATCH
@@ -26,7 +24,7 @@ from tasks.columns import Columns
 from tasks.models import load_tokenizer
 from tasks.process import Process
 from tasks.prompts import completion_of, prompt_of
-from tasks.tabular import Chances, Rows, Table, fitted
+from tasks.tabular import Chances, Rows, Table, fitted, quietly
 from tasks.tokenising import Encoder, Sample, Tally, tokenise, write_dataset
 
 NAMED = "synthetic.json"  # beside train/: how many rows were made, and who labelled them
@@ -95,8 +93,7 @@ def _left_out(train: pd.DataFrame, classes: Sequence[str], method: Pipeline) -> 
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of labels that are too rare for every fold
+    with quietly():
         found: Chances = cross_val_predict(method, train, classes, cv=folds, method="predict_proba")
     return found
 

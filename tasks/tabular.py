@@ -8,7 +8,8 @@ such records has to stand beside them.
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -87,7 +88,7 @@ class Table:
     def chances(self, method: Pipeline, rows: Rows) -> Chances:
         """How likely each label is in each row (rows, labels in their order), by a method that has learned them."""
         parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-        with threadpool_limits(1):
+        with quietly():
             return np.concatenate([method.predict_proba(self.frame(part)) for part in parts])
 
 
@@ -163,10 +164,21 @@ def _whole() -> SimpleImputer:
 
 
 def fitted(method: Pipeline, frame: pd.DataFrame, classes: Sequence[str]) -> Pipeline:
-    """A method that has learned a table, in one thread: on a busy machine several wait for each other, thirteen times as long."""
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one that has not wholly settled is good enough
+    """A method that has learned a table."""
+    with quietly():
         return method.fit(frame, classes)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """One thread and no warnings.
+
+    Several threads wait for each other on a busy machine, thirteen times as long; a method that has not wholly settled, or has not met a
+    rare label in every fold, is good enough.
+    """
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def answers_of(labels: Sequence[str], chances: Chances) -> Answers:

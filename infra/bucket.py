@@ -31,6 +31,7 @@ REST_SECONDS = 0.2  # before the second try; twice as long before each further o
 BUFFER_BYTES = 2**16  # of lines; what asks for more is given it without a copy
 PART_BYTES = 16 * 2**20  # of an upload in parts
 WHOLE_BYTES = 128 * 2**20  # larger objects go in parts
+UNSIGNED = "UNSIGNED-PAYLOAD"  # of a body that a signed x-amz-checksum-sha256 proves already: no third sum to make
 AGAIN = (408, 409, 429, 500, 502, 503, 504)  # 409: another conditional PUT is under way
 AGAIN_CODES = ("IncompleteBody", "RequestTimeout", "SlowDown", "SlowDownWrite", "SlowDownRead")  # also said with other statuses
 FULL = ("XMinioStorageFull", "StorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded")
@@ -47,7 +48,7 @@ class Client(Minio):  # type: ignore[misc]
         """Address and headers of a request; signed in its headers, so that no address is ever worth stealing.
 
         Args:
-            sha256: of the body, in hex; the server refuses other bytes.
+            sha256: of the body, in hex; the server refuses other bytes. Or UNSIGNED.
         """
         url, now = urlsplit(self.get_presigned_url(method, bucket, name))._replace(query=""), datetime.now(UTC)
         credentials = self._provider.retrieve()
@@ -182,7 +183,7 @@ class MinioStore:
             kept = self._read_sha256(key)  # a server sums parts up in its own way
         else:
             sums = {"x-amz-checksum-algorithm": "SHA256", "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode()}
-            answer, _ = self._persist(key, data.blocks, sums | {"Content-Length": str(data.size)}, sha256)
+            answer, _ = self._persist(key, data.blocks, sums | {"Content-Length": str(data.size)}, UNSIGNED)
             if answer.status != 200:
                 raise _refusal(self.address(key), _code(answer), "")
             kept = _kept_sha256(answer.headers) or self._read_sha256(key)

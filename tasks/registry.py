@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from infra import signing
-from infra.spans import BLOCK_BYTES, Digest, Spans, digest_of
+from infra.spans import BLOCK_BYTES, Digest, Spans, digest_of, write_at
 from infra.store import INCOMING, STALE_SECONDS, Conflict, MissingObject, Store
 from infra.transfer import in_parallel, moving
 from tasks.manifests import (
@@ -332,7 +332,7 @@ def _fetch_piece(store: Store, manifest: Manifest, one: _Wanted) -> None:
         with store.open(one.piece.key) as stream:
             while count := cast(Any, stream).readinto(buffer):
                 digest.update(buffer[:count])
-                os.pwrite(one.handle, buffer[:count], at)
+                write_at(one.handle, buffer[:count], at)
                 at += count
                 if at > one.start + one.piece.size:
                     break

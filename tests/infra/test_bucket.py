@@ -19,7 +19,8 @@ MISSING = "If-Match for a missing object"
 
 
 class Proxy(ThreadingHTTPServer):
-    """Hands requests on to the server, except where `plan` says "lost" (done, unanswered), "busy" (503) or "broken" (half a body)."""
+    """Hands requests on to the server, except where `plan` says "lost" (done, unanswered), "busy" (503), "broken" (half a body) or
+    "altered" (a bit of what is sent)."""
 
     daemon_threads = True
 
@@ -43,6 +44,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        if fate == "altered":
+            body = bytes([body[0] ^ 1]) + body[1:]
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         upstream.request(self.command, self.path, body, dict(self.headers.items()))
         answer = upstream.getresponse()
@@ -154,6 +157,18 @@ def test_an_object_put_through_lost_answers_and_a_busy_server_is_whole(proxy: Pr
     proxy.plan = ["busy", "lost"]
     store.put("p/a", spans, digest_of(spans).sha256)
     assert store.sha256("p/a") == digest_of(spans).sha256
+
+
+def test_bytes_that_are_altered_on_the_way_are_refused_and_never_seen(proxy: Proxy, tmp_path: Path) -> None:
+    store = open_store()
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 10_000)
+    spans = Spans.of(tmp_path / "file")
+    proxy.plan = ["altered", "altered"]
+    with pytest.raises(OSError, match="p/shard: the server says"):
+        store.put("p/shard", spans, digest_of(spans).sha256)
+    with pytest.raises(OSError, match="p/small: the server says"):
+        store.write("p/small", b"some bytes")
+    assert list(store.list("")) == []
 
 
 def test_a_server_that_ignores_conditions_is_refused_before_anything_is_written(proxy: Proxy) -> None:

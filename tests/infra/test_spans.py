@@ -1,6 +1,7 @@
 """Bytes put together from parts of files and of memory: one stream, whatever they lie in."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.spans import BLOCK_BYTES, Extent, Spans, digest_of
+from infra.spans import BLOCK_BYTES, Extent, Spans, digest_of, write_at
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,3 +108,13 @@ def test_large_bytes_are_hashed_in_little_memory(tmp_path: Path) -> None:
     answer = subprocess.run([sys.executable, "-c", code, str(tmp_path / "large")], cwd=ROOT, capture_output=True, text=True, check=True)
     grown = int(answer.stdout) * (1 if sys.platform == "darwin" else 1024)
     assert grown < 20 * 2**20
+
+
+def test_a_disk_that_takes_a_part_is_asked_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is hashed as it comes: a hole left by a short write would be noticed only when the file is read again."""
+    whole, path = os.pwrite, tmp_path / "file"
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, at: whole(handle, data[:1000], at))
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT)
+    write_at(handle, memoryview(bytes(range(256)) * 400), 7)
+    os.close(handle)
+    assert path.read_bytes() == bytes(7) + bytes(range(256)) * 400

@@ -1,6 +1,7 @@
 """Batching: token rows of a split -> padded batches of about equal size; their order is decided by seed and epoch alone."""
 
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,10 @@ import torch
 from datasets import Dataset, Features, List, Value, load_from_disk
 from torch import Tensor
 
-ROWS = Features({"input_ids": List(Value("int32")), "prompt_tokens": Value("int32"), "marks": List(Value("int32"))})
+CHANCES = "chances"  # a column that only some datasets have
+ROWS = Features(
+    {"input_ids": List(Value("int32")), "prompt_tokens": Value("int32"), "marks": List(Value("int32")), CHANCES: List(Value("float32"))}
+)
 WINDOW_BATCHES = 32  # rows are sorted by length within so many batches: little padding, and still a shuffled order
 
 
@@ -25,6 +29,7 @@ class Batch:
     prompt_tokens: Tensor  # (rows,), how many of them are the prompt's
     marks: Tensor | None = None  # (rows, longest), the token that marks each token of a second reading; -1 elsewhere
     positions: Tensor | None = None  # (rows, longest), when the prompt is read twice: both readings have the same
+    chances: Tensor | None = None  # (rows, labels), how likely each label is where a row has none; NaN where it has
 
     @property
     def answer_starts(self) -> Tensor:
@@ -33,17 +38,22 @@ class Batch:
 
     def part(self, rows: slice) -> "Batch":
         """Some of its rows."""
-        marks, positions = (None if tensor is None else tensor[rows] for tensor in (self.marks, self.positions))
-        return Batch(self.input_ids[rows], self.lengths[rows], self.prompt_tokens[rows], marks, positions)
+        optional = (None if tensor is None else tensor[rows] for tensor in (self.marks, self.positions, self.chances))
+        return Batch(self.input_ids[rows], self.lengths[rows], self.prompt_tokens[rows], *optional)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample's tokens; marks are those of the prompt when it is read twice, of all tokens when a text copies from its prompt."""
+    """One sample's tokens.
+
+    Marks are those of the prompt when it is read twice, of all tokens when a text copies from its prompt; chances are those of all
+    labels, where a row was made and nobody knows its own.
+    """
 
     input_ids: Sequence[int]
     prompt_tokens: int
     marks: Sequence[int] = ()
+    chances: Sequence[float] = ()
 
 
 Rework = Callable[[Row], Row]  # a sample -> the sample as it is shown this time
@@ -63,7 +73,7 @@ class TokenRows:
             found = load_from_disk(str(folder))
             self._rows: Any = found.select_columns([name for name in ROWS if name in found.column_names]).with_format("arrow")
         else:  # load_from_disk fails on a split without rows
-            self._rows = Dataset.from_dict({"input_ids": [], "prompt_tokens": [], "marks": []}, ROWS)
+            self._rows = Dataset.from_dict({name: [] for name in ROWS}, ROWS)
         self.prompt_tokens: np.ndarray[Any, np.dtype[Any]] = self._rows.data.column("prompt_tokens").to_numpy()
         self.samples: np.ndarray[Any, np.dtype[Any]] = self._lengths()  # tokens of each sample
         again = 0 if read is None else self.prompt_tokens + 1
@@ -87,8 +97,11 @@ class TokenRows:
     def rows(self, indices: Sequence[int] | np.ndarray[Any, np.dtype[Any]]) -> list[Row]:
         """The samples at these indices."""
         found = self._rows[list(map(int, indices))]
-        marks = found.column("marks").to_pylist() if "marks" in found.column_names else [()] * len(indices)
-        columns = found.column("input_ids").to_pylist(), self.prompt_tokens[indices].tolist(), marks
+        optional = (
+            [values or () for values in found.column(name).to_pylist()] if name in found.column_names else [()] * len(indices)
+            for name in ("marks", CHANCES)
+        )
+        columns = found.column("input_ids").to_pylist(), self.prompt_tokens[indices].tolist(), *optional
         return [Row(*values) for values in zip(*columns, strict=True)]
 
     def batch(self, indices: Sequence[int] | np.ndarray[Any, np.dtype[Any]], rework: Rework | None = None) -> Batch:
@@ -106,7 +119,8 @@ def batch_of(rows: Sequence[Row], read: int | None = None) -> Batch:
         read: the token after which the prompt is read again; None when it is read once.
     """
     if read is None:
-        return right_padded([row.input_ids for row in rows], [row.prompt_tokens for row in rows])
+        once = right_padded([row.input_ids for row in rows], [row.prompt_tokens for row in rows])
+        return replace(once, chances=_chances(rows))
     twice = [read_twice(row.input_ids, row.prompt_tokens, read) for row in rows]
     plain = right_padded(twice, [row.prompt_tokens for row in rows])
     marks = torch.full_like(plain.input_ids, -1)
@@ -114,6 +128,12 @@ def batch_of(rows: Sequence[Row], read: int | None = None) -> Batch:
         marks[index, row.prompt_tokens + 1 : 2 * row.prompt_tokens + 1] = torch.tensor(row.marks)
     place = torch.arange(plain.input_ids.shape[1]).minimum(plain.lengths[:, None] - 1)  # padding stands nowhere the model cannot
     return Batch(plain.input_ids, plain.lengths, plain.prompt_tokens, marks, second_positions(place, plain.prompt_tokens[:, None]))
+
+
+def _chances(rows: Sequence[Row]) -> Tensor | None:
+    """Those of each row, NaN where it has none; None when no row has."""
+    labels = max(len(row.chances) for row in rows)
+    return torch.tensor([list(row.chances) or [math.nan] * labels for row in rows]) if labels else None
 
 
 def read_twice(input_ids: Sequence[int], prompt_tokens: int, read: int) -> list[int]:

@@ -1,5 +1,9 @@
-"""Distillation: what a tuned model thinks of each token -> a part of what a smaller one learns (Hinton et al., arXiv:1503.02531)."""
+"""Distillation: how likely a teacher holds each token or label -> what a model learns (Hinton et al., arXiv:1503.02531).
 
+A Tutor is a tuned model, whose word counts in part; Doubts are those of methods for tables, who labelled the synthetic rows.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -48,3 +52,29 @@ class Tutor:
         ours = functional.log_softmax(logits / temperature, dim=-1)
         apart = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
         return (1 - weight) * losses + weight * temperature**2 * apart
+
+
+class Doubts:
+    """The chances of the labels of rows that have no label of their own; see synthetic.py.
+
+    Args:
+        label_ids: the token of each label.
+    """
+
+    def __init__(self, label_ids: Sequence[int]) -> None:
+        self.label_ids = torch.tensor(label_ids)
+
+    def taught(self, losses: Tensor, logits: Tensor, shown: Batch, where: Tensor) -> Tensor:
+        """The losses of a batch, those of doubtful labels by all their chances: less noise than a label that is drawn.
+
+        Args:
+            losses: (tokens,), against the samples.
+            logits: (tokens, vocabulary).
+            where: (rows, longest - 1), True at the tokens; at that of each label, too.
+        """
+        if shown.chances is None:
+            return losses
+        rows = (~shown.chances.isnan().any(dim=1)).nonzero()[:, 0]
+        places = (where.flatten().cumsum(0) - 1).view(where.shape)[rows, shown.prompt_tokens[rows] - 1].to(losses.device)
+        told = functional.log_softmax(logits[places], dim=-1)[:, self.label_ids.to(losses.device)]
+        return losses.index_put((places,), -(shown.chances[rows].to(losses.device) * told).sum(dim=1))

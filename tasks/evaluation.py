@@ -242,8 +242,8 @@ def notes_of(metrics: Mapping[str, Any], kind: str, training: Mapping[str, Any])
         notes.append(f"BLEU and chrF are sacrebleu's, 0-100; BLEU's tokenizer is {metrics['bleu_tokenizer']}.")
     if made := training.get("synthetic"):
         notes.append(
-            f"The model learned from {made['rows']} synthetic samples, too: columns of training samples, mixed, with labels drawn by the "
-            f"chances that {made['teacher'].replace('_', ' ')} gave, which had learned from the training samples."
+            f"The model learned from {made['rows']} synthetic samples, too: columns of training samples, mixed, with the "
+            f"chances that {made['teacher'].replace('_', ' ')} gave to each label, which had learned from the training samples."
         )
     if metrics["champion"] and "perplexity" in metrics["champion"]:
         notes.append("The champion's perplexity is over the new model's tokens, so that two vocabularies can be compared.")

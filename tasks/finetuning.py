@@ -20,7 +20,7 @@ from tasks.batching import TokenRows
 from tasks.budget import Counts, settle
 from tasks.checkpoints import Checkpoints
 from tasks.columns import Columns
-from tasks.distillation import Tutor
+from tasks.distillation import Doubts, Tutor
 from tasks.embeddings import neighbourly
 from tasks.forms import READ, Form, Writing
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
@@ -32,7 +32,7 @@ from tasks.sharding import shard, unsharded
 from tasks.subwords import Subwords
 from tasks.swapping import CopySwaps, Swaps
 from tasks.synthetic import NAMED, fill_up
-from tasks.training import ALONE, CHECKPOINT_SECONDS, Progress, Rework, Tuning
+from tasks.training import ALONE, CHECKPOINT_SECONDS, Progress, Rework, Teacher, Tuning
 from tasks.tuning import Settled
 from tasks.vocabulary import as_written
 
@@ -79,7 +79,7 @@ def train_model(
     build = partial(build_model, settings, tokenizer, settings.max_length + contract["max_new_tokens"])
     rework = _rework(process, settings, contract, tokenizer, rows)
     model = _made_ready(_begun(build(), settings, rows), settings, team)
-    tuning = Tuning(model, rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team, tutor)
+    tuning = Tuning(model, rows, validation, settings, tokenizer.eos_token_id, checkpoints, rework, team, _teachers(contract, tutor))
     started = time.perf_counter()
     with nullcontext(_untold) if team.rank else training_bar(process.name, tuning) as bar:
         progress = tuning.run(on_step or bar, checkpoint_seconds)
@@ -92,6 +92,12 @@ def train_model(
     facts = {key: story[key] for key in ("parameters", "tokens", "steps", "best_step", "stopped_early", "precision")}
     made = {"synthetic": story["synthetic"]["rows"]} if "synthetic" in story else {}
     return facts | made | {"seconds": round(seconds, 1), "validation_loss": progress.best_loss}
+
+
+def _teachers(contract: Mapping[str, Any], tutor: Tutor | None) -> list[Teacher]:
+    """Whoever has an opinion on what is wanted; the tutor last, whose word is weighed against all that came before."""
+    doubts: list[Teacher] = [Doubts(contract["label_ids"])] if contract["label_ids"] else []
+    return [*doubts, tutor] if tutor else doubts
 
 
 def _begun(model: Any, settings: Settled, rows: TokenRows) -> Any:

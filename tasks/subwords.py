@@ -6,6 +6,7 @@ What is drawn is decided by the sample's own generator, and the ways to split a 
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -55,7 +56,7 @@ class Subwords:
             kept += [marks[first]] * len(new) if ways and marks else marks[first:end]
         if len(ids) + len(row.input_ids) - len(prompt) > self._longest:
             return row
-        return Row([*ids, *row.input_ids[len(prompt) :]], len(ids), kept)
+        return replace(row, input_ids=[*ids, *row.input_ids[len(prompt) :]], prompt_tokens=len(ids), marks=kept)
 
     def _words(self, prompt: Sequence[int]) -> Iterator[tuple[int, int, str]]:
         """First token, behind the last one, and the word; the word is empty where nothing is to be split."""

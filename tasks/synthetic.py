@@ -2,14 +2,14 @@
 
 A small GPT that learns a few hundred rows by heart guesses between them as its seed will have it: of german_credit with 300 rows its AUC
 lay between 0.64 and 0.76. Logistic regression and boosted trees are steadier there; what the better of them says of thousands of rows
-that might have been teaches it to a GPT (Bucilă, Caruana and Niculescu-Mizil 2006, "Model compression"). Labels are drawn by the
-chances that the teacher gives, so that the GPT learns how sure to be. benchmarks/real.py tells what it gains.
+that might have been teaches it to a GPT (Bucilă, Caruana and Niculescu-Mizil 2006, "Model compression"). The GPT learns the chances
+that the teacher gives to each label, and so how sure to be. benchmarks/real.py tells what it gains.
 """
 
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 
 from tasks.artifacts import write_json
 from tasks.bases import SCRATCH
-from tasks.batching import TokenRows
+from tasks.batching import CHANCES, ROWS, TokenRows
 from tasks.columns import Columns
 from tasks.models import load_tokenizer
 from tasks.process import Process
@@ -27,6 +27,7 @@ from tasks.prompts import completion_of, prompt_of
 from tasks.tabular import Chances, Rows, Table, fitted, quietly
 from tasks.tokenising import Encoder, Sample, Tally, tokenise, write_dataset
 
+PREFIX = "synthetic-"  # of the ids of samples that were made
 NAMED = "synthetic.json"  # beside train/: how many rows were made, and who labelled them
 MIXED = 0.5  # of a row's columns, the share that comes from other rows
 FOLDS = 5
@@ -53,7 +54,8 @@ def fill_up(process: Process, samples: Path) -> Path:
     random = np.random.default_rng(process.finetuning.seed)
     mixed = mixed_rows(rows, list(process.input_columns), process.finetuning.synthetic_up_to - known, random)
     teacher, chances = taught(table, rows, classes, mixed)
-    made = written(process, samples, Columns.read(contract.get("columns")), labelled(process, mixed, sorted(set(classes)), chances, random))
+    told = in_order(chances, sorted(set(classes)), contract["labels"])
+    made = written(process, samples, Columns.read(contract.get("columns")), mixed, contract["labels"], told)
     _exchange(samples, [*rows, *made])
     write_json(samples / NAMED, {"rows": len(made), "teacher": teacher})
     return samples
@@ -106,25 +108,31 @@ def _loss(classes: Sequence[str], told: Sequence[Chances]) -> float:
     return float(log_loss(classes, mean / mean.sum(axis=1, keepdims=True), labels=sorted(set(classes))))
 
 
-def labelled(
-    process: Process, mixed: Sequence[Mapping[str, Any]], labels: Sequence[str], chances: Chances, random: np.random.Generator
-) -> Iterator[Sample]:
-    """Samples of mixed rows, each with a label drawn by its chances."""
-    drawn = (random.random((len(mixed), 1)) > chances.cumsum(axis=1)[:, :-1]).sum(axis=1)
-    for number, (row, label) in enumerate(zip(mixed, drawn.tolist(), strict=True)):
-        inputs, output = json.loads(row["inputs"]), labels[label]
-        prompt = prompt_of(process, inputs)
-        yield Sample(f"synthetic-{number}", prompt, completion_of(process, output), output, inputs, {}, "")
+def in_order(chances: Chances, known: Sequence[str], labels: Sequence[str]) -> Chances:
+    """Chances of all labels (rows, labels), none of those that are not known."""
+    found = np.zeros((len(chances), len(labels)))
+    found[:, [labels.index(label) for label in known]] = chances
+    return found
 
 
-def written(process: Process, samples: Path, columns: Columns, made: Iterator[Sample]) -> list[dict[str, Any]]:
-    """The samples in tokens, as rows of a dataset; those that are too long are left out."""
+def written(
+    process: Process, samples: Path, columns: Columns, mixed: Rows, labels: Sequence[str], chances: Chances
+) -> list[dict[str, Any]]:
+    """Mixed rows in tokens, as rows of a dataset, with the likeliest label and the chances of all; those that are too long are left out."""
     encoder = Encoder(process, load_tokenizer(samples / "tokenizer"), None, columns)
-    return list(tokenise(encoder, made, {}, False, Tally()))
+    likeliest = [labels[index] for index in chances.argmax(axis=1).tolist()]
+    made = (_sample(process, number, row, label) for number, (row, label) in enumerate(zip(mixed, likeliest, strict=True)))
+    rows = tokenise(encoder, made, {}, False, Tally())
+    return [row | {CHANCES: chances[int(row["record_id"].removeprefix(PREFIX))].tolist()} for row in rows]
+
+
+def _sample(process: Process, number: int, row: Mapping[str, Any], label: str) -> Sample:
+    inputs = json.loads(row["inputs"])
+    return Sample(f"{PREFIX}{number}", prompt_of(process, inputs), completion_of(process, label), label, inputs, {}, "")
 
 
 def _exchange(samples: Path, rows: list[dict[str, Any]]) -> None:
     """Put these rows in the place of train/."""
-    write_dataset(rows, samples, "filled")
+    write_dataset(rows, samples, "filled", {CHANCES: ROWS[CHANCES]})
     shutil.rmtree(samples / "train")
     (samples / "filled").rename(samples / "train")

@@ -223,15 +223,19 @@ def right_answers(process: Process, sample: Sample, several: Mapping[int, list[s
     return list(dict.fromkeys([sample.output, *same, *map(as_text, named if isinstance(named, list) else [named])]))
 
 
-def write_dataset(rows: Iterable[dict[str, Any]], folder: Path, name: str) -> None:
-    """Rows -> a Hugging Face dataset folder in Arrow, written batch by batch; equal rows are equal bytes."""
+def write_dataset(rows: Iterable[dict[str, Any]], folder: Path, name: str, more: Mapping[str, Any] | None = None) -> None:
+    """Rows -> a Hugging Face dataset folder in Arrow, written batch by batch; equal rows are equal bytes.
+
+    Args:
+        more: columns that not all such datasets have -> their feature.
+    """
     import pyarrow as pa  # type: ignore[import-untyped]
     from datasets import Dataset, Features, List, Value, disable_progress_bars
 
     disable_progress_bars()
     text = ("record_id", "prompt", "completion", "output", "references", "inputs", "slices")
     numbers = {"input_ids": List(Value("int32")), "prompt_tokens": Value("int32"), "marks": List(Value("int32"))}
-    features = Features({column: Value("string") for column in text} | numbers)
+    features = Features({column: Value("string") for column in text} | numbers | dict(more or {}))
     stream = folder.parent / f"{name}.arrow"
     rows = iter(rows)
     with pa.ipc.new_stream(str(stream), features.arrow_schema) as writer:

@@ -6,7 +6,7 @@ no random state, and a tuning that was killed ends as one that was not.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -151,9 +151,9 @@ class Tuning:
         checkpoints: Checkpoints,
         rework: Rework | None = None,
         team: Team = ALONE,
-        teacher: Teacher | None = None,
+        teachers: Sequence[Teacher] = (),
     ) -> None:
-        self.team, self.teacher = team, teacher
+        self.team, self.teachers = team, teachers
         self.model, self.gpt, self.device = model, plain(model), next(model.parameters()).device
         self.rows, self.validation, self.settings, self.eos = rows, validation, settings, eos
         self.checkpoints, self.progress, self.rework = checkpoints, Progress(), rework
@@ -275,7 +275,9 @@ class Tuning:
             logits = logits_at(self.gpt, shown.input_ids[:, :-1].to(self.device), where.to(self.device), self.plain_head, positions)
         logits = logits.float()
         losses = functional.cross_entropy(logits, wanted.to(self.device), reduction="none", label_smoothing=smoothing)
-        return self.teacher.taught(losses, logits, shown, where) if self.teacher and self.model.training else losses
+        for teacher in self.teachers if self.model.training else ():
+            losses = teacher.taught(losses, logits, shown, where)
+        return losses
 
     def _evaluate_when_due(self) -> bool:
         progress = self.progress

@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,15 @@ from datasets import load_from_disk
 
 from infra.store import LocalStore
 from tasks.artifacts import file_digest
+from tasks.batching import TokenRows
 from tasks.checkpoints import Checkpoints
 from tasks.evaluation import notes_of
 from tasks.finetuning import train_model
+from tasks.generation import Predictor
 from tasks.preparation import write_samples
 from tasks.process import Process
 from tasks.records import Record
-from tasks.synthetic import NAMED, fill_up, labelled, mixed_rows, taught
+from tasks.synthetic import NAMED, fill_up, mixed_rows, taught
 from tasks.tabular import Table
 from tasks.tokenising import write_dataset
 
@@ -71,7 +72,7 @@ def test_a_small_table_is_filled_up_and_its_own_rows_stay(tmp_path: Path) -> Non
     assert fill_up(declared, folder) == folder
     after = train(folder)
     made = after[len(before) :]
-    assert after[: len(before)] == before
+    assert after[: len(before)] == [row | {"chances": None} for row in before]
     assert len(after) == 200
     assert json.loads((folder / NAMED).read_text())["rows"] == len(made)
     values = [json.loads(row["inputs"]) for row in made]
@@ -123,11 +124,35 @@ def test_a_model_tells_of_its_synthetic_samples(tmp_path: Path) -> None:
     assert "synthetic" not in " ".join(notes_of(figures, "label", {}))
 
 
-def test_labels_are_drawn_by_their_chances() -> None:
-    mixed = mixed_rows([{"inputs": json.dumps({"amount": 1, "town": "Lima"})}], ["amount", "town"], 9_000, np.random.default_rng(0))
-    chances = np.tile([0.5, 0.3, 0.2], (9_000, 1))
-    drawn = Counter(sample.output for sample in labelled(process(), mixed, ["a", "b", "c"], chances, np.random.default_rng(0)))
-    assert [round(drawn[label] / 9_000, 1) for label in "abc"] == [0.5, 0.3, 0.2]
+def test_made_rows_hold_the_chances_of_all_labels_and_known_rows_none(tmp_path: Path) -> None:
+    """One label stands in the validation split only: it has a token, and no chance."""
+    declared = process()
+    folder = samples(declared, tmp_path)
+    contract = json.loads((folder / "contract.json").read_text())
+    (folder / "contract.json").write_text(json.dumps(contract | {"labels": ["maybe", *contract["labels"]]}))
+    known = len(train(folder))
+    found = TokenRows(fill_up(declared, folder) / "train").rows(range(200))
+    assert all(row.chances == () for row in found[:known])
+    chances = np.array([row.chances for row in found[known:]])
+    assert chances.shape == (200 - known, 3)
+    assert not chances[:, 0].any()
+    assert chances.sum(axis=1) == pytest.approx(1)
+    assert len(np.unique(chances)) > 20
+    likeliest = [["maybe", "no", "yes"][index] for index in chances.argmax(axis=1)]
+    assert [json.loads(row["output"]) for row in train(folder)[known:]] == likeliest
+
+
+def test_a_model_learns_how_sure_to_be(tmp_path: Path) -> None:
+    """Three of ten are granted, whatever they ask for: a model that learned the likelier label of the made rows would be surer."""
+    declared = process(num_train_epochs=6, learning_rate=0.01, synthetic_up_to=2_000)
+    chance = random.Random(2)
+    found = [row | {"decision": "yes" if chance.random() < 0.3 else "no"} for row in rows()]
+    folder = fill_up(declared, samples(declared, tmp_path, found))
+    train_model(declared, folder, tmp_path / "model", Checkpoints(LocalStore(tmp_path / "store"), "c"), lambda _: None)
+    predictor = Predictor.load(tmp_path / "model")
+    answers = predictor.predict([f"amount: {row['amount']}\ntown: {row['town']}\nDecision:" for row in rows(20)])
+    assert {answer.output for answer in answers} == {"no"}
+    assert np.mean([answer.confidence for answer in answers]) == pytest.approx(0.7, abs=0.08)
 
 
 def test_the_method_that_foretells_left_out_rows_is_the_teacher() -> None:

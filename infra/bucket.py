@@ -33,7 +33,8 @@ PART_BYTES = 16 * 2**20  # of an upload in parts
 WHOLE_BYTES = 128 * 2**20  # larger objects go in parts
 UNSIGNED = "UNSIGNED-PAYLOAD"  # of a body that a signed x-amz-checksum-sha256 proves already: no third sum to make
 AGAIN = (408, 409, 429, 500, 502, 503, 504)  # 409: another conditional PUT is under way
-AGAIN_CODES = ("IncompleteBody", "RequestTimeout", "SlowDown", "SlowDownWrite", "SlowDownRead")  # also said with other statuses
+ALTERED = ("XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "BadDigest")  # what came is not what was sent
+AGAIN_CODES = ("IncompleteBody", "ClientDisconnected", "RequestTimeout", "SlowDown", "SlowDownWrite", "SlowDownRead", *ALTERED)
 FULL = ("XMinioStorageFull", "StorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded")
 BROKEN = (HTTPError, HTTPException, ConnectionError, TimeoutError, SSLError)  # what a cut connection raises
 GONE = ("NoSuchKey", "NoSuchObject")
@@ -327,6 +328,8 @@ def _refusal(address: str, code: str, message: str) -> OSError:
 
 
 def _no_answer(address: str, trouble: str) -> str:
+    if trouble in ALTERED:
+        return f"{address}: in {TRIES} tries other bytes came than were sent ({trouble}); find what alters them: a proxy, or bad memory"
     return f"{address}: no good answer in {TRIES} tries ({trouble}); is the server up, and CLERKFLOW_S3_ENDPOINT and _S3_SECURE right?"
 
 

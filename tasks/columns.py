@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tasks.process import PLACEHOLDER, Process
-from tasks.records import NUMBER, as_text
+from tasks.records import NUMBER, are_numbers, as_text
 
 if TYPE_CHECKING:
     from tasks.tokenising import Sample
@@ -78,7 +78,7 @@ def learn_columns(process: Process, samples: Iterable["Sample"]) -> Columns:
             counted[as_text(sample.inputs.get(path))] += 1
     tokens, parts = list[str](), dict[str, list[float]]()
     for path, name in names.items():
-        numbers = all(map(NUMBER.fullmatch, filter(None, seen[path])))
+        numbers = are_numbers(seen[path].keys() - {""})
         if len(seen[path]) <= (MOST_NUMBERS if numbers else MOST_VALUES):
             known += 1
             tokens += [name + value for value, count in sorted(seen[path].items()) if count >= OFTEN and len(value) <= LONGEST]
@@ -106,7 +106,7 @@ def names_of(template: str) -> dict[str, str]:
 
 def edges_of(counted: Mapping[str, int]) -> list[float]:
     """Where the parts of a range meet, PARTS - 1 or fewer: each part has about as many records as the next."""
-    values = sorted((float(value), count) for value, count in counted.items() if value)
+    values = sorted((float(value), count) for value, count in counted.items() if NUMBER.fullmatch(value))
     below = np.cumsum([count for _, count in values])
     wanted = below[-1] * np.arange(1, PARTS) / PARTS
     places = np.searchsorted(below, wanted, side="right").tolist()

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MISSING: Any = None
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")  # as programs write one
+NUMBERS = 0.95  # of a column's different values, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(as_text(inner).replace("\n", "; ") for inner in value)
     return str(value)
+
+
+def are_numbers(values: Collection[str]) -> bool:
+    """Whether a column's different values are numbers, but for a few: one too far to be meant, or a word for what is not known."""
+    return sum(NUMBER.fullmatch(value) is not None for value in values) >= NUMBERS * len(values)
 
 
 def to_line(row: Record | Rejected) -> str:

@@ -7,6 +7,7 @@ that the teacher gives to each label, and so how sure to be. benchmarks/real.py 
 """
 
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from tasks.process import Process
 from tasks.prompts import completion_of, prompt_of
 from tasks.tabular import Chances, Rows, Table, fitted, quietly
 from tasks.tokenising import Encoder, Sample, Tally, tokenise, write_dataset
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "synthetic-"  # of the ids of samples that were made
 NAMED = "synthetic.json"  # beside train/: how many rows were made, and who labelled them
@@ -52,12 +55,14 @@ def fill_up(process: Process, samples: Path) -> Path:
     if table is None or sum(often >= FOLDS for often in Counter(classes).values()) < 2:
         return samples
     random = np.random.default_rng(process.finetuning.seed)
+    logger.info("%s: %d training samples are filled up to %d", process.name, known, process.finetuning.synthetic_up_to)
     mixed = mixed_rows(rows, list(process.input_columns), process.finetuning.synthetic_up_to - known, random)
     teacher, chances = taught(table, rows, classes, mixed)
     told = in_order(chances, sorted(set(classes)), contract["labels"])
     made = written(process, samples, Columns.read(contract.get("columns")), mixed, contract["labels"], told)
     _exchange(samples, [*rows, *made])
     write_json(samples / NAMED, {"rows": len(made), "teacher": teacher})
+    logger.info("%s: %d synthetic samples, labelled by %s", process.name, len(made), teacher.replace("_", " "))
     return samples
 
 
@@ -85,8 +90,10 @@ def taught(table: Table, rows: Rows, classes: Sequence[str], asked: Rows) -> tup
     The methods compete one by one, and both together with the mean of their chances.
     """
     train, methods = table.frame(rows), table.methods(len(rows), len(set(classes)))
-    told = {name: _left_out(train, classes, method) for name, method in methods.items()}
-    names = min([[name] for name in methods] + [list(methods)], key=lambda names: _loss(classes, [told[name] for name in names]))
+    names = list(methods)
+    if len(names) > 1:
+        told = {name: _left_out(train, classes, method) for name, method in methods.items()}
+        names = min([[name] for name in methods] + [names], key=lambda names: _loss(classes, [told[name] for name in names]))
     return BOTH.join(names), np.mean([table.chances(fitted(methods[name], train, classes), asked) for name in names], axis=0)
 
 

@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from tasks.columns import MOST_VALUES
 from tasks.metrics import Answers
 from tasks.process import Process
-from tasks.records import NUMBER, as_text
+from tasks.records import NUMBER, are_numbers, as_text
 
 Kind = Literal["number", "value", "text"]  # of a column
 Chances = np.ndarray[Any, np.dtype[np.float64]]
@@ -42,7 +42,10 @@ RATE, LEAVES = 0.05, 8  # of left-out rows they leave 0.50, 0.41, 0.21 and 0.23 
 WORK = 4e8  # rows times columns times trees, at most: some ten seconds
 RARE = 5  # rows, below which a value is one of the others
 ITERATIONS = 300  # of logistic regression, at most
+LEAST = 20  # of it, or it is left out
+STEPS = 1e9  # characters of texts times labels times iterations, at most: some ten seconds
 CHARACTERS = 2_000  # of a text
+SHORT, ALL = 200, 2_000_000  # characters of a text in any case; of all texts, at most else: a second to cut them into pieces
 TOPICS, PIECES = 24, 20_000  # of a text
 BATCH = 10_000  # rows answered at a time
 
@@ -52,6 +55,8 @@ class Table:
     """What kind of column each input is that is not always empty."""
 
     kinds: Mapping[str, Kind]  # path -> kind
+    longest: int = CHARACTERS  # characters of a text that are read
+    characters: int = 0  # of all texts of the training rows, so far as they are read
 
     @classmethod
     def read(cls, rows: Rows, process: Process) -> Self | None:
@@ -60,22 +65,28 @@ class Table:
         kinds = {path: kind_of(values) for path, values in known.items()}
         texts = sum(kind == "text" for kind in kinds.values())
         few = bool(texts) and len(rows) < FORMS
-        return cls(kinds) if kinds and len(kinds) >= FORM * texts and not few else None
+        if not kinds or len(kinds) < FORM * texts or few:
+            return None
+        longest = min(CHARACTERS, max(SHORT, ALL // max(1, texts * len(rows))))
+        characters = sum(min(longest, len(text)) for path, kind in kinds.items() if kind == "text" for text in known[path])
+        return cls(kinds, longest, characters)
 
     def frame(self, rows: Rows) -> pd.DataFrame:
         """Columns of floats (NaN where no number is) and of strings."""
-        values = values_of(rows, self.kinds)
+        values = values_of(rows, self.kinds, self.longest)
         return pd.DataFrame({path: numbers_in(values[path]) if kind == "number" else values[path] for path, kind in self.kinds.items()})
 
     def methods(self, rows: int, labels: int) -> dict[str, Pipeline]:
-        """What is good at such tables, before it has learned anything.
+        """What is good at such tables and quick enough, before it has learned anything.
 
         Args:
             rows: and labels: of the training split.
         """
         numbers, values, texts = self._of("number"), self._of("value"), self._of("text")
         rounds = rounds_for(rows, self.width, labels)
-        return {"logistic_regression": linear(numbers, values, texts), "boosted_trees": trees(numbers, values, texts, rounds)}
+        iterations = iterations_for(self.characters, labels)
+        found = {"logistic_regression": linear(numbers, values, texts, iterations)} if iterations >= LEAST else {}
+        return found | {"boosted_trees": trees(numbers, values, texts, rounds)}
 
     def _of(self, kind: Kind) -> list[str]:
         return [path for path, other in self.kinds.items() if other == kind]
@@ -106,20 +117,20 @@ def tabular_answers(train_rows: Rows, test_rows: Rows, classes: Sequence[str], p
     return {name: answers_of(labels, table.chances(fitted(method, train, classes), test)) for name, method in methods.items()}
 
 
-def values_of(rows: Rows, paths: Iterable[str]) -> dict[str, list[str]]:
+def values_of(rows: Rows, paths: Iterable[str], longest: int = CHARACTERS) -> dict[str, list[str]]:
     """Path -> its value in each row as a prompt shows it; the empty text where it has none."""
     found: dict[str, list[str]] = {path: [] for path in paths}
     for index in range(len(rows)):
         inputs = json.loads(rows[index]["inputs"])
         for path in found:
-            found[path].append(as_text(inputs.get(path)).strip()[:CHARACTERS])
+            found[path].append(as_text(inputs.get(path)).strip()[:longest])
     return found
 
 
 def kind_of(values: Sequence[str]) -> Kind:
     """Whether a column holds numbers, a few values that come again, or texts."""
     seen = set(values) - {""}
-    if all(map(NUMBER.fullmatch, seen)):
+    if are_numbers(seen):
         return "number"
     return "value" if len(seen) <= min(MOST_VALUES, len(values) // AGAIN) else "text"
 
@@ -129,22 +140,31 @@ def numbers_in(values: Sequence[str]) -> Chances:
     return np.array([float(text) if NUMBER.fullmatch(text) else math.nan for text in values])
 
 
-def linear(numbers: list[str], values: list[str], texts: list[str]) -> Pipeline:
+def linear(numbers: list[str], values: list[str], texts: list[str], iterations: int = ITERATIONS) -> Pipeline:
     """A weight for each value and piece of a text, and for each number in its scale."""
     one_hot = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=RARE)
     columns = [(make_pipeline(_whole(), StandardScaler()), numbers), (one_hot, values), *[(_pieces(), path) for path in texts]]
-    return make_pipeline(make_column_transformer(*columns), LogisticRegression(max_iter=ITERATIONS))
+    return make_pipeline(make_column_transformer(*columns), LogisticRegression(max_iter=iterations))
 
 
 def trees(numbers: list[str], values: list[str], texts: list[str], rounds: int) -> Pipeline:
     """Gradient boosting over histograms; the same rows give the same trees."""
     codes = OrdinalEncoder(min_frequency=RARE, handle_unknown="use_encoded_value", unknown_value=math.nan)
-    topics = [(make_pipeline(_pieces(), TruncatedSVD(TOPICS, random_state=0)), path) for path in texts]
+    topics = [(make_pipeline(_pieces(), Topics(TOPICS, random_state=0)), path) for path in texts]
     columns = make_column_transformer((codes, values), (_whole(), numbers), *topics, sparse_threshold=0)
     categories = range(len(values))
     sizes = {"max_iter": rounds, "learning_rate": RATE, "max_leaf_nodes": LEAVES}
     booster = HistGradientBoostingClassifier(**sizes, categorical_features=categories, early_stopping=False, random_state=0)
     return make_pipeline(columns, booster)
+
+
+class Topics(TruncatedSVD):  # type: ignore[misc]
+    """What texts are about; less of it where they have fewer different pieces."""
+
+    def fit_transform(self, X: Any, y: Any = None) -> Any:  # noqa: N803 - scikit-learn's name
+        """The topics (rows, topics) of pieces (rows, pieces)."""
+        self.n_components = min(self.n_components, X.shape[1])
+        return super().fit_transform(X, y)
 
 
 def _pieces() -> TfidfVectorizer:
@@ -156,6 +176,15 @@ def rounds_for(rows: int, columns: int, labels: int) -> int:
     """Rounds of boosting that fit into WORK; one at least."""
     each = rows * columns * (labels if labels > 2 else 1)
     return int(max(1, min(ROUNDS, WORK // max(1, each))))
+
+
+def iterations_for(characters: int, labels: int) -> int:
+    """Iterations of logistic regression that fit into STEPS.
+
+    Args:
+        characters: of all texts it learns from; without any it is quick.
+    """
+    return int(min(ITERATIONS, STEPS // max(1, characters * (labels if labels > 2 else 1))))
 
 
 def _whole() -> SimpleImputer:

@@ -1,6 +1,7 @@
 """Columns: values that repeat are tokens with their names, numbers are told by the part of their range; texts stay texts."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -46,6 +47,16 @@ def test_values_that_repeat_are_tokens_with_their_names_and_texts_are_not() -> N
     assert set(found.parts) == {"\nAmount: "}
     assert not found.whole
     assert learn_columns(process("Status: {status}\nAmount: {amount}\nDecision:"), samples()).whole
+
+
+def test_a_far_number_or_a_word_among_many_numbers_ends_no_range() -> None:
+    def with_strange(value: Any) -> Iterator[Sample]:
+        for sample in samples():
+            yield replace(sample, inputs=sample.inputs | {"amount": value}) if sample.record_id == "7" else sample
+
+    parts = learn_columns(process(), samples()).parts["\nAmount: "]
+    for value in (1e30, "unknown"):
+        assert learn_columns(process(), with_strange(value)).parts["\nAmount: "] == pytest.approx(parts, abs=20)
 
 
 def test_the_parts_of_a_range_have_as_many_records_each() -> None:

@@ -9,7 +9,7 @@ import pytest
 from tasks.baselines import Row, baseline_answers
 from tasks.metrics import Answers, Case, measure
 from tasks.process import Process
-from tasks.tabular import kind_of, rounds_for, tabular_answers
+from tasks.tabular import Table, kind_of, rounds_for, tabular_answers
 
 PROMPT = "amount: {amount}\ntown: {town}\nDecision:"
 
@@ -106,6 +106,7 @@ def test_many_labels_of_which_some_are_rare() -> None:
 def test_a_column_of_few_values_is_no_text() -> None:
     assert kind_of(["1", "-2.5", ""]) == "number"
     assert kind_of(["1", "two", "two", ""]) == "value"
+    assert kind_of([*map(str, range(60)), "1" + "0" * 30, "1.5e-120", "unknown"]) == "number"
     assert kind_of(["my card is lost", "pay the bill", ""]) == "text"
     assert kind_of([f"text {number % 65}" for number in range(650)]) == "text"
 
@@ -120,6 +121,28 @@ def test_a_far_number_spoils_no_tree() -> None:
     test = table(100, 1)
     answers = tabular_answers(train, test, outputs(train), process())["boosted_trees"]
     assert measure("label", [Case(output) for output in outputs(test)], answers)["auc"] > 0.9
+
+
+def test_long_texts_are_read_in_part_and_of_many_labels_trees_alone_learn_them() -> None:
+    declared = process("amount: {amount}\na: {a}\nb: {b}\nfor: {note}\nDecision:")
+    inputs = [{"amount": number, "a": "x", "b": "y", "note": f"{number} {'long text ' * 150}"} for number in range(4_000)]
+    read = Table.read([{"inputs": json.dumps(values)} for values in inputs], declared)
+    assert read
+    assert (read.longest, read.characters) == (500, 2_000_000)
+    assert read.frame([{"inputs": json.dumps(inputs[0])}])["note"].str.len().tolist() == [500]
+    assert set(read.methods(4_000, 2)) == {"logistic_regression", "boosted_trees"}
+    assert set(read.methods(4_000, 40)) == {"boosted_trees"}
+
+
+def test_texts_of_few_different_pieces_are_answered() -> None:
+    declared = process("amount: {amount}\na: {a}\nb: {b}\nfor: {note}\nDecision:")
+    inputs = [{"amount": number % 7, "a": "x", "b": "y", "note": "a" * (1 + number)} for number in range(97)]
+    train = [
+        {"prompt": "", "output": json.dumps("no" if number % 7 < 3 else "yes"), "inputs": json.dumps(inputs[number])}
+        for number in range(97)
+    ]
+    found = tabular_answers(train, train, outputs(train), declared)
+    assert found["boosted_trees"].outputs == outputs(train)
 
 
 def test_wide_tables_of_many_labels_get_fewer_trees() -> None:

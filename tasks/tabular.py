@@ -161,6 +161,8 @@ def trees(numbers: list[str], values: list[str], texts: list[str], rounds: int) 
 class Topics(TruncatedSVD):  # type: ignore[misc]
     """What texts are about; less of it where they have fewer different pieces."""
 
+    n_components: int
+
     def fit_transform(self, X: Any, y: Any = None) -> Any:  # noqa: N803 - scikit-learn's name
         """The topics (rows, topics) of pieces (rows, pieces)."""
         self.n_components = min(self.n_components, X.shape[1])

@@ -330,7 +330,8 @@ def _refusal(address: str, code: str, message: str) -> OSError:
 def _no_answer(address: str, trouble: str) -> str:
     if trouble in ALTERED:
         return f"{address}: in {TRIES} tries other bytes came than were sent ({trouble}); find what alters them: a proxy, or bad memory"
-    return f"{address}: no good answer in {TRIES} tries ({trouble}); is the server up, and CLERKFLOW_S3_ENDPOINT and _S3_SECURE right?"
+    up = "is the server up, and CLERKFLOW_S3_ENDPOINT and _S3_SECURE right?"
+    return f"{address}: no good answer in {TRIES} tries ({trouble}); {up} If so, its disk may have lost the object: restore it"
 
 
 def _rest(attempt: int) -> None:

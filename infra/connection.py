@@ -47,7 +47,14 @@ def _pool(where: Settings) -> urllib3.PoolManager:
         blocksize=CHUNK_BYTES,
         cert_reqs="CERT_REQUIRED",
         ca_certs=str(where.s3_ca_file) if where.s3_ca_file else None,
-        retries=urllib3.Retry(total=TRIES - 1, backoff_factor=0.2, backoff_jitter=0.2, status_forcelist=AGAIN, allowed_methods=None),
+        retries=urllib3.Retry(
+            total=TRIES - 1,
+            backoff_factor=0.2,
+            backoff_jitter=0.2,
+            status_forcelist=AGAIN,
+            allowed_methods=None,
+            respect_retry_after_header=False,  # MinIO asks for 60 s, each time, where its disk has lost an object
+        ),
     )
 
 

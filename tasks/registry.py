@@ -8,8 +8,10 @@ import logging
 import os
 import secrets
 import shutil
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,29 +293,42 @@ def _fetch(store: Store, manifest: Manifest, names: Iterable[str], folder: Path,
     if not wanted:
         return
     with (
-        _incoming(folder, wanted, mode) as handles,
+        _incoming(folder, Counter(name for name, _, _ in manifest.pieces() if name in wanted), mode) as (handles, arrived),
         moving(f"Fetching {manifest.process} {manifest.version}", sum(manifest.files[name].size for name in wanted)) as advance,
     ):
 
         def fetch(one: _Wanted) -> None:
             _fetch_piece(store, manifest, one)
             advance(one.piece.size)
+            arrived(one.name)
 
         in_parallel(fetch, [_Wanted(name, piece, start, handles[name]) for name, piece, start in manifest.pieces() if name in wanted])
 
 
 @contextmanager
-def _incoming(folder: Path, names: Iterable[str], mode: int) -> Iterator[dict[str, int]]:
-    """Open files beside those of these names; they take the names' places in the end, and are gone after an error."""
-    token = secrets.token_hex(8)
-    paths = {name: folder / f"{name[:200]}.{token}{INCOMING}" for name in names}
+def _incoming(folder: Path, pieces: Mapping[str, int], mode: int) -> Iterator[tuple[dict[str, int], Callable[[str], None]]]:
+    """Open files beside those of these names, and what is told of each piece that is in its place.
+
+    A file takes its name's place with its last piece, and stays after an error, so that it need not come again; others are gone then.
+
+    Args:
+        pieces: name -> how many it has.
+    """
+    token, left, lock = secrets.token_hex(8), dict(pieces), threading.Lock()
+    paths = {name: folder / f"{name[:200]}.{token}{INCOMING}" for name in pieces}
     handles: dict[str, int] = {}
+
+    def arrived(name: str) -> None:
+        with lock:
+            left[name] -= 1
+            last = not left[name]
+        if last:
+            paths[name].replace(folder / name)
+
     try:
         for name, path in paths.items():
             handles[name] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        yield handles
-        for name, path in paths.items():
-            path.replace(folder / name)
+        yield handles, arrived
     finally:
         for handle in handles.values():
             os.close(handle)

@@ -76,10 +76,9 @@ def _fault(store: Store, piece: Piece, start: int) -> str:
     try:
         with store.open(piece.key) as stream:
             while count := cast(Any, stream).readinto(buffer):
-                number = size // BLOCK_BYTES
-                known = piece.blocks[number] if number < len(piece.blocks) else ""
-                if not differs and xxhash.xxh3_64_hexdigest(buffer[:count]) != known and number < len(piece.blocks):
-                    differs = f"bytes {start + size}–{start + size + count - 1} differ"
+                due = min(BLOCK_BYTES, max(0, piece.size - size))
+                if not differs and 0 < due <= count and xxhash.xxh3_64_hexdigest(buffer[:due]) != piece.blocks[size // BLOCK_BYTES]:
+                    differs = f"bytes {start + size}–{start + size + due - 1} differ"
                 digest.update(buffer[:count])
                 size += count
     except MissingObject:
@@ -87,7 +86,9 @@ def _fault(store: Store, piece: Piece, start: int) -> str:
     except OSError as error:
         return str(error)
     if size != piece.size:
-        return f"{size} bytes instead of {piece.size}: {store.address(piece.key)}" + (f"; first, {differs}" if differs else "")
+        what = "missing" if size < piece.size else "too many"
+        ends = f"bytes {start + min(size, piece.size)}–{start + max(size, piece.size) - 1} are {what}"
+        return f"{size} bytes instead of {piece.size}: {store.address(piece.key)}; first, {differs or ends}"
     if digest.hexdigest() == piece.sha256:
         return ""
     return f"{differs or f'somewhere in bytes {start}–{start + size - 1}'}: {store.address(piece.key)}"

@@ -41,6 +41,7 @@ class Handler(BaseHTTPRequestHandler):
         fate = self.server.always or (self.server.plan.pop(0) if self.server.plan else "")
         if fate == "busy":
             self.send_response(503)
+            self.send_header("Retry-After", "60")  # as MinIO says
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -253,3 +254,17 @@ def test_a_server_that_is_not_there_is_told_with_its_address(monkeypatch: pytest
     monkeypatch.setenv("CLERKFLOW_S3_SECRET_KEY", "something")
     with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1/bucket.*is the server up"):
         open_store()
+
+
+def test_a_large_object_travels_in_parts_and_comes_back_whole(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.bucket.WHOLE_BYTES", 2**20)
+    monkeypatch.setattr("infra.bucket.PART_BYTES", 5 * 2**20)
+    (tmp_path / "file").write_bytes(bytes(range(251)) * 50_000)
+    spans, store = Spans.of(tmp_path / "file"), open_store()
+    proxy.plan = ["", "busy", "", "lost"]
+    store.put("p/a", spans, digest_of(spans).sha256)
+    assert store.sha256("p/a") == digest_of(spans).sha256
+    info = store.stat("p/a")
+    assert info and info.etag.endswith("-3")
+    with pytest.raises(OSError, match="p/b is not what was sent"):
+        store.put("p/b", spans, "0" * 64)

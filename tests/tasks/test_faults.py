@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -18,6 +18,7 @@ from infra.minio import make_bucket, running
 from infra.settings import Settings
 from infra.spans import Spans
 from infra.store import LocalStore, Store, open_store
+from infra.transfer import THREADS
 from tasks.aliases import champion_of
 from tasks.manifests import Manifest, version_names
 from tasks.registry import check_whole, fetch_version, publish_version, versions_of
@@ -37,13 +38,17 @@ def files(seed: int, count: int = 12, size: int = 300_000) -> dict[str, Spans]:
 
 
 class Counting(MinioStore):
-    """A bucket that counts what is sent to it."""
+    """A bucket that counts what is sent to it, and what is fetched."""
 
-    sent = 0
+    sent = opened = 0
 
     def put(self, key: str, data: Spans, sha256: str) -> None:
         self.sent += 1
         super().put(key, data, sha256)
+
+    def open(self, key: str) -> BinaryIO:
+        self.opened += 1
+        return super().open(key)
 
 
 @pytest.mark.parametrize("after", [1, 4, 7])
@@ -72,6 +77,33 @@ def test_a_publisher_killed_in_the_middle_sends_only_what_is_missing_when_starte
     store = Counting(bucket.client, bucket.pool, bucket.bucket)
     check_whole(store, publish_version(store, "p", files(1), **FACTS))
     assert store.sent == 12 - there
+
+
+@pytest.mark.parametrize("after", [1, 7])
+def test_a_fetch_killed_in_the_middle_fetches_only_what_is_missing_when_started_again(
+    bucket: MinioStore, after: int, tmp_path: Path
+) -> None:
+    manifest = publish_version(bucket, "p", files(1), **FACTS)
+    code = (
+        "import itertools, sys, time; from pathlib import Path; from infra.store import open_store; from tasks import registry\n"
+        "real, numbers = registry._fetch_piece, itertools.count(1)\n"
+        "def stopping(*words):\n"
+        "    if next(numbers) > int(sys.argv[1]): print('stopped', flush=True); time.sleep(600)\n"
+        "    real(*words)\n"
+        "registry._fetch_piece = stopping\n"
+        "registry.fetch_version(open_store(), 'p', sys.argv[2], Path(sys.argv[3]))"
+    )
+    words = [sys.executable, "-c", code, str(after), manifest.version, str(tmp_path)]
+    child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE)
+    assert child.stdout
+    for _ in range(THREADS):
+        child.stdout.readline()
+    child.send_signal(signal.SIGKILL)
+    child.communicate(timeout=30)
+    store = Counting(bucket.client, bucket.pool, bucket.bucket)
+    folder = fetch_version(store, "p", manifest.version, tmp_path)
+    assert store.opened == 12 - after
+    assert (folder / "model-3.safetensors").read_bytes() == b"".join(map(bytes, files(1)["model-3.safetensors"].blocks()))
 
 
 def test_publishing_and_loading_get_through_a_server_that_is_busy_and_cuts_connections(proxy: Any, tmp_path: Path) -> None:
@@ -157,7 +189,8 @@ def test_a_full_disk_under_the_cache_leaves_no_half_file_and_the_same_fetch_goes
     manifest = publish_version(store, "p", files(6, count=50), **FACTS)
     with pytest.raises(OSError, match="No space left"):
         fetch_version(store, "p", manifest.version, tiny)
-    assert list((tiny / "p" / manifest.version).iterdir()) == []
+    kept = {path.name: path.read_bytes() for path in (tiny / "p" / manifest.version).iterdir()}
+    assert kept == {name: b"".join(map(bytes, spans.blocks())) for name, spans in files(6, count=50).items() if name in kept}
     subprocess.run(["mount", "-o", "remount,size=80m", str(tiny)], check=True)
     folder = fetch_version(store, "p", manifest.version, tiny)
     assert {path.name for path in folder.iterdir()} == set(manifest.files)

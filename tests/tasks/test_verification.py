@@ -1,5 +1,6 @@
 """Verification reads everything again, and names the first bytes that differ."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ def test_the_first_bytes_that_differ_are_named(store: Store, at: int, words: str
     _, findings = verify_version(store, "p", manifest.version)
     assert [finding.part for finding in findings if finding.fault] == ["files/model.safetensors"]
     assert words in "".join(finding.fault for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda data: data[:1_500_000], "first, bytes 1500000–2999999 are missing"),
+        (lambda data: data[: 2**20], "first, bytes 1048576–2999999 are missing"),
+        (lambda data: data + b"!!", "first, bytes 3000000–3000001 are too many"),
+        (lambda data: flipped(data, 5)[:1_500_000], "first, bytes 0–1048575 differ"),
+        (lambda data: flipped(data, 2_999_999) + b"!!", "first, bytes 2097152–2999999 differ"),
+    ],
+)
+def test_of_a_shorter_or_longer_object_no_byte_is_named_that_is_right(store: Store, harm: Callable[[bytes], bytes], words: str) -> None:
+    data = bytes(3_000_000)
+    manifest = publish_version(store, "p", {"model.safetensors": Spans((data,))}, **FACTS)
+    store.write(manifest.files["model.safetensors"].pieces[0].key, harm(data))
+    (fault,) = (finding.fault for finding in verify_version(store, "p", manifest.version)[1] if finding.fault)
+    assert fault.endswith(words)
 
 
 def test_in_a_file_of_several_pieces_the_place_is_that_in_the_file(local: LocalStore) -> None:

@@ -222,7 +222,7 @@ def show_models(manifests: Sequence["Manifest"], aliases: Mapping[str, str], log
         table.add_column(heading, no_wrap=heading in ("version", "size"))
     for manifest in manifests:
         marks = [f"[green]{name}[/]" if name == "champion" else name for name, version in aliases.items() if version == manifest.version]
-        marks += ["signed"] if manifest.signature else []
+        marks += [vouched] if (vouched := _vouched(manifest)) else []
         measures = ", ".join(f"{name} {_figure(value)}" for name, value in manifest.metrics.items())
         table.add_row(manifest.version, "\n".join(marks), _minute(manifest.created), _mebibytes(manifest.size), escape(measures))
     out.print(table)
@@ -231,6 +231,17 @@ def show_models(manifests: Sequence["Manifest"], aliases: Mapping[str, str], log
         next_command(f"clerkflow train {process}")
     elif log:
         out.print(log_table(log[-20:]))
+
+
+def _vouched(manifest: "Manifest") -> str:
+    """Whether a version is signed as this machine asks; empty when it asks for nothing and nobody signed."""
+    from tasks.manifests import check_signature
+
+    try:
+        check_signature(manifest)
+    except ValueError:
+        return "[red]not trusted[/]"
+    return "signed" if manifest.signature else ""
 
 
 def log_table(log: Sequence["Move"]) -> Table:
@@ -281,8 +292,12 @@ def show_filled(filled: Sequence["Filled"], process: str) -> None:
     out.print(table) if filled else out.print(f"{process}: no file of the inbox belongs to these days")
 
 
-def show_findings(manifest: "Manifest", findings: Sequence["Finding"], champion: bool) -> None:
-    """What verification found: each part that is not what it was, then the sum of it."""
+def show_findings(manifest: "Manifest", findings: Sequence["Finding"], replaceable: bool) -> None:
+    """What verification found: each part that is not what it was, then the sum of it.
+
+    Args:
+        replaceable: whether it is the champion, and another one was before.
+    """
     wrong = [finding for finding in findings if finding.fault]
     if wrong:
         table = Table(title=f"{manifest.process} {manifest.version} is not what was published", title_justify="left")
@@ -295,14 +310,15 @@ def show_findings(manifest: "Manifest", findings: Sequence["Finding"], champion:
     out.print(f"{manifest.process} {manifest.version}: {len(findings)} parts, {size} read, {len(wrong)} wrong")
     out.print(f"  root {manifest.root}, commit {manifest.commit or 'unknown'}")
     show_signature(manifest)
-    if wrong and champion:
+    if wrong and replaceable:
         next_command(f"clerkflow rollback {manifest.process}")
 
 
 def show_signature(manifest: "Manifest") -> None:
     """Who vouches for a version."""
     who = f"signed by {manifest.signature.public_key}" if manifest.signature else "not signed"
-    out.print(f"  {manifest.version}: {who}", soft_wrap=True)
+    here = ", [red]not trusted here[/]" if _vouched(manifest).startswith("[red]") else ""
+    out.print(f"  {manifest.version}: {who}{here}", soft_wrap=True)
 
 
 def show_collection(found: "Collection", process: str, deleted: bool) -> None:

@@ -13,6 +13,7 @@ from flows import console
 from flows.again import Name
 from infra.settings import settings
 from tasks.declaration import load_process
+from tasks.shards import ADAPTER
 
 if TYPE_CHECKING:
     from infra.store import Store
@@ -60,7 +61,8 @@ def verify(process: Name, version: Version = "champion") -> None:
     found = version_named(store, name, version)
     with console.told(1):
         manifest, findings = verify_version(store, name, found)
-        console.show_findings(manifest, findings, aliases_of(store, name).get("champion") == manifest.version)
+        aliases = aliases_of(store, name)
+        console.show_findings(manifest, findings, aliases.get("champion") == manifest.version and "previous" in aliases)
     if any(finding.fault for finding in findings):
         raise typer.Exit(1)
 
@@ -95,6 +97,11 @@ def export(
         else:
             export_version(store, name, found, folder)
     console.out.print(f"{name}: version {found} is in {folder}", soft_wrap=True)
+    if (folder / ADAPTER).exists():
+        console.out.print(
+            f"  its LoRA adapter is a file of its own, {ADAPTER}: without peft, transformers opens the base alone; vLLM is given it"
+        )
+        console.out.print("  with --lora-modules. finetuning.lora.merged: true trains a version that is one model.")
 
 
 def _export_engine(store: "Store", name: str, version: str, folder: Path, quantization: Quantization | None) -> None:
@@ -132,8 +139,9 @@ def gc(
 
     name = load_process(process, settings().processes).name
     with console.told(1):
-        console.show_collection(collect(open_store(), name, keep, grace_hours, dry_run=not delete), name, delete)
-    if not delete:
+        found = collect(open_store(), name, keep, grace_hours, dry_run=not delete)
+        console.show_collection(found, name, delete)
+    if found.objects and not delete:
         grace = "" if grace_hours == 24 else f" --grace-hours {grace_hours:g}"
         console.next_command(f"clerkflow gc {process} --keep {keep}{grace} --delete")
 

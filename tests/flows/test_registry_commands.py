@@ -85,6 +85,10 @@ def test_models_says_which_versions_are_signed(clerkflow: Command, monkeypatch: 
     table = clerkflow("models", "toy")[1].split("champions")[0]
     assert f"{second.version} │ signed │" in table
     assert table.count("signed") == 1
+    assert table.count("not trusted") == 1  # the first one, which no loader takes now
+    monkeypatch.setenv("CLERKFLOW_PUBLIC_KEYS", public_key_of(Ed25519PrivateKey.generate()))
+    table = clerkflow("models", "toy")[1].split("champions")[0]
+    assert (table.count("signed"), table.count("not trusted")) == (0, 2)
 
 
 # rollback
@@ -150,6 +154,13 @@ def test_verify_names_the_part_and_the_bytes_that_differ_with_status_one(clerkfl
     assert "1 wrong" in told
     assert "clerkflow rollback toy" in told
     assert clerkflow("verify", "toy", "previous")[0] == 0
+
+
+def test_verify_of_a_damaged_champion_that_had_no_other_before_it_offers_no_rollback(clerkflow: Command) -> None:
+    (first,) = crowned(1)
+    open_store().delete(shard_of(first))
+    status, told = clerkflow("verify", "toy")
+    assert (status, "missing" in told, "clerkflow rollback" in told) == (1, True, False)
 
 
 def test_verify_of_a_damaged_version_that_is_not_champion_does_not_ask_to_roll_the_champion_back(clerkflow: Command) -> None:
@@ -249,6 +260,14 @@ def test_export_writes_a_folder_that_plain_transformers_opens(clerkflow: Command
         assert torch.equal(model(tokens).logits, again(tokens).logits)
 
 
+def test_export_of_an_adapter_beside_its_base_says_what_opens_both(clerkflow: Command, tmp_path: Path) -> None:
+    files = {"config.json": Spans((b"1",)), "adapter_model.safetensors": Spans((b"a",))}
+    version = publish_version(open_store(), "toy", files, created="2024-01-01T08:00:00Z", run="run-1").version
+    status, told = clerkflow("export", "toy", version, str(tmp_path / "out"))
+    assert (status, "without peft, transformers opens the base alone" in " ".join(told.split())) == (0, True)
+    assert "LoRA" not in clerkflow("export", "toy", published(2).version, str(tmp_path / "other"))[1]
+
+
 def test_an_exported_folder_is_ones_own_and_an_empty_folder_may_be_there(clerkflow: Command, tmp_path: Path) -> None:
     crowned(1)
     (tmp_path / "out").mkdir()
@@ -309,6 +328,7 @@ def test_gc_only_says_what_would_go_until_it_is_told_to_delete(clerkflow: Comman
 
 def test_gc_leaves_what_is_younger_than_a_day_alone(clerkflow: Command) -> None:
     crowned(1, 2, 3, 4)
+    assert "--delete" not in clerkflow("gc", "toy", "--keep", "1")[1]
     status, told = clerkflow("gc", "toy", "--keep", "1", "--delete")
     assert (status, "removed 0 versions and 0 objects" in told) == (0, True)
     assert len(list(version_names(open_store(), "toy"))) == 4

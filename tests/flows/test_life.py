@@ -26,6 +26,7 @@ from tasks.registry import versions_of
 from tasks.runs import STAGES as ALL_STAGES
 from tasks.runs import newest, record_of
 from tasks.stories import stories_of
+from tasks.verification import verify_version
 from tests.flows.conftest import Command, clerkflow, tickets, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +85,10 @@ def test_the_same_life_goes_on_in_a_bucket(toy: Path, server: str, bucket: Minio
     from flows.train import train
 
     assert train("toy", QUICK).passed
+    version = versions_of(bucket, "toy")[0].version
+    manifest, findings = verify_version(bucket, "toy", version)
+    assert set(manifest.data) == {"ingestion", "validation", "preparation", "finetuning", "evaluation"}
+    assert not [finding for finding in findings if finding.fault]
     bucket.write("toy/inbox/new.csv", b"id,text\nn-1,parcel ba dei\nn-2,\n")
     batch = score("toy")[0]
     assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (2, 1, 1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from infra.bucket import MinioStore
 from infra.spans import Spans
 from infra.store import Conflict, LocalStore, Store
 from tasks import reservations
@@ -148,8 +149,8 @@ def test_a_damaged_manifest_stops_a_collection_since_nobody_knows_what_it_needs(
 class Interrupted:
     """A store whose n-th call is preceded by what somebody else does."""
 
-    def __init__(self, root: Path, at: int, other: Callable[[], Any]) -> None:
-        self.inner, self.left, self.other, self.lock = LocalStore(root), at, other, threading.Lock()
+    def __init__(self, inner: Store, at: int, other: Callable[[], Any]) -> None:
+        self.inner, self.left, self.other, self.lock = inner, at, other, threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.inner, name)
@@ -169,7 +170,7 @@ class Interrupted:
 
 def collector(root: Path, at: int, begin: Callable[[], Any]) -> Any:
     """A store for a collector, which gives the other side some time to get on when it begins."""
-    return Interrupted(root, at, lambda: (begin(), time.sleep(0.1)))
+    return Interrupted(LocalStore(root), at, lambda: (begin(), time.sleep(0.1)))
 
 
 @pytest.fixture(scope="module")
@@ -208,12 +209,23 @@ def test_a_version_is_whole_wherever_a_collection_comes_between_its_publishing(
 ) -> None:
     """The old version's shards are shared with the new one, and nothing else keeps them."""
     monkeypatch.setattr(reservations, "POLL_SECONDS", 0.01)
-    plain = copied(shared, tmp_path)
-    publisher: Any = Interrupted(tmp_path, at, lambda: collect_quietly(plain))
+    published_beside_a_collection(copied(shared, tmp_path), at)
+
+
+def published_beside_a_collection(plain: Store, at: int) -> None:
+    publisher: Any = Interrupted(plain, at, lambda: collect_quietly(plain))
     made = publish(publisher, 5, shared=b"old")
     move_alias(publisher, "p", made.version, "test", instead_of=champion_of(plain, "p").version)  # type: ignore[union-attr]
     check_whole(plain, made)
     assert champion_of(plain, "p").version == made.version  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("at", range(2, 25, 4))
+def test_the_same_on_a_server(bucket: MinioStore, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reservations, "POLL_SECONDS", 0.01)
+    crowned(bucket, 1, 2)
+    bucket.delete(manifest_key("p", publish(bucket, 0, shared=b"old").version))
+    published_beside_a_collection(bucket, at)
 
 
 @pytest.mark.parametrize("at", range(1, 21))  # it makes 17 calls
@@ -254,5 +266,5 @@ def test_a_champion_is_whole_wherever_a_rollback_comes_between_a_collection(
 @pytest.mark.parametrize("at", range(1, 8))  # it makes 5 calls
 def test_versions_can_be_listed_wherever_a_collection_comes_between(tmp_path: Path, four: tuple[Path, list[Manifest]], at: int) -> None:
     plain, made = copied(four[0], tmp_path), four[1]
-    reader: Any = Interrupted(tmp_path, at, lambda: collect_quietly(plain))
+    reader: Any = Interrupted(plain, at, lambda: collect_quietly(plain))
     assert {made[2].version, made[3].version} <= {manifest.version for manifest in versions_of(reader, "p")}

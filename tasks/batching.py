@@ -13,10 +13,9 @@ import torch
 from datasets import Dataset, Features, List, Value, load_from_disk
 from torch import Tensor
 
-CHANCES = "chances"  # a column that only some datasets have
-ROWS = Features(
-    {"input_ids": List(Value("int32")), "prompt_tokens": Value("int32"), "marks": List(Value("int32")), CHANCES: List(Value("float32"))}
-)
+ROWS = Features({"input_ids": List(Value("int32")), "prompt_tokens": Value("int32"), "marks": List(Value("int32"))})
+CHANCES = "chances"
+DOUBTFUL = Features({CHANCES: List(Value("float32"))})  # what rows have besides, where some were made
 WINDOW_BATCHES = 32  # rows are sorted by length within so many batches: little padding, and still a shuffled order
 
 
@@ -71,7 +70,7 @@ class TokenRows:
         self.read = read
         if state["_data_files"]:
             found = load_from_disk(str(folder))
-            self._rows: Any = found.select_columns([name for name in ROWS if name in found.column_names]).with_format("arrow")
+            self._rows: Any = found.select_columns([name for name in (*ROWS, *DOUBTFUL) if name in found.column_names]).with_format("arrow")
         else:  # load_from_disk fails on a split without rows
             self._rows = Dataset.from_dict({name: [] for name in ROWS}, ROWS)
         self.prompt_tokens: np.ndarray[Any, np.dtype[Any]] = self._rows.data.column("prompt_tokens").to_numpy()

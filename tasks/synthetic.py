@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 
 from tasks.artifacts import write_json
 from tasks.bases import SCRATCH
-from tasks.batching import CHANCES, ROWS, TokenRows
+from tasks.batching import CHANCES, DOUBTFUL, TokenRows
 from tasks.columns import Columns
 from tasks.models import load_tokenizer
 from tasks.process import Process
@@ -140,6 +140,6 @@ def _sample(process: Process, number: int, row: Mapping[str, Any], label: str) -
 
 def _exchange(samples: Path, rows: list[dict[str, Any]]) -> None:
     """Put these rows in the place of train/."""
-    write_dataset(rows, samples, "filled", {CHANCES: ROWS[CHANCES]})
+    write_dataset(rows, samples, "filled", DOUBTFUL)
     shutil.rmtree(samples / "train")
     (samples / "filled").rename(samples / "train")

@@ -94,7 +94,7 @@ def _send(store: Store, process: str, objects: list[tuple[Piece, Spans]]) -> Non
             advance(pair[0].size)
             return sent
 
-        sent = in_parallel(keep, objects)
+        sent = in_parallel(keep, sorted(objects, key=lambda pair: -pair[0].size))  # as when it is fetched
     whole = sum(piece.size for piece, _ in objects)
     count = sum(size > 0 for size in sent)
     logger.info("publishing: %d of %d objects travelled, %.1f of %.1f MB", count, len(objects), sum(sent) / 1e6, whole / 1e6)
@@ -302,7 +302,8 @@ def _fetch(store: Store, manifest: Manifest, names: Iterable[str], folder: Path,
             advance(one.piece.size)
             arrived(one.name)
 
-        in_parallel(fetch, [_Wanted(name, piece, start, handles[name]) for name, piece, start in manifest.pieces() if name in wanted])
+        pieces = [_Wanted(name, piece, start, handles[name]) for name, piece, start in manifest.pieces() if name in wanted]
+        in_parallel(fetch, sorted(pieces, key=lambda one: -one.piece.size))  # a large one that comes last has all others wait
 
 
 @contextmanager

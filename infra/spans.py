@@ -12,7 +12,7 @@ import xxhash
 
 BLOCK_BYTES = 2**20
 BUFFER_BYTES = 2**16  # smaller than a block, so that a block is read without a copy
-WRITE_BYTES = 2**15  # what Linux finds room for in lists of a CPU's own; more is fresh memory, twice as slow on a small virtual machine
+WRITE_BYTES = 2**16  # more has Linux take large pieces of memory, which a small virtual machine must often get from its host first
 
 
 @dataclass(frozen=True, slots=True)

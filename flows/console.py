@@ -222,7 +222,10 @@ def show_models(manifests: Sequence["Manifest"], aliases: Mapping[str, str], log
         table.add_column(heading, no_wrap=heading in ("version", "size"))
     for manifest in manifests:
         marks = [f"[green]{name}[/]" if name == "champion" else name for name, version in aliases.items() if version == manifest.version]
-        marks += [vouched] if (vouched := _vouched(manifest)) else []
+        if not _is_trusted(manifest):
+            marks.append("[red]not trusted[/]")
+        elif manifest.signature:
+            marks.append("signed")
         measures = ", ".join(f"{name} {_figure(value)}" for name, value in manifest.metrics.items())
         table.add_row(manifest.version, "\n".join(marks), _minute(manifest.created), _mebibytes(manifest.size), escape(measures))
     out.print(table)
@@ -233,15 +236,15 @@ def show_models(manifests: Sequence["Manifest"], aliases: Mapping[str, str], log
         out.print(log_table(log[-20:]))
 
 
-def _vouched(manifest: "Manifest") -> str:
-    """Whether a version is signed as this machine asks; empty when it asks for nothing and nobody signed."""
+def _is_trusted(manifest: "Manifest") -> bool:
+    """Whether a version is signed as this machine asks, which may ask for nothing."""
     from tasks.manifests import check_signature
 
     try:
         check_signature(manifest)
     except ValueError:
-        return "[red]not trusted[/]"
-    return "signed" if manifest.signature else ""
+        return False
+    return True
 
 
 def log_table(log: Sequence["Move"]) -> Table:
@@ -317,7 +320,7 @@ def show_findings(manifest: "Manifest", findings: Sequence["Finding"], replaceab
 def show_signature(manifest: "Manifest") -> None:
     """Who vouches for a version."""
     who = f"signed by {manifest.signature.public_key}" if manifest.signature else "not signed"
-    here = ", [red]not trusted here[/]" if _vouched(manifest).startswith("[red]") else ""
+    here = "" if _is_trusted(manifest) else ", [red]not trusted here[/]"
     out.print(f"  {manifest.version}: {who}{here}", soft_wrap=True)
 
 

@@ -176,7 +176,7 @@ def _pieces() -> TfidfVectorizer:
 
 def rounds_for(rows: int, columns: int, labels: int) -> int:
     """Rounds of boosting that fit into WORK; one at least."""
-    each = rows * columns * (labels if labels > 2 else 1)
+    each = rows * columns * _told_apart(labels)
     return int(max(1, min(ROUNDS, WORK // max(1, each))))
 
 
@@ -186,7 +186,12 @@ def iterations_for(characters: int, labels: int) -> int:
     Args:
         characters: of all texts it learns from; without any it is quick.
     """
-    return int(min(ITERATIONS, STEPS // max(1, characters * (labels if labels > 2 else 1))))
+    return int(min(ITERATIONS, STEPS // max(1, characters * _told_apart(labels))))
+
+
+def _told_apart(labels: int) -> int:
+    """How many labels a method has figures of its own for; of two, what speaks for one speaks against the other."""
+    return labels if labels > 2 else 1
 
 
 def _whole() -> SimpleImputer:

@@ -102,9 +102,7 @@ def made(folder: Path, config: dict[str, Any], texts: Sequence[str]) -> Any:
     calm_transformers()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(texts, 4096), eos_token=EOS, pad_token=EOS)  # type: ignore[no-untyped-call]
     with seeded(11), torch.no_grad():
-        model = GPT2LMHeadModel(
-            GPT2Config(bos_token_id=0, eos_token_id=0, pad_token_id=0, activation_function="gelu_pytorch_tanh", **config)
-        )
+        model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, pad_token_id=0, activation_function="gelu", **config))
         model.get_output_embeddings().weight[0] *= END
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -67,7 +67,7 @@ class Bench:
         from tasks.models import calm_transformers, seeded
 
         calm_transformers()
-        options = dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), 0.0) | {"activation_function": "gelu_pytorch_tanh"}
+        options = dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), 0.0) | {"activation_function": "gelu"}
         with seeded(5):
             return GPT2LMHeadModel(
                 GPT2Config(vocab_size=VOCABULARY, n_positions=LONGEST, bos_token_id=0, eos_token_id=0, **SMALL, **options)

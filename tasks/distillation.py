@@ -49,7 +49,7 @@ class Tutor:
         """
         weight, temperature = self.compression.teacher_weight, self.compression.temperature
         theirs = functional.log_softmax(self._logits(shown, where)[:, : logits.shape[1]] / temperature, dim=-1)
-        ours = functional.log_softmax(logits / temperature, dim=-1)
+        ours = functional.log_softmax(logits.float() / temperature, dim=-1)
         apart = functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
         return (1 - weight) * losses + weight * temperature**2 * apart
 
@@ -76,5 +76,5 @@ class Doubts:
             return losses
         rows = (~shown.chances.isnan().any(dim=1)).nonzero()[:, 0]
         places = (where.flatten().cumsum(0) - 1).view(where.shape)[rows, shown.prompt_tokens[rows] - 1].to(losses.device)
-        told = functional.log_softmax(logits[places], dim=-1)[:, self.label_ids.to(losses.device)]
+        told = functional.log_softmax(logits[places].float(), dim=-1)[:, self.label_ids.to(losses.device)]
         return losses.index_put((places,), -(shown.chances[rows].to(losses.device) * told).sum(dim=1))

@@ -75,15 +75,16 @@ def build_model(settings: Settled, tokenizer: Any, positions: int) -> Gpt:
 def _from_scratch(settings: Settled, tokenizer: Any, positions: int) -> Gpt:
     """A GPT-NeoX, whose attention knows how far two tokens are apart; or a GPT-2, which learns each position by itself."""
     ids: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
-    # Dropout within the attention shuts out its fast kernel and costs a fifth of the pace; the same function of GELU in one kernel.
+    # Dropout within the attention shuts out its fast kernel and costs a fifth of the pace; GELU as it was first given
+    # is three times as quick as its approximation by tanh.
     options: dict[str, Any] = ids | {"vocab_size": len(tokenizer)}
     if settings.positions == "learned":
         options |= {"embd_pdrop": settings.dropout, "resid_pdrop": settings.dropout, "attn_pdrop": 0.0}
-        options |= settings.size.model_dump() | {"n_positions": positions, "activation_function": "gelu_pytorch_tanh"}
+        options |= settings.size.model_dump() | {"n_positions": positions, "activation_function": "gelu"}
         return GPT2LMHeadModel(GPT2Config(**options))
     size = settings.size
     options |= {"num_hidden_layers": size.n_layer, "num_attention_heads": size.n_head, "max_position_embeddings": positions}
-    options |= {"hidden_size": size.n_embd, "intermediate_size": 4 * size.n_embd, "hidden_act": "gelu_pytorch_tanh"}
+    options |= {"hidden_size": size.n_embd, "intermediate_size": 4 * size.n_embd, "hidden_act": "gelu"}
     options |= {"hidden_dropout": settings.dropout, "attention_dropout": 0.0, "tie_word_embeddings": True, "rotary_pct": 1.0}
     return GPTNeoXForCausalLM(GPTNeoXConfig(use_parallel_residual=False, **options))
 

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from infra.scratch import scratch
 from tasks.averaging import Average
 from tasks.batching import Batch, Row, TokenRows, answers_at, by_length, drop_tokens, marks_at, plan, wanted_in
 from tasks.budget import PROMPT_SHARE, drawn
 from tasks.checkpoints import Checkpoint, Checkpoints
+from tasks.kernels import cross_entropy, quicken
 from tasks.models import Gpt, has_plain_head, logits_at, plain, seeded, uses_bf16
 from tasks.parallel import Team
 from tasks.tuning import Settled
@@ -162,6 +162,7 @@ class Tuning:
         self.average = Average(trained_weights(model), settings.ema_decay) if settings.ema_decay else None
         self.plain_head = not team.sharded and has_plain_head(self.gpt)  # what is cut up can only be asked as a whole
         self.bf16 = uses_bf16(settings, model)
+        quicken(self.gpt, self.bf16)
         self.counts = schedule(rows.lengths, settings)
         self.steps = sum(self.counts)
         self.evaluate_every = math.ceil(self.steps / settings.evaluations)
@@ -273,8 +274,7 @@ class Tuning:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             positions = None if shown.positions is None else shown.positions[:, :-1].to(self.device)
             logits = logits_at(self.gpt, shown.input_ids[:, :-1].to(self.device), where.to(self.device), self.plain_head, positions)
-        logits = logits.float()
-        losses = functional.cross_entropy(logits, wanted.to(self.device), reduction="none", label_smoothing=smoothing)
+        losses = cross_entropy(logits, wanted.to(self.device), smoothing)
         for teacher in self.teachers if self.model.training else ():
             losses = teacher.taught(losses, logits, shown, where)
         return losses

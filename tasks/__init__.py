@@ -59,6 +59,7 @@ preview.py           what `clerkflow check` shows
 finetuning.py        samples/ -> model/
 budget.py            the declared minutes -> size, epochs, and what a declaration leaves open
 training.py          the loop: resumable to the same bits
+kernels.py           what torch does slowly on a CPU, done quicker: attention, dropout, losses
 parallel.py          several processes that tune one model   (torch.distributed)
 sharding.py          a model that is cut up among them        (FSDP2)
 batching.py          token-budget batches

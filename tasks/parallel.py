@@ -1,8 +1,9 @@
 """Parallel: one model tuned by several processes, each with its part of every batch; torch.distributed sums what they find.
 
 What a step draws is decided by the step alone, so each process knows the whole batch and takes its rows of it: the loss falls as it does
-with one process, but for the order in which numbers are added. They are started by torchrun with this module; `accelerate launch` does the
-same on GPUs, which nobody has tried yet. Each holds the whole model, unless it is cut up among them: see `tasks.sharding`.
+with one process, but for the order in which numbers are added. They are started by torchrun with this module, or by
+`accelerate launch`, which does the same; on GPUs nobody has tried it yet. Each holds the whole model, unless it is cut up among them: see
+`tasks.sharding`.
 """
 
 import json
@@ -107,10 +108,9 @@ def train_together(
         job: dict[str, Any] = {"process": process.model_dump(mode="json"), "samples": str(samples), "folder": str(folder)}
         job["teacher"] = str(teacher) if teacher else None
         write_json(place / "job.json", job | {"checkpoints": checkpoints.prefix, "hold": hold, "facts": str(place / "facts.json")})
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "tasks.parallel"]
         threads = str(max(1, cores() // count))
         own = {"OMP_NUM_THREADS": threads, "CLERKFLOW_THREADS": threads, SHARE_FILE: str(place / "share")}
-        child = subprocess.Popen([*launch, str(place / "job.json")], env=os.environ | own)
+        child = subprocess.Popen([*launcher(count), "-m", "tasks.parallel", str(place / "job.json")], env=os.environ | own)
         try:
             status = _waited(child, process.name, place / "share")
         finally:
@@ -121,6 +121,11 @@ def train_together(
             )
         facts: dict[str, Any] = json.loads((place / "facts.json").read_text(encoding="utf-8"))
         return facts
+
+
+def launcher(count: int) -> list[str]:
+    """What starts a module as so many processes that find each other: torchrun."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
 
 
 def _waited(child: "subprocess.Popen[bytes]", name: str, share: Path) -> int:

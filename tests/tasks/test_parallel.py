@@ -1,6 +1,7 @@
 """One model tuned by several processes, or in several parts: the same loss curve as by one in one part."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import allclose
 from infra.store import LocalStore, open_store
 from tasks.checkpoints import Checkpoints
 from tasks.finetuning import train_model
-from tasks.parallel import Team, train_together
+from tasks.parallel import Team, launcher, train_together
 from tasks.progress import SHARE_FILE, shown_progress
 from tasks.sharding import Sharded
 from tests.tasks.test_finetuning import base_folder, calm, process, stop_at, write_samples
@@ -48,10 +49,21 @@ def test_what_saves_memory_learns_the_same(samples: Path, tmp_path: Path, more: 
     check_same(alone(tmp_path / "one", samples), alone(tmp_path / "other", samples, **more))
 
 
-@pytest.mark.parametrize("more", [{}, {"fsdp": True, "gradient_accumulation_steps": 2}], ids=["copies", "fsdp"])
+def accelerated(count: int) -> list[str]:
+    """What `accelerate launch` is told to do the same as torchrun."""
+    told = {"num_processes": count, "num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
+    accelerate = str(Path(sys.executable).with_name("accelerate"))
+    return [accelerate, "launch", "--multi_gpu", *(f"--{name}={value}" for name, value in told.items())]
+
+
+CUT_UP = {"fsdp": True, "gradient_accumulation_steps": 2}
+
+
+@pytest.mark.parametrize(("started", "more"), [(accelerated, {}), (launcher, CUT_UP)], ids=["copies, accelerate", "fsdp, torchrun"])
 def test_two_processes_learn_what_one_learns_store_their_checkpoints_once_and_write_one_model(
-    samples: Path, tmp_path: Path, more: dict[str, Any]
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: Any, more: dict[str, Any]
 ) -> None:
+    monkeypatch.setattr("tasks.parallel.launcher", started)
     one, declared = alone(tmp_path / "one", samples), process(**EXACT | more, num_processes=2)
     facts = train_together(declared, samples, tmp_path / "two", Checkpoints(open_store(), "tickets/checkpoints/two"))
     check_same(one, tmp_path / "two")

@@ -10,7 +10,7 @@ from typing import Any
 from tasks.bases import STORED
 from tasks.tuning import Finetuning, Settled, Size
 
-OPERATIONS_PER_SECOND = 75e9  # two cores, training: 70e9 of shallow models to 120e9 of deep ones on a quiet machine
+OPERATIONS_PER_SECOND = 80e9  # two cores, training: 70e9 of shallow models to 120e9 of deep ones, on a machine that others shared
 OPERATIONS = 6  # for each weight and token: two forward, four backward
 SIZES = tuple(
     Size(n_layer=layers, n_embd=width, n_head=heads)

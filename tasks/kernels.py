@@ -18,6 +18,7 @@ from transformers.masking_utils import sdpa_mask
 FUSED, DENSE = "sdpa", "clerkflow_dense"  # names of ways to attend, as transformers knows them
 LONGEST = 1024  # tokens of a row; above, the fused kernel is as quick and needs less memory
 SPECIAL = ("softcap", "position_bias", "cache", "is_causal")  # what may be asked of the fused kernel besides
+PART = 2**20  # logits whose loss is counted at a time: what the caches hold, however large the vocabulary
 STEPS = 2**16  # in which chances of dropout are told apart: four of them are drawn with one random number
 
 
@@ -91,19 +92,24 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, logits: Tensor, wanted: Tensor, smoothing: float) -> Tensor:
-        told = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        losses = (smoothing - 1) * told.gather(1, wanted[:, None])[:, 0]
-        if smoothing:
-            losses -= smoothing * told.mean(1)
-        gradient = told.exp_().sub_(smoothing / logits.shape[1])
-        gradient.scatter_add_(1, wanted[:, None], gradient.new_full((len(wanted), 1), smoothing - 1))
-        context.save_for_backward(gradient.to(logits.dtype))
+        kind, (tokens, vocabulary) = torch.promote_types(logits.dtype, torch.float32), logits.shape
+        losses, gradient = logits.new_empty(tokens, dtype=kind), torch.empty_like(logits)
+        count = max(1, min(tokens, PART // vocabulary) if logits.device.type == "cpu" else tokens)
+        held = logits.new_empty(count, vocabulary, dtype=kind)
+        for part, each, loss, slope in zip(*(torch.split(of, count) for of in (logits, wanted[:, None], losses, gradient)), strict=True):
+            told = torch.log_softmax(part, dim=-1, dtype=kind, out=held[: len(part)])
+            loss.copy_((smoothing - 1) * told.gather(1, each)[:, 0])
+            if smoothing:
+                loss.sub_(told.mean(1), alpha=smoothing)
+            told.exp_().sub_(smoothing / vocabulary)
+            slope.copy_(told.scatter_add_(1, each, told.new_full(each.shape, smoothing - 1)))
+        context.gradient = gradient
         return losses
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = context.saved_tensors
-        return gradient * gradients[0][:, None].to(gradient.dtype), None, None
+        gradient, context.gradient = context.gradient, None  # written over, so a second time is an error and not a wrong gradient
+        return gradient.mul_(gradients[0][:, None].to(gradient.dtype)), None, None
 
 
 def cross_entropy(logits: Tensor, wanted: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -16,6 +16,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from tasks import kernels
 from tasks.kernels import DENSE, FUSED, Dropout, attend, cross_entropy, quicken
 from tasks.models import load_model, save_model
 
@@ -139,8 +140,10 @@ def test_every_dropout_of_a_model_is_exchanged() -> None:
     assert {module.p for module in found} == {0.1, 0.3}
 
 
+@pytest.mark.parametrize("part", [2**20, 120])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_and_its_gradient_are_those_of_torch(smoothing: float) -> None:
+def test_cross_entropy_and_its_gradient_are_those_of_torch(smoothing: float, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "PART", part)
     torch.manual_seed(3)
     logits, wanted, weights = torch.randn(50, 17, dtype=torch.float64) * 4, torch.randint(17, (50,)), torch.rand(50, dtype=torch.float64)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
@@ -159,6 +162,15 @@ def test_cross_entropy_of_bfloat16_is_counted_in_float32() -> None:
     torch.testing.assert_close(losses, functional.cross_entropy(logits.float(), wanted, reduction="none"))
     losses.sum().backward()
     assert logits.grad is not None and logits.grad.dtype is torch.bfloat16
+
+
+def test_tokens_that_cannot_be_cost_nothing_but_where_they_are_wanted() -> None:
+    logits = torch.tensor([[0.0, 0.0, -torch.inf]] * 2)
+    torch.testing.assert_close(cross_entropy(logits, torch.tensor([0, 2])), torch.tensor([2.0, torch.inf]).log().abs())
+
+
+def test_no_tokens_have_no_losses() -> None:
+    assert cross_entropy(torch.empty(0, 5), torch.empty(0, dtype=torch.int64)).shape == (0,)
 
 
 def test_logits_that_are_no_numbers_are_no_loss() -> None:

@@ -16,6 +16,7 @@ SIZES = tuple(
     Size(n_layer=layers, n_embd=width, n_head=heads)
     for layers, width, heads in ((2, 64, 4), (3, 96, 4), (3, 128, 4), (4, 128, 4), (4, 160, 5), (4, 192, 6), (6, 192, 6), (6, 256, 8))
 )
+FLAT = tuple(size for size in SIZES if (size.n_layer, size.n_embd) != (6, 192))  # for fields: epochs are worth more than two layers
 SHALLOW = tuple(Size(n_layer=2, n_embd=width, n_head=max(4, width // 32)) for width in (64, 96, 128, 160, 192, 256, 320))  # for labels
 STORED_SIZE = SIZES[4]  # about that of a base that was made here in its eight minutes
 FEW_SAMPLES = 2_000  # up to which the model is one of the first SMALL sizes: more would be learned by heart
@@ -125,7 +126,7 @@ def recipe_of(kind: str, counts: Counts) -> dict[str, Any]:
 
 def sizes_for(kind: str) -> tuple[Size, ...]:
     """The sizes among which one is chosen, from small to large."""
-    return SHALLOW if kind == "label" else SIZES
+    return {"label": SHALLOW, "fields": FLAT}.get(kind, SIZES)
 
 
 def size_for(minutes: float, kind: str, counts: Counts) -> Size:

@@ -107,3 +107,11 @@ def test_what_is_predicted_is_what_costs() -> None:
     assert counts.predicted("text") == 2_000
     assert counts.predicted("label") == 2_000 + 10_000  # a prompt weighs three times its answer at most
     assert Counts(1_000, 12_000, 10_000, 3_000, 10).predicted("label") == 2_000 + 5_000
+
+
+def test_fields_are_read_oftener_before_the_model_is_deeper() -> None:
+    counts = Counts(4_153, 163_000, 55_000, 1_900)  # as ATIS
+    found, text = settled(counts, "fields"), settled(counts, "text")
+    assert (found.size.n_layer, found.size.n_embd) == (4, 192) and found.num_train_epochs > 15
+    assert text.size.n_layer == 6
+    assert settled(counts, "fields", budget_minutes=30).size.n_layer == 6

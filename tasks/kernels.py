@@ -16,14 +16,17 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 FUSED, DENSE = "sdpa", "clerkflow_dense"  # names of ways to attend, as transformers knows them
-LONGEST = 1024  # tokens of a row; above, the fused kernel is as quick and needs less memory
+LONGEST = 512  # tokens of a row; above, the fused kernel is nearly as quick and needs less memory
+# Models whose attention was found to be as true either way; some others, of sparse attention, ask for the fused kernel by its name.
+TRIED = {"cohere", "gemma", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo2", "opt"}
+TRIED |= {"phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm"}
 SPECIAL = ("softcap", "position_bias", "cache", "is_causal")  # what may be asked of the fused kernel besides
 PART = 2**20  # logits whose loss is counted at a time: what the caches hold, however large the vocabulary
 STEPS = 2**16  # in which chances of dropout are told apart: four of them are drawn with one random number
 
 
 def quicken(model: Any, bf16: bool) -> None:
-    """Make a transformers model on a CPU train quicker; what it computes stays the same.
+    """Make a transformers model on a CPU train quicker; what it computes stays the same, but for the rounding of bfloat16.
 
     Args:
         bf16: whether its forward pass runs in bfloat16.
@@ -33,8 +36,8 @@ def quicken(model: Any, bf16: bool) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout and child.p < 1 and not child.inplace:
-                setattr(module, name, Dropout(child.p))
-    if bf16 and model.config._attn_implementation == FUSED:
+                setattr(module, name, Dropout(child.p).train(child.training))
+    if bf16 and model.config.model_type in TRIED and model.config._attn_implementation == FUSED:
         AttentionInterface.register(DENSE, attend)
         AttentionMaskInterface.register(DENSE, sdpa_mask)
         model.set_attn_implementation(DENSE)
@@ -49,7 +52,7 @@ class Dropout(nn.Dropout):
             return input
         words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         chances = words.view(torch.int16)[: input.numel()].view(input.shape)
-        dropped = round(self.p * STEPS)
+        dropped = min(round(self.p * STEPS), STEPS - 1)
         kept = (chances >= dropped - STEPS // 2).to(input.dtype)
         return input * kept.mul_(STEPS / (STEPS - dropped))
 
@@ -75,7 +78,7 @@ def attend(
     """
     rows, heads, length, width = query.shape
     plain = attention_mask is None and all(options.get(name) is None for name in SPECIAL) and key.shape[2] == length <= LONGEST
-    if not (plain and module.training and torch.is_autocast_enabled("cpu")):
+    if not (plain and module.training and getattr(module, "is_causal", True) and torch.is_autocast_enabled("cpu")):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     kind, groups = torch.get_autocast_dtype("cpu"), heads // key.shape[1]
     queries, keys, values = (
@@ -94,6 +97,7 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(context: Any, logits: Tensor, wanted: Tensor, smoothing: float) -> Tensor:
         kind, (tokens, vocabulary) = torch.promote_types(logits.dtype, torch.float32), logits.shape
         losses, gradient = logits.new_empty(tokens, dtype=kind), torch.empty_like(logits)
+        learning = context.needs_input_grad[0]
         count = max(1, min(tokens, PART // vocabulary) if logits.device.type == "cpu" else tokens)
         held = logits.new_empty(count, vocabulary, dtype=kind)
         for part, each, loss, slope in zip(*(torch.split(of, count) for of in (logits, wanted[:, None], losses, gradient)), strict=True):
@@ -101,8 +105,9 @@ class _CrossEntropy(torch.autograd.Function):
             loss.copy_((smoothing - 1) * told.gather(1, each)[:, 0])
             if smoothing:
                 loss.sub_(told.mean(1), alpha=smoothing)
-            told.exp_().sub_(smoothing / vocabulary)
-            slope.copy_(told.scatter_add_(1, each, told.new_full(each.shape, smoothing - 1)))
+            if learning:
+                told.exp_().sub_(smoothing / vocabulary)
+                slope.copy_(told.scatter_add_(1, each, told.new_full(each.shape, smoothing - 1)))
         context.gradient = gradient
         return losses
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tasks import kernels
-from tasks.kernels import DENSE, FUSED, Dropout, attend, cross_entropy, quicken
+from tasks.kernels import DENSE, FUSED, LONGEST, Dropout, attend, cross_entropy, quicken
 from tasks.models import load_model, save_model
 
 VOCABULARY, LENGTH = 61, 24
@@ -103,6 +103,21 @@ def test_weights_of_attention_are_dropped() -> None:
     torch.testing.assert_close(many.mean(0), whole.float(), atol=0.25, rtol=0)
 
 
+def test_a_model_that_nobody_tried_keeps_its_attention() -> None:
+    model = MODELS["gpt2"]()
+    model.config.model_type = "falcon"  # which asks for the fused kernel by its name, and looks ahead without it
+    quicken(model, True)
+    assert model.config._attn_implementation == FUSED
+
+
+def test_long_rows_keep_the_fused_kernel() -> None:
+    query, key, value = torch.randn(3, 1, 2, LONGEST + 1, 8).unbind(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = attend(torch.nn.Module().train(), query, key, value, None)
+    fused = functional.scaled_dot_product_attention(query.bfloat16(), key.bfloat16(), value.bfloat16(), is_causal=True)
+    assert torch.equal(found, fused.transpose(1, 2))
+
+
 def test_nothing_of_it_is_published(tmp_path: Any) -> None:
     model = MODELS["gpt2"]()
     quicken(model, True)
@@ -130,6 +145,7 @@ def test_dropout_is_decided_by_the_seed_and_not_in_evaluation() -> None:
     torch.manual_seed(1)
     assert torch.equal(layer(states), first) and not torch.equal(layer(states), first)
     assert layer.eval()(states) is states and Dropout(0.0)(states) is states
+    assert not Dropout(0.999999)(states).any()
 
 
 def test_every_dropout_of_a_model_is_exchanged() -> None:

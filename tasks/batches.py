@@ -18,7 +18,8 @@ def batch_id(source_sha256: str, name: str, process: Process, version: str, outp
     """The batch's name: the source and how it is read, the model's version, the format; also what else is made of it, where anything is.
 
     Args:
-        replayed: digest of the dead letters that it replays: then it is no batch of the whole source, and does not begin as one.
+        replayed: digest of the dead letters that it replays: then it is no batch of the whole source, and does not begin as one; or the
+            batch that it comes after, see `tasks.turns`.
     """
     ends = process.batch.model_dump(mode="json", include={"sink", "sheet", "documents"}, exclude_none=True)
     source = source_id(f"{source_sha256} {replayed}" if replayed else source_sha256, name, process)

@@ -14,6 +14,7 @@ from tasks.process import Column, Process, digest_of
 from tasks.reasons import Reason
 from tasks.sinks import Predicted, whole_text
 from tasks.terms import SinkTable
+from tasks.turns import Turn, take_turn
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -136,11 +137,12 @@ class ResultTable:
         )
         return {id for (id,) in written}
 
-    def publish(self, batch: str, later: Sequence[str] = ()) -> int:
+    def publish(self, batch: str, later: Sequence[str] = (), turn: Turn | None = None) -> int:
         """Move a batch's rows into the table, all at once; how many.
 
         Args:
             later: what records are known by that people have spoken about meanwhile; they are left out, for theirs is the last word.
+            turn: is noted, for rows of a declared table.
         """
         from sqlalchemy import select
 
@@ -153,6 +155,8 @@ class ResultTable:
             insert = upsert(connection, self.table).from_select(names, mine)
             update = {name: insert.excluded[name] for name in names if name != "record_id"}
             connection.execute(insert.on_conflict_do_update(index_elements=["record_id"], set_=update))
+            if turn:
+                take_turn(connection, turn)
             return connection.execute(self.staged.delete().where(self.staged.c.batch == batch)).rowcount
 
     def withdraw(self, ids: Sequence[str], version: str) -> int:

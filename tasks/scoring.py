@@ -6,7 +6,7 @@ so that half a batch is never seen.
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +31,8 @@ from tasks.results import ResultTable
 from tasks.routing import Router
 from tasks.runs import Run, told
 from tasks.sinks import WRITERS
-from tasks.sources import Source, opened, read_as_today
+from tasks.sources import Source, opened, read_as_today, table_name
+from tasks.turns import Turn, latest_turn
 from tasks.words import REVIEWED, Words
 from tasks.workers import hired
 
@@ -52,17 +53,26 @@ class Order:
     version: str
     output_format: str
     again: Again | None = None  # the dead letters that it replays
+    after: str = ""  # the batch that it comes after, when the declared table's rows have changed back to what they were before that
 
     @property
     def batch(self) -> str:
         """Its name: an order that was carried out is found by it."""
-        replayed = self.again.digest if self.again else ""
+        replayed = self.again.digest if self.again else self.after
         return batch_id(self.source.sha256, self.source.name, self.run.process, self.version, self.output_format, replayed)
 
     @property
     def prefix(self) -> str:
         """Where its files are."""
         return f"{self.run.process.name}/batches/{self.batch}"
+
+    @property
+    def turn(self) -> Turn | None:
+        """What the table of results shows when it is carried out; None when it does not follow a declared table."""
+        declared = self.run.process.batch
+        if self.again or not (declared.sink and declared.source and self.source.name == table_name(declared.source)):
+            return None
+        return Turn(self.run.process.name, self.source.name, replace(self, after="").batch, self.batch, self.after)
 
 
 TRIED_AGAIN: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [1, 10], "retry_condition_fn": store_was_away}
@@ -104,6 +114,7 @@ def replay_batch(batch: str, run: Run, reason: Reason | None = None, output_form
 
 def _carry_out(store: Store, order: Order, wait: bool) -> Artifact | Claim:
     """The finished batch; it is made when nobody has made it."""
+    order = _in_turn(store, order)
     if known := _known(store, order.prefix):
         return known
     try:
@@ -112,6 +123,17 @@ def _carry_out(store: Store, order: Order, wait: bool) -> Artifact | Claim:
     except Held as held:
         logger.info("scoring: %s is left to run %s, which is at work on it", shown(order.source.name), held.claim.run)
         return held.claim
+
+
+def _in_turn(store: Store, order: Order) -> Order:
+    """The order under the name of what it makes: one of its own when these rows were scored before, and others since."""
+    if not (turn := order.turn):
+        return order
+    with opened_ledger(*ledger_of(order.run.process)) as ledger:
+        last = latest_turn(ledger.engine, turn.process, turn.source)
+    if last is None or last.plain == turn.plain:
+        return replace(order, after=last.after) if last else order
+    return replace(order, after=last.batch) if store.stat(f"{order.prefix}/manifest.json") else order
 
 
 def _known(store: Store, prefix: str) -> Artifact | None:
@@ -151,7 +173,7 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
         check(store, hold)
         if results:
             with claimed(store, batch_key(declared.name, REVIEWED), order.run.id, wait=True):  # else a word released now is lost
-                results.publish(order.batch, words.later())
+                results.publish(order.batch, words.later(), order.turn)
         artifact = artifact.model_copy(update={"facts": _facts(order, tally, time.perf_counter() - clock)})
         check(store, hold)
         manifest = json_bytes(_manifest(order, tally, artifact, started))

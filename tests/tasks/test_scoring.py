@@ -298,15 +298,20 @@ def test_what_stands_in_two_chunks_on_their_way_is_asked_once(run: Run, tmp_path
     assert (batch.facts["asked"], batch.facts["done"]) == (2, 10)
 
 
+def between_tables(run: Run) -> Run:
+    """A run whose process reads one table and fills another."""
+    declared = run.process.model_dump(mode="json")
+    declared["batch"] = {name: {"database": "ORDERS_DATABASE", "table": table} for name, table in (("source", "mails"), ("sink", "routed"))}
+    return run.model_copy(update={"process": Process.model_validate(declared)})
+
+
 def test_rows_of_a_table_are_scored_into_a_table(run: Run, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sqlalchemy import text
 
     from infra.database import connected, writing
 
     monkeypatch.setenv("ORDERS_DATABASE", database)
-    declared = run.process.model_dump(mode="json")
-    declared["batch"] = {name: {"database": "ORDERS_DATABASE", "table": table} for name, table in (("source", "mails"), ("sink", "routed"))}
-    with_tables = run.model_copy(update={"process": Process.model_validate(declared)})
+    with_tables = between_tables(run)
     with connected(database, "TEST") as engine:
         with writing(engine) as connection:
             connection.execute(text("CREATE TABLE mails (id INTEGER PRIMARY KEY, text TEXT)"))
@@ -324,6 +329,37 @@ def test_rows_of_a_table_are_scored_into_a_table(run: Run, database: str, tmp_pa
     assert (letter["record_id"], letter["code"], letter["source"], letter["attempt"]) == ("3", "input_missing", "sql:mails", 1)
     assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"], batch.facts["asked"]) == (3, 2, 1, 2)
     assert (again.facts["rows"], again.facts["asked"]) == (4, 1)
+
+
+def test_rows_that_change_back_are_shown_again(run: Run, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sqlalchemy import text
+
+    from infra.database import connected, writing
+
+    monkeypatch.setenv("ORDERS_DATABASE", database)
+    with_tables = between_tables(run)
+
+    def told(engine: Any, words: str) -> tuple[float, Artifact]:
+        """How sure the answer is that stands in the table of results once a row has changed, and the batch that was made of it."""
+        with writing(engine) as connection:
+            connection.execute(text("UPDATE mails SET text = :words"), {"words": words})
+        (batch,) = score_waiting([], with_tables, "jsonl").batches
+        with writing(engine) as connection:
+            ((confidence, name),) = connection.execute(text("SELECT confidence, batch FROM routed")).all()
+        assert name == batch.facts["batch"]
+        return confidence, batch
+
+    with connected(database, "TEST") as engine:
+        with writing(engine) as connection:
+            connection.execute(text("CREATE TABLE mails (id INTEGER PRIMARY KEY, text TEXT)"))
+            connection.execute(text("INSERT INTO mails VALUES (1, '')"))
+        first, second, back, same, forth = (told(engine, words) for words in ("card", "退款", "card", "card", "退款"))
+        assert first[0] == back[0] != second[0] == forth[0]
+        assert len({batch.facts["batch"] for _, batch in (first, second, back, forth)}) == 4
+        assert same == back
+        assert [batch.facts["asked"] for _, batch in (first, second, back, forth)] == [1, 1, 0, 0]
+        open_store().delete(forth[1].prefix + "manifest.json")  # as if it had been killed once its rows were moved
+        assert told(engine, "退款")[1].facts["batch"] == forth[1].facts["batch"]
 
 
 # --- replays

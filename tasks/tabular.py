@@ -88,6 +88,11 @@ class Table:
         found = {"logistic_regression": linear(numbers, values, texts, iterations)} if iterations >= LEAST else {}
         return found | {"boosted_trees": trees(numbers, values, texts, rounds)}
 
+    @property
+    def has_text(self) -> bool:
+        """Whether a column holds texts."""
+        return bool(self._of("text"))
+
     def _of(self, kind: Kind) -> list[str]:
         return [path for path, other in self.kinds.items() if other == kind]
 

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tasks.generation import Predictor
 from tasks.preparation import write_samples
 from tasks.process import Process
 from tasks.records import Record
-from tasks.synthetic import NAMED, fill_up, mixed_rows, taught
+from tasks.synthetic import NAMED, fill_up, mixed_rows, taught, teacher_of
 from tasks.tabular import Table
 from tasks.tokenising import write_dataset
 
@@ -160,12 +161,39 @@ def test_the_method_that_foretells_left_out_rows_is_the_teacher() -> None:
     table = Table.read(lines, process())
     assert table
     crossed = [row["decision"] for row in rows(400)]
-    assert taught(table, lines, crossed, lines)[0] == "boosted_trees"  # what an amount means depends on the town
+    assert teacher_of(table, lines, crossed)[0] == ["boosted_trees"]  # what an amount means depends on the town
     chance = random.Random(1)
     noisy = ["yes" if chance.random() < row["amount"] / 1000 else "no" for row in rows(400)]
-    name, chances = taught(table, lines, noisy, lines[:3])
-    assert name == "logistic_regression"
-    assert chances.shape == (3, 2)
+    names, left_out = teacher_of(table, lines, noisy)
+    assert names == ["logistic_regression"]
+    assert left_out.shape == (400, 2)
+    assert taught(table, names, lines, noisy, lines[:3]).shape == (3, 2)
+
+
+def cases(decided: Callable[[list[str], int], str]) -> list[dict[str, Any]]:
+    """Cases with a history of steps, and some figures."""
+    chance = random.Random(3)
+    found = []
+    for _ in range(160):
+        steps, amount = [f"step{chance.randrange(40)}" for _ in range(6)], chance.randrange(1000)
+        found.append({"history": " ".join(steps), "amount": amount, "day": chance.choice(TOWNS), "hour": chance.randrange(24)})
+        found[-1]["decision"] = decided(steps, amount)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("decided", "filled"),
+    [
+        (lambda steps, _: "yes" if "step7" in steps or "step9" in steps or "step11" in steps else "no", False),
+        (lambda _, amount: "yes" if amount < 500 else "no", True),
+    ],
+)
+def test_where_a_text_says_more_than_the_columns_nothing_is_made(
+    decided: Callable[[list[str], int], str], filled: bool, tmp_path: Path
+) -> None:
+    declared = process("amount: {amount}\nday: {day}\nhour: {hour}\nhistory: {history}\nDecision:")
+    folder = fill_up(declared, samples(declared, tmp_path, cases(decided)))
+    assert (folder / NAMED).exists() == filled
 
 
 @pytest.mark.parametrize("known", [0, 1, 2])

@@ -27,9 +27,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    from infra.threads import calm_torch
+    from infra.threads import calm_openmp
 
-    calm_torch()
+    calm_openmp()
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
         os.environ["CLERKFLOW_STORE"] = f"{name}/store"
         samples = prepared(Path(name) / "samples")

@@ -75,9 +75,9 @@ def one_round(source: Path) -> dict[str, float]:
 
 def child() -> None:
     """What one way takes for the file on the command line, as JSON."""
-    from infra.threads import calm_torch
+    from infra.threads import calm_openmp
 
-    calm_torch()
+    calm_openmp()
     ways = {"engine": engine, "job": job}
     print(json.dumps(ways[os.environ["BENCH_WAY"]](Path(sys.argv[1]))))
 

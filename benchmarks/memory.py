@@ -44,9 +44,9 @@ def main() -> int:
 
 def child() -> None:
     """Score the file named on the command line; print counts and this process's peak memory as JSON."""
-    from infra.threads import calm_torch
+    from infra.threads import calm_openmp
 
-    calm_torch()
+    calm_openmp()
     from benchmarks.measuring import peak_bytes
     from tasks.runs import Run
     from tasks.scoring import score_batch

@@ -43,9 +43,9 @@ def main() -> int:
 
 def record(name: str, trials: int, minutes: float, file: Path) -> list[dict[str, Any]]:
     """Train with settings drawn at random, each to its end; the curves, also kept as JSON."""
-    from infra.threads import calm_torch
+    from infra.threads import calm_openmp
 
-    calm_torch()
+    calm_openmp()
     import optuna
 
     from infra.settings import settings

@@ -37,9 +37,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=8, help="CPU-seconds of each way in a round, at least")
     parser.add_argument("--epochs", type=int, default=2, help="of the comparison of losses; 0: leave it out")
     asked = parser.parse_args()
-    from infra.threads import calm_torch
+    from infra.threads import calm_openmp
 
-    calm_torch()
+    calm_openmp()
     import torch
 
     torch.set_num_threads(1)

@@ -32,9 +32,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     from infra.minio import environment_of, make_bucket, running
-    from infra.threads import calm_torch
+    from infra.threads import calm_openmp
 
-    calm_torch()
+    calm_openmp()
     with running() as server, tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
         make_bucket(server, "workers")
         os.environ |= environment_of(server, "workers") | {"CLERKFLOW_CACHE": f"{name}/cache", "PREFECT_HOME": f"{name}/prefect"}

@@ -18,7 +18,7 @@ from rich.table import Table
 from infra.orphans import end_orphans, own_servers
 from infra.settings import settings
 from infra.store import Conflict
-from infra.threads import calm_torch
+from infra.threads import calm_openmp
 from tasks.declaration import DeclarationError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ QUIET = {
 
 def quiet_libraries() -> None:
     """Before any heavy import: libraries keep still, stages say one line each. What the environment says already, stays."""
-    calm_torch()
+    calm_openmp()
     end_orphans()
     own_servers()
     for name, value in QUIET.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.settings import ROOT
-from infra.threads import calm_torch
+from infra.threads import calm_openmp
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def wait(path: Path, modules: list[str]) -> None:
 
 def import_all(modules: list[str]) -> None:
     """Import what a run may need; what cannot be imported is left to the run, which says so where a person looks."""
-    calm_torch()
+    calm_openmp()
     for name in modules:
         try:
             importlib.import_module(name)

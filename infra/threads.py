@@ -1,4 +1,4 @@
-"""Threads: how many this machine gives to torch, how its idle ones wait, and what it keeps for later."""
+"""Threads: how many this machine gives to torch, and how its idle ones wait."""
 
 import os
 
@@ -6,17 +6,14 @@ from infra.settings import settings
 
 # Waiting threads that spin for long take the cores of a shared machine from those that work (measured four times slower); none at all
 # makes the short steps of a small model twice as slow on a quiet one. A short spin loses little on either.
-# oneDNN keeps a kernel for each shape it has met, up to 1,024 of them, but hardly two batches have one shape: with 64 a training in
-# bfloat16 takes 1.9 and 2.2 GB instead of 2.5 and 2.9 (banking77, e2e_nlg), and is 5 to 8 % quicker.
-CALM_TORCH = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+# Left alone: ONEDNN_PRIMITIVE_CACHE_CAPACITY=64 would spare a training in bfloat16 0.6 of 2.5 GB (oneDNN keeps a kernel for each shape of a
+# batch, up to 1,024) and 5 % of its time, but transformers' generate, one by one, went from 8.6 to 5.6 rows a second with it.
+CALM_OPENMP = {"GOMP_SPINCOUNT": "10000"}
 
 
-def calm_torch() -> None:
-    """Let idle OpenMP threads spin only shortly, and oneDNN keep few kernels; must be called before torch is loaded.
-
-    What the environment says already stays.
-    """
-    for name, value in CALM_TORCH.items():
+def calm_openmp() -> None:
+    """Let idle OpenMP threads spin only shortly; must be called before torch is loaded, what the environment says already stays."""
+    for name, value in CALM_OPENMP.items():
         os.environ.setdefault(name, value)
 
 

@@ -81,9 +81,9 @@ def rehearse(process: str, version: str, proof: Path) -> int:
 
 def main() -> None:
     """The fresh process: download, load, ask, compare; prints counts as JSON."""
-    from infra.threads import calm_torch
+    from infra.threads import calm_openmp
 
-    calm_torch()
+    calm_openmp()
     process, version, file = sys.argv[1:]
     proof = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
     with scratch() as folder:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from infra.cluster import joined, threads_for
 from infra.settings import settings
 from infra.store import open_store
-from infra.threads import calm_torch
+from infra.threads import calm_openmp
 from tasks.declaration import parse_process
 from tasks.predictions import Prediction
 from tasks.process import Process
@@ -41,7 +41,7 @@ class Worker:
     def __init__(self, name: str, version: str, threads: int) -> None:
         self.name, self.version = name, version
         os.environ["CLERKFLOW_THREADS"] = str(threads)
-        calm_torch()
+        calm_openmp()
 
     @cached_property
     def predictor(self) -> "Predictor":

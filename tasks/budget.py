@@ -1,7 +1,7 @@
 """Budget: the training samples and the declared minutes -> a model's size, its epochs and all that a declaration leaves open.
 
 Decided by counting, never by the clock: the same samples give the same settings on every machine. RECIPES were chosen on
-splits cut from the training sets of public data, or taken from field notes; benchmarks/real.py tells what did not help.
+splits cut from the training sets of public data, or taken from field notes; data/kinds.md tells what did not help.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Embeddings: which tokens stand near each other in the training prompts -> where the embeddings of a model from scratch begin.
 
 Positive pointwise mutual information of neighbours, factored: about what word2vec learns, without its steps (Levy and Goldberg 2014,
-"Neural word embedding as implicit matrix factorization"). benchmarks/real.py tells what it gains.
+"Neural word embedding as implicit matrix factorization"). data/kinds.md tells what it gains.
 """
 
 from typing import TYPE_CHECKING, Any

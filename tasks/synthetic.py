@@ -4,7 +4,7 @@ A small GPT that learns a few hundred rows by heart guesses between them as its 
 lay between 0.64 and 0.76. Logistic regression and boosted trees are steadier there; what the better of them says of thousands of rows
 that might have been teaches it to a GPT (Bucilă, Caruana and Niculescu-Mizil 2006, "Model compression"). The GPT learns the chances
 that the teacher gives to each label, and so how sure to be. Where a text among the columns says more than all of them, as the history
-of a case does, nothing is made: who reads words foretells left-out rows better then. benchmarks/real.py tells what it gains.
+of a case does, nothing is made: who reads words foretells left-out rows better then. data/kinds.md tells what it gains.
 """
 
 import json

@@ -32,7 +32,7 @@ CHECKPOINT_SECONDS = 60.0
 VALIDATION_ROWS = 1_000  # enough to see the loss turn, cheap enough to look often
 MARK_WEIGHT = 0.2  # of a mark against a written token: most marks say that there is nothing, and they are many
 # A loss up to so many times the least is as good: the last steps, at a falling rate, still find more right answers, while a few wrong ones
-# grow surer. benchmarks/real.py tells what it gains.
+# grow surer. data/kinds.md tells what it gains.
 AS_GOOD = 1.1
 SEED_STRIDE = 1_000_003  # seeds of neighbouring runs do not meet
 RANK_STRIDE = 2**56  # nor do those of processes that tune together

@@ -3,9 +3,10 @@
 Run: make bench-score          (or: .venv/bin/python -m benchmarks.score --rows 1024 --rounds 2)
 
 All in one process, in turn, round by round, one thread each; counted in CPU-seconds, so that neighbours on the machine cost nobody
-anything. Prompts are those of the shipped processes. Weights are random, with an end that comes now and then: how fast a model writes
-does not depend on what it has learned. Every way is asked from prompt to text, and all texts have to be the same,
-or part at two tokens that are equally likely but for rounding.
+anything. Prompts are those of the shipped processes: orders to be written as JSON, tickets to be given their queue, weekly reports. The
+small model has learned from their samples for a minute, so that its texts end where theirs do; the large one has random weights, with an
+end that comes now and then. Every way is asked from prompt to text, and all texts have to be the same, or part at two tokens that are
+equally likely but for rounding.
 """
 
 import argparse
@@ -13,21 +14,22 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PROCESSES = {"order_intake": 0.5, "ticket_routing": 0.3, "weekly_report": 0.2}  # share of the prompts
-SMALL = {"n_layer": 6, "n_embd": 128, "n_head": 4, "vocab_size": 8192, "n_positions": 512, "initializer_range": 0.1}  # 2.3 M parameters
 LARGE = {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257, "n_positions": 512, "initializer_range": 0.05}  # 124 M
-END = 2.0  # the end's embedding, made so much longer: about half of the texts of the small model end within NEW_TOKENS
-NEW_TOKENS, BATCH, LONGEST = 48, 32, 256
+EPOCHS = 6.0  # of the small one
+END, NEW_TOKENS = 2.0, 48  # of the large one: its end's embedding, made so much longer; and tokens of a text at most
+BATCH, LONGEST = 32, 256
 TIE = 1e-3  # of two logits, which are between -10 and 10 or so
 ONE_BY_ONE, BATCHES, SORTED, OURS = "pipeline, one by one", "generate, 32 a batch", "generate, sorted", "clerkflow"
 BARS = {ONE_BY_ONE: 8.0, BATCHES: 3.5, SORTED: 2.3}
 LARGE_BAR = {SORTED: 1.2}
 
 Way = Callable[[Sequence[str]], list[str]]  # prompts -> completions
+Make = Callable[[Sequence[str]], tuple[Any, Any, int]]  # prompts -> a model, its tokens, tokens of a text at most
 
 
 def main() -> int:
@@ -40,24 +42,24 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
-    holds = measured("2 M parameters", SMALL, asked.rows, asked.rounds, BARS)
+    holds = measured("2 M parameters", learned, asked.rows, asked.rounds, BARS)
     if asked.large_rows:
-        holds &= measured("124 M parameters", LARGE, asked.large_rows, 1, LARGE_BAR)
+        holds &= measured("124 M parameters", random, asked.large_rows, 1, LARGE_BAR)
     return 0 if holds else 1
 
 
-def measured(title: str, config: dict[str, Any], rows: int, rounds: int, bars: dict[str, float]) -> bool:
+def measured(title: str, make: Make, rows: int, rounds: int, bars: dict[str, float]) -> bool:
     """Print rows a CPU-second of each way, and the ratios; whether the bars hold."""
     from rich.console import Console
 
     prompts = shipped_prompts(rows)
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
-        predictor = made(Path(name), config, prompts)
+        predictor = asked_by(Path(name), prompts, *make(prompts))
         ways = {way: ask for way, ask in ways_of(predictor).items() if way in bars or way == OURS}
         found = [one_round(predictor, ways, prompts) for _ in range(rounds)]
     ratios = {way: [each[OURS] / each[way] for each in found] for way in bars}
     console, lengths = Console(width=120), sorted(len(row) for row in predictor.encode(prompts))
-    title += f", {rows} prompts of {lengths[0]} to {lengths[-1]} tokens, median {lengths[rows // 2]}, at most {NEW_TOKENS} written"
+    title += f", {rows} prompts of {lengths[0]} to {lengths[-1]} tokens, median {lengths[rows // 2]}; {told_of(predictor, prompts)} written"
     console.print(table_of(title, found, ratios, bars))
     return all(statistics.median(ratios[way]) >= bar for way, bar in bars.items())
 
@@ -87,25 +89,48 @@ def hash_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def made(folder: Path, config: dict[str, Any], texts: Sequence[str]) -> Any:
-    """A text model with random weights in a folder, asked through the engine that an evaluation would choose."""
+def learned(prompts: Sequence[str]) -> tuple[Any, Any, int]:
+    """A model with 2.3 M parameters that has seen samples of these processes; its tokens, and how long a text may be."""
+    from benchmarks.training import Bench
+
+    with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
+        bench = Bench(Path(name))
+        tuning = bench.tuning("auto", EPOCHS)
+        tuning.run(lambda progress: None)
+        return tuning.model.eval(), bench.tokens, int((bench.rows.samples - bench.rows.prompt_tokens).max())
+
+
+def random(prompts: Sequence[str], config: Mapping[str, Any] = LARGE) -> tuple[Any, Any, int]:
+    """A model that has learned nothing; its tokens, and how long a text may be."""
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from tasks.models import calm_transformers, seeded
+    from tasks.vocabulary import train_vocabulary
+
+    calm_transformers()
+    with seeded(11), torch.no_grad():
+        model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, pad_token_id=0, activation_function="gelu", **config))
+        model.get_output_embeddings().weight[0] *= END
+    return model, train_vocabulary(prompts, 4096), NEW_TOKENS
+
+
+def asked_by(folder: Path, texts: Sequence[str], model: Any, tokens: Any, longest: int) -> Any:
+    """A text model, asked through the engine that an evaluation would choose.
+
+    Args:
+        longest: tokens of what it writes.
+    """
+    from transformers import PreTrainedTokenizerFast
 
     from tasks.artifacts import write_json
     from tasks.declaration import parse_process
     from tasks.engines import choose
     from tasks.generation import Predictor
-    from tasks.models import calm_transformers, seeded
-    from tasks.vocabulary import EOS, train_vocabulary
+    from tasks.vocabulary import EOS
 
-    calm_transformers()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(texts, 4096), eos_token=EOS, pad_token=EOS)  # type: ignore[no-untyped-call]
-    with seeded(11), torch.no_grad():
-        model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, pad_token_id=0, activation_function="gelu", **config))
-        model.get_output_embeddings().weight[0] *= END
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=EOS, pad_token=EOS).save_pretrained(folder)  # type: ignore[no-untyped-call]
     declared = {
         "name": "score",
         "owner": "benchmarks",
@@ -116,10 +141,16 @@ def made(folder: Path, config: dict[str, Any], texts: Sequence[str]) -> Any:
         "gate": [{"metric": "answered", "at_least": 0}],
     }
     write_json(folder / "declaration.json", parse_process(declared, "benchmarks/score.py").model_dump(mode="json"))
-    write_json(folder / "contract.json", {"kind": "text", "max_new_tokens": NEW_TOKENS})
+    write_json(folder / "contract.json", {"kind": "text", "max_new_tokens": longest})
     predictor = Predictor.load(folder)
     choose(predictor, folder, "ctranslate2", texts[:8])
     return predictor
+
+
+def told_of(predictor: Any, prompts: Sequence[str]) -> str:
+    """How many tokens are written: median, mean and most."""
+    lengths = sorted(len(ids) + 1 for ids in predictor.encode([found.completion for found in predictor.predict(prompts)]))
+    return f"median {lengths[len(lengths) // 2]}, mean {statistics.mean(lengths):.0f}, at most {lengths[-1]} of {predictor.max_new_tokens}"
 
 
 def ways_of(predictor: Any) -> dict[str, Way]:
@@ -127,7 +158,7 @@ def ways_of(predictor: Any) -> dict[str, Way]:
     from transformers import PreTrainedTokenizerFast, pipeline
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=predictor.tokens, eos_token="<|endoftext|>", pad_token="<|endoftext|>")  # type: ignore[no-untyped-call]
-    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    options = {"max_new_tokens": predictor.max_new_tokens, "do_sample": False}
     one = pipeline("text-generation", model=predictor.model, tokenizer=tokenizer)
 
     def read(ids: Sequence[int]) -> str:

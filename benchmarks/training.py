@@ -4,7 +4,7 @@ Run: make bench-training          (or: .venv/bin/python -m benchmarks.training -
 
 One thread, in turn, round by round; padding is no useful token. Then validation losses, each from the same weights over the same samples
 as often: bf16 must end where fp32 does. The plain loop is shown beside them: its batches hold all lengths, ours one, which learns slower
-in the first hundred steps (of several tasks at once, as here) and no worse in the end: see banking77 in benchmarks/real.py.
+in the first hundred steps (of several tasks at once, as here) and no worse in the end: see banking77 in data/kinds.md.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Bench:
         from tasks.batching import TokenRows
 
         self.folder = folder
-        write_mixture(folder)
+        self.tokens = write_mixture(folder)
         self.rows, self.validation = TokenRows(folder / "train"), TokenRows(folder / "validation")
         self.indices: Indices = np.arange(len(self.rows))
 
@@ -70,7 +70,7 @@ class Bench:
         options = dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), 0.0) | {"activation_function": "gelu"}
         with seeded(5):
             return GPT2LMHeadModel(
-                GPT2Config(vocab_size=VOCABULARY, n_positions=LONGEST, bos_token_id=0, eos_token_id=0, **SMALL, **options)
+                GPT2Config(vocab_size=VOCABULARY, n_positions=2 * LONGEST, bos_token_id=0, eos_token_id=0, **SMALL, **options)
             )
 
     def tuning(self, precision: str, epochs: float = 1.0) -> Any:
@@ -114,8 +114,8 @@ class Bench:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def write_mixture(folder: Path) -> None:
-    """Samples of several shipped processes, in tokens of one vocabulary: train/ and validation/."""
+def write_mixture(folder: Path) -> Any:
+    """Samples of several shipped processes, in tokens of one vocabulary: train/ and validation/; that vocabulary."""
     import json
 
     from datasets import Dataset, load_from_disk
@@ -143,6 +143,7 @@ def write_mixture(folder: Path) -> None:
         columns = {"input_ids": ids, "prompt_tokens": [len(prompt) for prompt in prompts], "marks": [[]] * len(ids)}
         kept = [index for index, row in enumerate(ids) if len(row) <= LONGEST]
         Dataset.from_dict(columns, COLUMNS).select(kept).save_to_disk(str(folder / split))
+    return tokens
 
 
 def plain_steps(bench: Bench, batches: Iterator[dict[str, Any]], bf16: bool, model: Any = None, steps: int = 0) -> Iterator[int]:

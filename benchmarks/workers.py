@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.score import SMALL, made, shipped_prompts
+from benchmarks.score import asked_by, learned, random, shipped_prompts
 
 LABELS = {"n_layer": 4, "n_embd": 256, "n_head": 4, "vocab_size": 8192, "n_positions": 512, "initializer_range": 0.1}
 QUEUES = ("complaint", "delivery", "invoice", "refund")
@@ -90,13 +90,14 @@ def told(predictions: list[dict[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def published(kind: str, folder: Path) -> tuple[str, dict[str, Any]]:
-    """The version of a model with random weights, in the store, and its process."""
+    """The version of a model, in the store, and its process."""
     from infra.store import open_store
     from tasks.artifacts import write_json
     from tasks.declaration import parse_process
     from tasks.registry import files_in, publish_version
 
-    predictor = made(folder, SMALL if kind == "text" else LABELS, shipped_prompts(PROMPTS))
+    prompts = shipped_prompts(PROMPTS)
+    predictor = asked_by(folder, prompts, *(learned(prompts) if kind == "text" else random(prompts, LABELS)))
     process = predictor.process.model_dump(mode="json")
     if kind == "label":
         process |= {"output": {"label": "queue", "labels": QUEUES}}

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo up down test check bench-real bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-training bench-score bench-job bench-workers bench-distributed clean
+.PHONY: help setup demo up down test check bench-real bench-shipped bench-unknown bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-training bench-score bench-job bench-workers bench-distributed clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -32,6 +32,12 @@ check: $(READY)  ## lint, format, types
 
 bench-real: $(READY)    ## the train flow on the public data sets of ../shared/data
 	@$(BIN)/python -m benchmarks.real
+
+bench-shipped: $(READY) ## every shipped process, trained as declared, to its gate
+	@$(BIN)/python -m benchmarks.shipped
+
+bench-unknown: $(READY) ## records with none of the labels: how many are accepted without a person
+	@$(BIN)/python -m benchmarks.unknown
 
 bench-dirty: $(READY)   ## two dirty files against their manifests
 	@$(BIN)/python -m benchmarks.dirty

@@ -2,9 +2,11 @@ import io
 import json
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tasks import encodings
@@ -370,3 +372,20 @@ def test_an_object_of_a_table_is_the_columns_below_it(tmp_path: Path) -> None:
 def test_a_file_is_labelled_when_any_record_carries_an_output(tmp_path: Path) -> None:
     assert is_labelled(file_of(tmp_path, "a.csv", HEAD + b"1,a,\n2,b,x\n"), "a", process_of())
     assert not is_labelled(file_of(tmp_path, "b.csv", b"id,text\n1,a\n"), "b", process_of())
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "xlsx"])
+def test_ten_thousand_columns_are_no_reason_to_lose_a_row(tmp_path: Path, ending: str) -> None:
+    names = [*(f"column {number}" for number in range(9_997)), "id", "text", "queue"]
+    table = pd.DataFrame([["x"] * 9_997 + ["1", "late", "a"], ["y"] * 9_997 + ["2", "broken", "b"]], columns=names)
+    path = tmp_path / f"wide.{ending}"
+    write = {
+        "csv": table.to_csv,
+        "jsonl": partial(table.to_json, orient="records", lines=True),
+        "parquet": table.to_parquet,
+        "xlsx": table.to_excel,
+    }
+    write[ending](path, **({} if ending == "jsonl" else {"index": False}))
+    good, bad, _ = read(path)
+    assert [(record.id, record.values["text"], record.values["queue"]) for record in good] == [("1", "late", "a"), ("2", "broken", "b")]
+    assert not bad

@@ -45,19 +45,20 @@ def digest(*parts: str) -> int:
 
 def wording(inputs: Mapping[str, Any], output: str, fold: Callable[[str], str]) -> Wording:
     """What of a sample's cleaned input values and output is compared."""
-    leaves = [fold(text) for text in _leaves(inputs)]
-    prose = "\n".join(text for text in leaves if len(text) >= PROSE)
-    short = [text for text in leaves if len(text) < PROSE]
+    found = [fold(text) for text in leaves(inputs)]
+    prose = "\n".join(text for text in found if len(text) >= PROSE)
+    short = [text for text in found if len(text) < PROSE]
     return Wording(prose, digest(output, *FIGURES.findall(prose), "", *short))
 
 
-def _leaves(value: Any) -> Iterator[str]:
+def leaves(value: Any) -> Iterator[str]:
+    """The texts of a value, of all within it where it is an object or a list."""
     if isinstance(value, Mapping):
         for inner in value.values():
-            yield from _leaves(inner)
+            yield from leaves(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _leaves(inner)
+            yield from leaves(inner)
     else:
         yield as_text(value)
 

@@ -1,10 +1,12 @@
 """Pretraining: validated records of several processes -> one base model on their texts, published for them to be tuned from.
 
-No text that measures a process is read: neither its test and validation sides, nor the same text where another process has it.
+No text that measures a process is read: neither its test and validation sides, nor the same text where another process or a
+corpus has it, whatever its template puts around it.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +24,80 @@ from tasks.budget import Counts, settle
 from tasks.checkpoints import Checkpoints
 from tasks.cleaning import fold
 from tasks.domains import Domain
-from tasks.duplicates import digest
+from tasks.duplicates import digest, leaves
 from tasks.finetuning import training_bar
 from tasks.models import build_model, device, save_model
 from tasks.preparation import collect, select
 from tasks.process import Process
-from tasks.prompts import output_of, prompt_of
+from tasks.prompts import clean_value, output_of, prompt_of
 from tasks.publishing import begun
-from tasks.records import read_records
+from tasks.records import lookup, read_records
 from tasks.registry import files_in, publish_version
 from tasks.runs import Run, fingerprint_of
-from tasks.splitting import TEST, TRAIN, VALIDATION, draw, side_of, split_key
-from tasks.tokenising import own_tokenizer
+from tasks.splitting import TRAIN, draw, side_of, split_key
+from tasks.tokenising import Sample, own_tokenizer
 from tasks.training import Tuning
 
 logger = logging.getLogger(__name__)
 
 STAGE = "pretraining"
 HELD_BACK = 0.05  # of the texts, to see when to stop
+LONG_BYTES = 20  # of a folded text; a Chinese character counts three, as it says more than a letter
 ROOM = 128  # positions beyond max_length, for what a process's form adds
 
 
-def texts_of(process: Process, records: Path, working: Path) -> tuple[list[str], set[int]]:
-    """What a base may read of a process, and digests of the texts that measure it.
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Digests of what records say, however a template shows it."""
+
+    texts: Set[int]  # that are long, or stand alone in their record
+    values: Set[int]  # all of them, and short ones among others: names and choices, which many records share
+
+    def shares(self, other: "Said") -> bool:
+        """Whether both say one text; a short value counts where one of the two says nothing else."""
+        return not (self.texts.isdisjoint(other.values) and self.values.isdisjoint(other.texts))
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a base may read."""
+
+    words: str
+    said: Said
+
+
+def texts_of(process: Process, records: Path, working: Path) -> tuple[list[Text], Said]:
+    """What a base may read of a process, and what is said only where the process is measured.
+
+    What its own training says as well, in records that differ elsewhere, is no secret: a product's name, a phrase of a table.
 
     Args:
         records: validated/records.jsonl.
     """
     corpus = collect(process, read_records(records), working / f"{process.name}.jsonl")
-    sides = select(process, corpus).sides
-    prompts = np.array(corpus.prompts, dtype=np.uint64)
-    measured = set(prompts[(sides == TEST) | (sides == VALIDATION)].tolist())
-    texts = []
-    for sample in corpus.chosen(np.flatnonzero(sides == TRAIN)):
-        texts.append(sample.prompt + sample.completion if process.output.kind == "text" else sample.prompt)
-    return texts + list(_unlabelled(process, records)), measured
+    own = [_text_of(process, sample) for sample in corpus.chosen(np.flatnonzero(select(process, corpus).sides == TRAIN))]
+    measuring = corpus.chosen(np.flatnonzero(np.array(corpus.sides) != TRAIN))  # near duplicates, too, which measure no more
+    measured, trained = together(_text_of(process, sample).said for sample in measuring), together(text.said for text in own)
+    secret = Said(measured.texts - trained.values, measured.values - trained.values)
+    return own + list(_unlabelled(process, records)), secret
 
 
-def _unlabelled(process: Process, records: Path) -> Iterator[str]:
+def together(said: Iterable[Said]) -> Said:
+    """All that is said."""
+    texts, values = set[int](), set[int]()
+    for each in said:
+        texts |= each.texts
+        values |= each.values
+    return Said(texts, values)
+
+
+def _text_of(process: Process, sample: Sample) -> Text:
+    if process.output.kind == "text":
+        return Text(sample.prompt + sample.completion, said_by(process, sample.prompt, sample.inputs, sample.output))
+    return Text(sample.prompt, said_by(process, sample.prompt, sample.inputs))
+
+
+def _unlabelled(process: Process, records: Path) -> Iterator[Text]:
     """Prompts of records without an output whose text would train if it had one."""
     if process.output.kind == "fields":  # an empty form is an output
         return
@@ -67,7 +105,37 @@ def _unlabelled(process: Process, records: Path) -> Iterator[str]:
         if output_of(process, record.values) is None:
             prompt = prompt_of(process, record.values)
             if side_of(process, record.split, split_key(process, record.values, prompt)) == TRAIN:
-                yield prompt
+                inputs = {path: clean_value(process, lookup(record.values, path)) for path in process.input_columns}
+                yield Text(prompt, said_by(process, prompt, inputs))
+
+
+def said_by(process: Process, prompt: str, inputs: Mapping[str, Any], output: str = "") -> Said:
+    """What a record says: its prompt, the texts in it, and their long lines. Values of a closed set, numbers and days are no texts.
+
+    Args:
+        inputs: path -> cleaned value.
+        output: a text that is learned as well.
+    """
+    open_ones = [path for path, column in process.input_columns.items() if column.values is None and column.type in ("string", "object")]
+    found = [text for path in open_ones for leaf in leaves(inputs[path]) if (text := fold(leaf))]
+    lines = {fold(line) for path in open_ones for leaf in leaves(inputs[path]) for line in leaf.splitlines()}
+    long = {text for text in (*found, *lines, fold(output)) if len(text.encode()) >= LONG_BYTES}
+    texts = frozenset(map(digest, {fold(prompt), *long, *(found if len(found) == 1 else ())}))
+    return Said(texts, texts.union(map(digest, found)))
+
+
+def lines_of(domain: Domain, folder: Path) -> list[Text]:
+    """The texts of the declared files."""
+    lines = [line for name in domain.corpus for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+    return [Text(line, Said(said := frozenset([digest(fold(line))]), said)) for line in lines]
+
+
+def readable(texts: Sequence[Text], measured: Iterable[Said]) -> list[str]:
+    """The texts that say nothing by which a process is measured."""
+    secret, told = together(measured), [text for text in texts if text.words.strip()]
+    read = [text.words for text in told if not secret.shares(text.said)]
+    logger.info("pretraining: %d texts to read; %d more measure another process, and are not read", len(read), len(told) - len(read))
+    return read
 
 
 def write_texts(domain: Domain, texts: Iterable[str], folder: Path) -> Counts:
@@ -129,17 +197,15 @@ def pretrain_base(domain: Domain, validated: Sequence[Artifact], of: Sequence[Ru
     store, run = open_store(), of[0]
     with scratch() as folder:
         (folder / "working").mkdir()
-        texts: list[str] = [line for name in domain.corpus for line in (corpus / name).read_text(encoding="utf-8").splitlines()]
-        measured: set[int] = set()
+        texts, measured = lines_of(domain, corpus), list[Said]()
         for artifact, each in zip(validated, of, strict=True):
             found, never = texts_of(
                 each.process, fetch_file(store, artifact, "records.jsonl", folder / each.process.name), folder / "working"
             )
-            texts, measured = texts + found, measured | never
-        read = [text for text in texts if text.strip() and digest(fold(text)) not in measured]
-        logger.info("pretraining: %d texts to read; %d more measure another process, and are not read", len(read), len(texts) - len(read))
+            texts, measured = [*texts, *found], [*measured, never]
+        read = readable(texts, measured)
         counts = write_texts(domain, read, folder / "samples")
-        prints = fingerprint_of(STAGE, list(validated), domain.model_dump(mode="json") | {"corpus": digest(*texts)})
+        prints = fingerprint_of(STAGE, list(validated), domain.model_dump(mode="json") | {"corpus": digest(*read)})
         checkpoints = Checkpoints(store, f"{domain.name}/checkpoints/{prints}")
         metrics = train_base(domain, folder / "samples", counts, checkpoints, folder / "model")
         manifest = publish_version(

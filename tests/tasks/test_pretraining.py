@@ -18,7 +18,7 @@ from tasks.declaration import DeclarationError
 from tasks.domains import Domain, load_domain
 from tasks.finetuning import train_model
 from tasks.preparation import write_samples
-from tasks.pretraining import pretrain_base, texts_of, write_texts
+from tasks.pretraining import lines_of, pretrain_base, readable, texts_of, write_texts
 from tasks.process import Process
 from tasks.prompts import prompt_of
 from tasks.records import Record, write_lines
@@ -92,6 +92,22 @@ def test_a_base_is_published_and_tuned_from_and_has_read_nothing_that_measures(t
     assert settled["label_smoothing_factor"] == settle(process("one").finetuning, "label", Counts(9, 9, 9, 9, 2)).label_smoothing_factor
 
 
+def test_a_text_that_measures_is_not_read_from_another_template_or_a_corpus_and_common_values_hide_none(tmp_path: Path) -> None:
+    texts = [f"card {number}" for number in range(40)] + [f"why is my card number {number} refused abroad?" for number in range(40)]
+    rows = [{"text": text, "queue": "ab"[n % 2], "channel": "by e-mail", "paid": "EUR"} for n, text in enumerate(texts)]
+    write_lines(tmp_path / "records.jsonl", [Record(str(n), row, "a.jsonl", n) for n, row in enumerate(rows)])
+    (tmp_path / "more.txt").write_text("\n".join([*texts, "by e-mail", "a text of its own"]), encoding="utf-8")
+    wordy = {"prompt": "Channel: {channel}, {paid}\nMessage: {text}", "seed": 2, "near_duplicates": None}
+    both = [process("one", 1), Process.model_validate(process("two").model_dump(mode="json") | {"sample": wordy})]
+    found = [texts_of(each, tmp_path / "records.jsonl", tmp_path) for each in both]
+    asked = {"name": "base-toy", "owner": "tests", "processes": ["one", "two"], "corpus": ["more.txt"]}
+    everything = [*lines_of(Domain.model_validate(asked), tmp_path), *(text for own, _ in found for text in own)]
+    read = {text.rpartition("Message: ")[2] for text in readable(everything, [measured for _, measured in found])}
+    measuring = {row["text"] for row in rows if any(_side(each, Record("", dict(row), "", 0)) != TRAIN for each in both)}
+    assert read == set(texts) - measuring | {"by e-mail", "a text of its own"}
+    assert 20 < len(measuring) < 60
+
+
 def _noting(read: list[str]) -> Any:
     from tasks.tokenising import own_tokenizer
 
@@ -114,8 +130,8 @@ def test_unlabelled_texts_that_would_test_are_not_read(tmp_path: Path) -> None:
     declared = process("one")
     write_lines(tmp_path / "records.jsonl", records("one"))
     texts, measured = texts_of(declared, tmp_path / "records.jsonl", tmp_path)
-    assert {side_of(declared, "", fold(text)) for text in texts} == {TRAIN}
-    assert len(measured) == sum(_side(declared, row) != TRAIN for row in records("one") if row.values["queue"])
+    assert {side_of(declared, "", fold(text.words)) for text in texts} == {TRAIN}
+    assert len(measured.texts) == sum(_side(declared, row) != TRAIN for row in records("one") if row.values["queue"])
 
 
 def test_texts_of_the_training_side_alone_have_some_that_are_held_back(tmp_path: Path) -> None:

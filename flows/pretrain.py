@@ -1,4 +1,4 @@
-"""Pretrain: raw records of several processes -> validated -> their texts, but none that measures -> a published base model."""
+"""Pretrain: raw records of several processes, with an output or without -> validated -> their texts, but none that measures -> a base."""
 
 from prefect import flow
 
@@ -22,8 +22,9 @@ def pretrain(base: str) -> Alias:
     folder = settings().bases
     domain = load_domain(base, folder)
     opened = [open_run(name, "pretrain", None) for name in domain.processes]
-    validated = [validate(ingest(run), run) for run in opened]
-    alias = pretrain_base(domain, validated, opened, folder)
-    for run, artifact in zip(opened, validated, strict=True):
-        runs.finish(run, f"{domain.name} {alias.version}", [artifact])
+    labelled = [validate(ingest(run, "labelled"), run, "labelled") for run in opened]
+    unlabelled = [validate(ingest(run, "unlabelled"), run, "unlabelled") for run in opened]
+    alias = pretrain_base(domain, labelled, unlabelled, opened, folder)
+    for run, *artifacts in zip(opened, labelled, unlabelled, strict=True):
+        runs.finish(run, f"{domain.name} {alias.version}", artifacts)
     return alias

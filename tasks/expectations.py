@@ -214,6 +214,11 @@ def look_at(process: "Process", records: Iterable[tuple[str, Mapping[str, Any]]]
         yield row
 
 
+def shown(process: "Process") -> set[str]:
+    """The columns, computed ones too, that tell of nothing but what the prompt shows."""
+    return {name.format(path) for path in process.input_columns for name in ("{}", TYPE, FAULTS, VISIBLE)}
+
+
 def column_of(process: "Process", path: str) -> "Column | None":
     """What the value at a path must be; None for a side column of which nothing is declared."""
     if path in process.output_columns:

@@ -13,8 +13,9 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.store import MissingObject, Store, copy_to, open_store
 from tasks.artifacts import Artifact, copy_name, file_digest, modified_at, read_json, scratch, shown, store_folder, write_json
-from tasks.ledger import settled_inbox
+from tasks.ledger import Kind, settled_inbox
 from tasks.process import Process
+from tasks.prompts import output_of
 from tasks.readers import Reader, is_labelled
 from tasks.records import Record, to_line
 from tasks.reviewing import settled_words, write_labelled
@@ -81,56 +82,71 @@ def left_out(key: str, reason: str) -> LeftOut:
     return {"name": shown(key), "left_out": reason}
 
 
-def read_all(process: Process, sources: Iterable[Source], folder: Path, inbox: Iterable[Source] = ()) -> dict[str, Any]:
+def read_all(
+    process: Process, sources: Iterable[Source], folder: Path, inbox: Iterable[Source] = (), kind: Kind | None = None
+) -> dict[str, Any]:
     """Read every file into `records.jsonl` and `rejected.jsonl` of a folder, and say what each held.
 
     Args:
         inbox: files that are left out, and told with the reason, where they cannot be read as a whole or carry no outputs.
+        kind: of records; the others are only counted, and there may be none.
 
     Raises:
         ValueError: no file has a row, or a file that is not of the inbox cannot be read as a whole.
     """
     left = []
     with _lines_of(folder) as targets:
-        reports = [read_file(process, source, targets) for source in sources]
+        reports = [read_file(process, source, targets, kind) for source in sources]
         for source in inbox:
             try:
-                reports.append(read_labelled(process, source, targets))
+                reports.append(read_whole(process, source, targets, kind))
             except ValueError as error:
                 left.append(left_out(source.name, str(error)))
     rows = sum(report["rows"] for report in reports)
-    if not rows:
+    if not rows and kind is None:
         raise ValueError(f"{process.name}: no rows in {', '.join(report['name'] for report in reports)}")
     return {"files": reports, "rows": rows, "left_out": left}
 
 
-def read_file(process: Process, source: Source, targets: Targets) -> dict[str, Any]:
-    """Append what a file holds, row by row.
+def read_file(process: Process, source: Source, targets: Targets, kind: Kind | None = None) -> dict[str, Any]:
+    """Append what a file holds of a kind, or all of it, row by row.
 
     Raises:
         ValueError: it cannot be read as a whole, or was written to meanwhile; what was read until then is appended.
     """
     before = modified_at(source.path) if source.path.is_file() else None
-    reader = Reader(source.path, source.name, process, source.split)
+    reader = Reader(source.path, source.name, process, source.split, labelled=kind != "unlabelled")
+    others = 0
     for row in reader:
+        if kind and isinstance(row, Record) and not is_of(process, row, kind):
+            others += 1
+            continue
         targets[0 if isinstance(row, Record) else 1].write(to_line(row))
     report = reader.report
+    if kind:
+        report |= {"rows": report["rows"] - others, "others": others}
     if modified_at(source.path) != before:
         raise ValueError(f"{source.name} was written to while it was read; start again when it is complete")
     return report
 
 
-def read_labelled(process: Process, source: Source, targets: Targets) -> dict[str, Any]:
-    """Append what a file with outputs holds, all of it or nothing.
+def is_of(process: Process, record: Record, kind: Kind) -> bool:
+    """Whether a record is of a kind; a form that is there and empty is of both."""
+    output = output_of(process, record.values)
+    return output is not None if kind == "labelled" else output in (None, {})
+
+
+def read_whole(process: Process, source: Source, targets: Targets, kind: Kind | None = None) -> dict[str, Any]:
+    """Append what a file holds, all of it or nothing.
 
     Raises:
-        ValueError: it cannot be read as a whole, or none of its first records has an output.
+        ValueError: it cannot be read as a whole, or none of its first records has an output and those without are not asked for.
     """
-    if not is_labelled(source.path, source.name, process):
+    if kind != "unlabelled" and not is_labelled(source.path, source.name, process):
         raise ValueError(UNLABELLED)
     with scratch() as folder:
         with _lines_of(folder) as own:
-            report = read_file(process, source, own)
+            report = read_file(process, source, own, kind)
         for name, target in zip(FILES, targets, strict=True):
             with (folder / name).open(encoding="utf-8", newline="\n") as lines:
                 shutil.copyfileobj(lines, target)
@@ -147,8 +163,8 @@ def _lines_of(folder: Path) -> Iterator[Targets]:
 
 
 @task(task_run_name="ingest-{run.process.name}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[1, 10])
-def ingest(run: Run) -> Artifact:
-    """The declared sources, reviews/ and inbox/ -> raw/."""
+def ingest(run: Run, kind: Kind | None = None) -> Artifact:
+    """The declared sources, reviews/ and inbox/ -> raw/; or of them the records of one kind -> <kind>/raw/."""
     process, store = run.process, open_store()
     with scratch() as folder:
         inbox, left = copy_inbox(process, store, folder / "inbox") if process.records.inbox else ([], [])
@@ -156,7 +172,7 @@ def ingest(run: Run) -> Artifact:
         sources = [*declared_sources(process), *reviewed_sources(process, store, folder / "reviewed")]
 
         def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
-            report = read_all(process, sources, folder / "out", inbox)
+            report = read_all(process, sources, folder / "out", inbox, kind)
             report["reviewed"] = reviewed
             report["left_out"] = sorted([*left, *report["left_out"]], key=lambda file: file["name"])
             write_json(folder / "out" / "report.json", report)
@@ -164,11 +180,17 @@ def ingest(run: Run) -> Artifact:
             return store_folder(store, folder / "out", prefix, rows=report["rows"], files=len(report["files"]), rejected=rejected)
 
         files = {"files": digests(sources), "inbox": digests(inbox), "left_out": left}
-        raw = once(run, "ingestion", "raw", [], process.part("name", "records", "sample", "output") | files, work)
+        settings = process.part("name", "records", "sample", "output") | files
+        raw = once(run, of_kind("ingestion", kind), of_kind("raw", kind), [], settings, work)
     if not raw.key.startswith(f"{run.prefix}/"):  # taken up from another run, whose warnings are this one's too
         for file in read_json(store, raw, "report.json")["left_out"]:
             left_out(file["name"], file["left_out"])
     return raw
+
+
+def of_kind(name: str, kind: Kind | None) -> str:
+    """What a stage, or its folder in a run, is called when it does records of one kind only."""
+    return f"{kind}/{name}" if kind else name
 
 
 def digests(sources: Sequence[Source]) -> dict[str, list[list[str]]]:

@@ -29,7 +29,7 @@ from tasks.finetuning import training_bar
 from tasks.models import build_model, device, save_model
 from tasks.preparation import collect, select
 from tasks.process import Process
-from tasks.prompts import clean_value, output_of, prompt_of
+from tasks.prompts import clean_value, prompt_of
 from tasks.publishing import begun
 from tasks.records import lookup, read_records
 from tasks.registry import files_in, publish_version
@@ -66,20 +66,21 @@ class Text:
     said: Said
 
 
-def texts_of(process: Process, records: Path, working: Path) -> tuple[list[Text], Said]:
+def texts_of(process: Process, records: Path, unlabelled: Path, working: Path) -> tuple[list[Text], Said]:
     """What a base may read of a process, and what is said only where the process is measured.
 
     What its own training says as well, in records that differ elsewhere, is no secret: a product's name, a phrase of a table.
 
     Args:
-        records: validated/records.jsonl.
+        records: labelled/validated/records.jsonl.
+        unlabelled: unlabelled/validated/records.jsonl.
     """
     corpus = collect(process, read_records(records), working / f"{process.name}.jsonl")
     own = [_text_of(process, sample) for sample in corpus.chosen(np.flatnonzero(select(process, corpus).sides == TRAIN))]
     measuring = corpus.chosen(np.flatnonzero(np.array(corpus.sides) != TRAIN))  # near duplicates, too, which measure no more
     measured, trained = together(_text_of(process, sample).said for sample in measuring), together(text.said for text in own)
     secret = Said(measured.texts - trained.values, measured.values - trained.values)
-    return own + list(_unlabelled(process, records)), secret
+    return own + list(_unlabelled(process, unlabelled)), secret
 
 
 def together(said: Iterable[Said]) -> Said:
@@ -98,15 +99,12 @@ def _text_of(process: Process, sample: Sample) -> Text:
 
 
 def _unlabelled(process: Process, records: Path) -> Iterator[Text]:
-    """Prompts of records without an output whose text would train if it had one."""
-    if process.output.kind == "fields":  # an empty form is an output
-        return
+    """Prompts of those whose text would train if it had an output."""
     for record in read_records(records):
-        if output_of(process, record.values) is None:
-            prompt = prompt_of(process, record.values)
-            if side_of(process, record.split, split_key(process, record.values, prompt)) == TRAIN:
-                inputs = {path: clean_value(process, lookup(record.values, path)) for path in process.input_columns}
-                yield Text(prompt, said_by(process, prompt, inputs))
+        prompt = prompt_of(process, record.values)
+        if side_of(process, record.split, split_key(process, record.values, prompt)) == TRAIN:
+            inputs = {path: clean_value(process, lookup(record.values, path)) for path in process.input_columns}
+            yield Text(prompt, said_by(process, prompt, inputs))
 
 
 def said_by(process: Process, prompt: str, inputs: Mapping[str, Any], output: str = "") -> Said:
@@ -187,25 +185,25 @@ def train_base(domain: Domain, samples: Path, counts: Counts, checkpoints: Check
 
 
 @task(task_run_name="pretrain-{domain.name}", cache_policy=NO_CACHE)
-def pretrain_base(domain: Domain, validated: Sequence[Artifact], of: Sequence[Run], corpus: Path) -> Alias:
-    """validated/ of each process -> models/ of the base; the same texts and settings again change nothing.
+def pretrain_base(domain: Domain, labelled: Sequence[Artifact], unlabelled: Sequence[Artifact], of: Sequence[Run], corpus: Path) -> Alias:
+    """Both kinds of validated/ of each process -> models/ of the base; the same texts and settings again change nothing.
 
     Args:
-        of: the run of each process, in the order of `validated`.
+        of: the run of each process, in the order of `labelled` and `unlabelled`.
         corpus: folder of the declared text files.
     """
     store, run = open_store(), of[0]
     with scratch() as folder:
         (folder / "working").mkdir()
         texts, measured = lines_of(domain, corpus), list[Said]()
-        for artifact, each in zip(validated, of, strict=True):
-            found, never = texts_of(
-                each.process, fetch_file(store, artifact, "records.jsonl", folder / each.process.name), folder / "working"
-            )
+        for each, with_output, without in zip(of, labelled, unlabelled, strict=True):
+            records = fetch_file(store, with_output, "records.jsonl", folder / f"{each.id} labelled")
+            others = fetch_file(store, without, "records.jsonl", folder / f"{each.id} unlabelled")
+            found, never = texts_of(each.process, records, others, folder / "working")
             texts, measured = [*texts, *found], [*measured, never]
         read = readable(texts, measured)
         counts = write_texts(domain, read, folder / "samples")
-        prints = fingerprint_of(STAGE, list(validated), domain.model_dump(mode="json") | {"corpus": digest(*read)})
+        prints = fingerprint_of(STAGE, [*labelled, *unlabelled], domain.model_dump(mode="json") | {"corpus": digest(*read)})
         checkpoints = Checkpoints(store, f"{domain.name}/checkpoints/{prints}")
         metrics = train_base(domain, folder / "samples", counts, checkpoints, folder / "model")
         manifest = publish_version(

@@ -20,7 +20,9 @@ from prefect.cache_policies import NO_CACHE
 from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, scratch, store_folder, write_json
 from tasks.datadocs import self_contained
-from tasks.expectations import TOKENS, columns_of, derived, look_at
+from tasks.expectations import TOKENS, columns_of, derived, look_at, shown
+from tasks.ingestion import of_kind
+from tasks.ledger import Kind
 from tasks.process import Process
 from tasks.prompts import completion_of, output_of, prompt_of
 from tasks.records import Record, Rejected, as_text, read_records, to_line
@@ -100,6 +102,12 @@ def findings_for(process: Process, labels: Sequence[str] | None) -> list[Finding
     found = [Finding(type, kwargs, "derived") for type, kwargs in derived(process, labels)]
     found += [Finding(expectation.type, dict(expectation.kwargs), "declared") for expectation in process.expectations]
     return list({json.dumps([finding.type, finding.kwargs], sort_keys=True): finding for finding in reversed(found)}.values())[::-1]
+
+
+def findings_on_inputs(process: Process) -> list[Finding]:
+    """Those of them that a record without an output can be held to: about itself, and what its prompt shows."""
+    found, inputs = findings_for(process, process.labels), shown(process)
+    return [finding for finding in found if finding.scope == "row" and inputs.issuperset(columns_of(finding.kwargs))]
 
 
 def chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -255,13 +263,16 @@ def faults(process: Process, findings: Sequence[Finding], report: Mapping[str, A
     return found
 
 
-def inspect(process: Process, raw: Path, rejected: Path, out: Path) -> tuple[dict[str, Any], list[str]]:
+def inspect(process: Process, raw: Path, rejected: Path, out: Path, kind: Kind | None = None) -> tuple[dict[str, Any], list[str]]:
     """Validate raw records into folders validated/, quarantine/ and data_docs/ of `out`.
+
+    Args:
+        kind: of the records, when there are no others, and perhaps none at all. Those without an output stop no run.
 
     Returns:
         The report; and why the run must stop, if it must.
     """
-    findings = findings_for(process, process.labels)
+    findings = findings_on_inputs(process) if kind == "unlabelled" else findings_for(process, process.labels)
     survey = Survey(process, findings)
     survey.run(raw, out / "mended.jsonl")
     report = divide(survey, out / "mended.jsonl", rejected, out / "validated" / "records.jsonl", out / "quarantine" / "rows.jsonl")
@@ -270,12 +281,16 @@ def inspect(process: Process, raw: Path, rejected: Path, out: Path) -> tuple[dic
         write_json(out / folder / "report.json", report)
     (out / "data_docs").mkdir()
     (out / "data_docs" / "index.html").write_text(self_contained(data_docs(findings)), encoding="utf-8")
-    return report, faults(process, findings, report)
+    matters = kind is None or (kind == "labelled" and report["rows"] > 0)
+    return report, faults(process, findings, report) if matters else []
 
 
 @task(task_run_name="validate-{run.process.name}", cache_policy=NO_CACHE, retries=0)
-def validate(raw: Artifact, run: Run) -> Artifact:
+def validate(raw: Artifact, run: Run, kind: Kind | None = None) -> Artifact:
     """raw/ -> validated/, quarantine/ and data_docs/; what was found is stored also when the run must stop.
+
+    Args:
+        kind: as for `ingest`; then <kind>/raw/ -> <kind>/validated/ and so on.
 
     Raises:
         ValueError: too few rows are valid, or an expectation of the whole set does not hold.
@@ -285,11 +300,12 @@ def validate(raw: Artifact, run: Run) -> Artifact:
         with scratch() as folder:
             records = fetch_file(store, raw, "records.jsonl", folder / "in")
             rejected = fetch_file(store, raw, "rejected.jsonl", folder / "in")
-            report, stop = inspect(run.process, records, rejected, folder)
-            quarantine = store_folder(store, folder / "quarantine", f"{run.prefix}/quarantine", rows=report["quarantined"])
-            docs = store_folder(store, folder / "data_docs", f"{run.prefix}/data_docs")
+            report, stop = inspect(run.process, records, rejected, folder, kind)
+            apart = f"{run.prefix}/{of_kind('quarantine', kind)}"
+            quarantine = store_folder(store, folder / "quarantine", apart, rows=report["quarantined"])
+            docs = store_folder(store, folder / "data_docs", f"{run.prefix}/{of_kind('data_docs', kind)}")
             if stop:
-                where = store.address(f"{run.prefix}/quarantine/rows.jsonl")
+                where = store.address(f"{apart}/rows.jsonl")
                 raise ValueError(f"{run.process.name}: {'; '.join(stop)}. The rows are in {where}")
             counts = {name: report[name] for name in ("valid", "quarantined", "repaired")}
             return store_folder(
@@ -298,4 +314,5 @@ def validate(raw: Artifact, run: Run) -> Artifact:
 
     tuning = run.process.finetuning
     settings = run.process.part("name", "records", "output", "expectations", "sample", "min_valid_share")
-    return once(run, "validation", "validated", [raw], settings | {"tuning": [tuning.base, tuning.revision, tuning.max_length]}, work)
+    settings |= {"tuning": [tuning.base, tuning.revision, tuning.max_length]}
+    return once(run, of_kind("validation", kind), of_kind("validated", kind), [raw], settings, work)

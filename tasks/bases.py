@@ -9,6 +9,7 @@ from typing import Any
 
 SCRATCH = "scratch"
 STORED = "store:"  # what was published here, such as by `clerkflow pretrain`; store:<name>@<version> stays the same
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")  # loading these may run code
 
 
@@ -61,19 +62,36 @@ def _refuse_pickles(folder: Path, base: str) -> None:
         raise ValueError(f"finetuning.base {base!r} {told}; save it once more with save_pretrained of transformers")
 
 
+def lacks_tokenizer(base: str) -> bool:
+    """Whether a base is a folder with a model and no tokenizer of any kind; of a model of the hub this is not asked."""
+    folder = None if is_own(base) else base_folder(base)
+    return folder is not None and (folder / "config.json").is_file() and not any((folder / name).is_file() for name in TOKENIZERS)
+
+
+def config_of(base: str, revision: str | None = None) -> dict[str, Any]:
+    """A base's config.json.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    from transformers import PretrainedConfig
+
+    try:
+        found: dict[str, Any] = PretrainedConfig.get_config_dict(base_folder(base) or base, revision=revision or "main")[0]
+    except OSError as error:
+        raise unopened(base, "config.json", error) from None
+    return found
+
+
 def refuse_unknown(base: str, revision: str | None = None) -> None:
     """See from a base's config.json that transformers itself has its architecture, before any time is spent on it.
 
     Raises:
         ValueError: it cannot be read, needs code of its own, or writes no text from left to right.
     """
-    from transformers import PretrainedConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
-    try:
-        config: dict[str, Any] = PretrainedConfig.get_config_dict(base_folder(base) or base, revision=revision or "main")[0]
-    except OSError as error:
-        raise unopened(base, "config.json", error) from None
+    config = config_of(base, revision)
     kind = config.get("model_type")
     if kind in KNOWN:
         return

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from transformers.utils import logging as library_logging
 
 from tasks.artifacts import file_digest, write_json
-from tasks.bases import SCRATCH, base_folder, unopened
+from tasks.bases import SCRATCH, base_folder, lacks_tokenizer, unopened
 from tasks.tuning import Lora, Settled
 from tasks.vocabulary import base_tokenizer
 
@@ -68,7 +68,7 @@ def build_model(settings: Settled, tokenizer: Any, positions: int) -> Gpt:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         for known in (model.config, model.generation_config):  # where whoever else lets the model write will stop
             known.eos_token_id = tokenizer.eos_token_id
-        new_tokens = len(tokenizer) > base_tokenizer(settings.base, settings.revision).get_vocab_size()
+        new_tokens = lacks_tokenizer(settings.base) or len(tokenizer) > base_tokenizer(settings.base, settings.revision).get_vocab_size()
         return _with_lora(model, settings.lora, new_tokens) if settings.lora else model
 
 

@@ -21,7 +21,7 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, file_digest, scratch, store_folder, write_json
-from tasks.bases import base_folder
+from tasks.bases import base_folder, lacks_tokenizer
 from tasks.cleaning import alike, fold
 from tasks.duplicates import Wording, band_keys, digest, exact_twins, near_twins, wording
 from tasks.process import Process
@@ -37,6 +37,7 @@ from tasks.tokenising import (
     learned_columns,
     learned_form,
     make_tokenizer,
+    rows_of,
     tell_facts_apart,
     tokenise,
     write_dataset,
@@ -255,12 +256,13 @@ def report_of(corpus: Corpus, selection: Selection, tallies: list[Tally], vocabu
 
 
 def settings_of(process: Process) -> dict[str, Any]:
-    """The parts of the declaration that decide the samples; a folder's tokenizer counts by its bytes."""
+    """The parts of the declaration that decide the samples; a folder's tokenizer counts by its bytes, and where it has none by its size."""
     tuning = process.part("finetuning")["finetuning"]
     folder = base_folder(process.finetuning.base)
     file = folder / "tokenizer.json" if folder else None
     chosen = {name: tuning[name] for name in ("base", "revision", "max_length", "max_new_tokens")}
-    return process.part("records", "output", "sample") | chosen | {"tokenizer": file_digest(file) if file and file.is_file() else None}
+    size = rows_of(process) if lacks_tokenizer(process.finetuning.base) else None
+    return process.part("records", "output", "sample") | chosen | {"tokenizer": file_digest(file) if file and file.is_file() else size}
 
 
 @task(task_run_name="prepare-{run.process.name}", cache_policy=NO_CACHE)

@@ -4,6 +4,7 @@ Prompt and completion are encoded apart and put together, so that the prompt's t
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from tasks.bases import base_folder, refuse_unknown, unopened
+from tasks.bases import base_folder, config_of, lacks_tokenizer, refuse_unknown, unopened
 from tasks.cleaning import fold
 from tasks.columns import Columns, Parts, learn_columns
 from tasks.duplicates import digest
@@ -21,7 +22,9 @@ from tasks.forms import Form, Writing, learn_form
 from tasks.process import Process
 from tasks.prompts import LABEL_TOKEN
 from tasks.records import as_text, lookup
-from tasks.vocabulary import EOS, as_written, completion_ids, train_vocabulary
+from tasks.vocabulary import EOS, SMALLEST, as_written, completion_ids, train_vocabulary
+
+logger = logging.getLogger(__name__)
 
 BATCH = 1000  # samples tokenised or written at a time
 
@@ -40,7 +43,7 @@ class Sample:
 
 
 def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) -> Any:
-    """The tokenizer of the declared base, or one trained on the texts, with a token for each label when labels are tokens.
+    """The tokenizer of the declared base, or one trained on the texts where it has none, with a token for each label if labels are tokens.
 
     Special tokens in a text are read as plain text (`split_special_tokens`): no customer can write a label or an end.
 
@@ -53,6 +56,8 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
     settings = process.finetuning
     if settings.base == "scratch":
         return own_tokenizer(texts, process.sample.vocabulary_size, special, process.field_tokens)
+    if lacks_tokenizer(settings.base):
+        return _in_place_of_none(process, texts, special)
     options: dict[str, Any] = {"revision": settings.revision or "main", "trust_remote_code": False, "split_special_tokens": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_folder(settings.base) or settings.base, **options)
@@ -64,6 +69,19 @@ def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) ->
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer
+
+
+def _in_place_of_none(process: Process, texts: Iterable[str], special: Sequence[str]) -> Any:
+    """A tokenizer of as many tokens as a base without one has rows for."""
+    refuse_unknown(process.finetuning.base)
+    size = max(rows_of(process), SMALLEST + 1 + len(special))
+    logger.warning("preparation: %s has no tokenizer; one of up to %d tokens is trained on the samples", process.finetuning.base, size)
+    return own_tokenizer(texts, size, special, process.field_tokens)
+
+
+def rows_of(process: Process) -> int:
+    """The tokens that a base can tell apart, as its config.json says."""
+    return int(config_of(process.finetuning.base).get("vocab_size") or process.sample.vocabulary_size)
 
 
 def own_tokenizer(texts: Iterable[str], size: int, special: Sequence[str], characters: bool) -> Any:

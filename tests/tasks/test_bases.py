@@ -152,6 +152,22 @@ def test_another_family_is_tuned_published_and_scores(tmp_path: Path, family: st
     assert own.encode(["快递 😀 ñ"]) == [tokenizer("快递 😀 ñ", add_special_tokens=False).input_ids]
 
 
+@pytest.mark.parametrize("tuning", [{}, {"lora": {"r": 2}}])
+def test_a_base_without_a_tokenizer_gets_one_of_its_size_and_is_tuned_published_and_asked_with_it(tmp_path: Path, tuning: Any) -> None:
+    with seeded(1):
+        AutoModelForCausalLM.from_config(FAMILIES["LlamaTokenizer"](270)).save_pretrained(tmp_path / "base")
+    run = begin(process("text", base=str(tmp_path / "base"), **tuning), "train")
+    folder = fetch_version(open_store(), "any", published(run, tmp_path), settings().cache)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer) == 270  # 256 bytes, the end, and some of the texts
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids(EOS)
+    history = json.loads((folder / "training.json").read_text())["history"]
+    assert history[-1]["validation_loss"] < history[0]["validation_loss"]
+    own = Predictor.load(folder)
+    assert own.encode(["快递 😀 ñ"]) == [tokenizer("快递 😀 ñ", add_special_tokens=False).input_ids]
+    assert len(own.predict([f"{text}\nqueue:" for text in TEXTS[:3]])) == 3
+
+
 def test_an_end_that_a_base_has_not_is_added_and_padding_is_the_end(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(process("text", base=base(tmp_path / "neox", "GPTNeoXTokenizer")), [], [])
     assert tokenizer.eos_token == tokenizer.pad_token == EOS

@@ -140,7 +140,7 @@ def show_search(found: "Artifact", process: str) -> None:
     before = "" if declared is None else f", {declared:.4f} as declared"
     out.print(f"{process}: {found.facts['trials']} trials, validation loss {best['loss']:.4f}{before}")
     out.print(f"plots: {settings().store.rstrip('/')}/{found.prefix}page.html", soft_wrap=True)
-    if best["number"] == 0:
+    if best["loss"] == declared:
         out.print("nothing is better than what is declared")
         return
     out.print(f"for process.yaml:\n{lines_of(best)}", end="")

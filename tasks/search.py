@@ -40,7 +40,7 @@ from tasks.models import base_digest, load_tokenizer
 from tasks.process import Process
 from tasks.runs import Run, fingerprint_of
 from tasks.spaces import Choices, Range, Space, lines_of
-from tasks.studies import page_of, story_of
+from tasks.studies import DECLARED, page_of, story_of
 from tasks.training import LossError, Progress
 from tasks.tuning import Settled
 
@@ -160,7 +160,8 @@ def fail_stale(study: optuna.Study) -> int:
     for trial in stale:
         study.tell(trial.number, state=TrialState.FAIL)
         if trial.params:
-            study.enqueue_trial(trial.params)
+            whole = "settings" in trial.user_attrs  # else the rest is drawn
+            study.enqueue_trial(trial.params, {DECLARED: whole and trial.user_attrs.get(DECLARED, False)})
     return len(stale)
 
 
@@ -233,7 +234,8 @@ def search_settings(task: Hunt, workers: int) -> dict[str, Any]:
         logger.info("search: %d trials whose process is gone are tried again", stale)
     if not study.get_trials(deepcopy=False):
         space, settled, _ = ground_of(task)
-        study.enqueue_trial(as_settled(space, settled))
+        start = as_settled(space, settled)
+        study.enqueue_trial(start, {DECLARED: start.keys() == space.keys()})  # of what the space does not hold, something is drawn
     if workers == 1:
         hunt(task)
     else:

@@ -8,12 +8,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+DECLARED = "declared"  # attribute of a trial that changes nothing
+
 
 def story_of(study: optuna.Study) -> dict[str, Any]:
-    """Every trial, the best one, and the loss of the first one: the settings as they were declared or settled."""
+    """Every trial, the best one, and the loss of the one that changes nothing of what was declared or settled; None where none did."""
     trials = [_told(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     done = [trial for trial in trials if trial["state"] == "complete"]
-    declared = next((trial["loss"] for trial in done if trial["number"] == 0), None)
+    declared = next((trial["loss"] for trial in done if trial["declared"]), None)
     return {"trials": trials, "best": min(done, key=lambda trial: trial["loss"], default=None), "declared": declared}
 
 
@@ -25,6 +27,7 @@ def _told(trial: FrozenTrial) -> dict[str, Any]:
         "settings": trial.user_attrs.get("settings", {}),
         "losses": {str(step): value for step, value in sorted(trial.intermediate_values.items())},
         "tokens": trial.user_attrs.get("tokens", 0),
+        "declared": trial.user_attrs.get(DECLARED, False),
     }
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tasks.records import Record
 from tasks.runs import begin
 from tasks.search import Hunt, as_settled, fail_stale, search, search_settings, space_around, study_of, suggested
 from tasks.spaces import Choices, lines_of
-from tasks.studies import story_of
+from tasks.studies import page_of, story_of
 
 SPACE = {"learning_rate": {"low": 0.001, "high": 0.03, "log": True}, "dropout": {"low": 0.0, "high": 0.2}}
 
@@ -79,6 +80,28 @@ def test_the_first_trial_is_what_is_declared_and_a_second_search_goes_on_with_th
     assert again["trials"][:2] == first["trials"]
     assert len({trial["settings"]["learning_rate"] for trial in again["trials"]}) == 3
     assert search_settings(hunt(samples, tmp_path, trials=3), workers=1) == again
+
+
+def test_a_first_trial_of_which_something_was_drawn_is_not_told_as_declared(samples: Path, tmp_path: Path) -> None:
+    elsewhere = SPACE | {"learning_rate": {"low": 0.02, "high": 0.03, "log": True}}
+    asked = replace(hunt(samples, tmp_path, trials=1), process=process(search={"space": elsewhere}))
+    told = search_settings(asked, workers=1)
+    assert told["trials"][0]["settings"]["learning_rate"] > 0.01 == asked.process.finetuning.learning_rate
+    assert told["declared"] is None
+    page = page_of(study_of(tmp_path / "study.log", "one"), told, "tickets", lines_of(told["best"]))
+    assert "as declared" not in page
+
+
+def test_the_declared_trial_of_a_process_that_is_gone_is_told_as_declared_when_it_is_tried_again(tmp_path: Path) -> None:
+    study = study_of(tmp_path / "study.log", "one")
+    study.enqueue_trial({"learning_rate": 0.01}, {"declared": True})
+    left = study.ask()
+    left.set_user_attr("settings", {"learning_rate": left.suggest_float("learning_rate", 0.001, 0.03)})
+    assert fail_stale(study) == 1
+    again = study.ask()
+    assert again.suggest_float("learning_rate", 0.001, 0.03) == 0.01
+    study.tell(again, 1.5)
+    assert story_of(study)["declared"] == 1.5
 
 
 def test_a_trial_whose_process_is_gone_is_failed_and_tried_again_by_processes_that_share_the_study(samples: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Search: samples/ -> settings of the training that leave a smaller validation loss, and a study of all that was tried.
 
 A trial is one training with its early losses watched: when they are worse than most others were as far on, it is stopped.
-The study is a journal on this machine, one for each process, samples and settings: a search that was killed, or is started
-again, goes on with it. The loss says how likely the right answers are, not how many are given: what is found must pass its
-gate like any other model, and a small gain may be none.
+The study is a journal on this machine, one for each process, samples and settings, of which the store has a copy when a
+search ends: one that was killed goes on with it here, one that is started again does so on any machine. The loss says how
+likely the right answers are, not how many are given: what is found must pass its gate like any other model, and a small gain
+may be none.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,13 @@ from prefect.cache_policies import NO_CACHE
 from infra.ending import end
 from infra.here import here, is_alive
 from infra.settings import ROOT, settings
-from infra.store import LocalStore, open_store
+from infra.store import LocalStore, MissingObject, Store, open_store
 from infra.threads import CALM_OPENMP
 from tasks.artifacts import Artifact, scratch, store_folder, write_json
 from tasks.batching import TokenRows
 from tasks.budget import Counts, epochs_for, settle, sizes_for
 from tasks.checkpoints import Checkpoints
+from tasks.claims import Hold, check
 from tasks.declaration import merge, parse_process
 from tasks.finetuning import SECTIONS, counts_of, fetch_samples, read_token, train_model
 from tasks.models import base_digest, load_tokenizer
@@ -151,6 +154,32 @@ def study_of(journal: Path, name: str) -> optuna.Study:
     journal.parent.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(journal)))
     return optuna.create_study(study_name=name, storage=storage, pruner=pruner(), load_if_exists=True)
+
+
+@contextmanager
+def shared(store: Store, key: str, journal: Path, hold: Hold | None) -> Iterator[None]:
+    """A study's journal on this machine goes on from the store's copy while the body runs, and is the store's copy after it.
+
+    A journal that goes on from that copy already stays: its search was killed before it could be copied. Trials of one that does not
+    are lost, for another machine has gone on without them.
+
+    Raises:
+        Lost: another run searches for this process now; nothing is written.
+        Conflict: the copy was changed meanwhile, by whoever works without a claim.
+    """
+    try:
+        known, etag = store.read(key)
+    except MissingObject:
+        known, etag = b"", None
+    if not journal.is_file() or not journal.read_bytes().startswith(known):
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        journal.write_bytes(known)
+    try:
+        yield
+    finally:
+        check(store, hold)
+        if (now := journal.read_bytes()) != known:
+            store.write(key, now, if_absent=etag is None, if_match=etag)
 
 
 def fail_stale(study: optuna.Study) -> int:
@@ -296,7 +325,7 @@ def search(samples: Artifact, run: Run, minutes: float | None = None, workers: i
     space = None if declared.space is None else declared.model_dump(mode="json")["space"]
     name = fingerprint_of(STAGE, [samples], part | {"base": base_digest(process.finetuning.base), "space": space})
     journal = settings().cache / "studies" / process.name / f"{name}.log"
-    with scratch() as folder:
+    with scratch() as folder, shared(store, f"{process.name}/studies/{name}.log", journal, run.claim):
         fetch_samples(store, samples, folder / "samples", process)
         deadline = time.time() + 60 * (minutes or declared.minutes)
         story = search_settings(Hunt(process, folder / "samples", journal, name, declared.trials, deadline), workers or declared.workers)

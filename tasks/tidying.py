@@ -1,4 +1,4 @@
-"""Tidying: what runs have left behind -> what is still needed: old runs, memories, checkpoints, batches, drift, ledgers' entries go.
+"""Tidying: what runs have left behind -> what is still needed: old runs, memories, studies, checkpoints, batches, drift, entries go.
 
 Never removed: what is younger than the declaration says; a run that a published version, an open request or a younger run refers to; the
 ledger's entry of a file that still stands in the inbox; the inbox itself, and who decided what: these belong to people. Versions and
@@ -82,6 +82,7 @@ def plan(store: Store, process: Process, dropped: Iterable[str], now: datetime) 
     return {
         "runs": [info for run in sorted(gone) for info in runs[run]],
         "stage memories": [info for info in memories if _runs_in(name, _read(store, info.key)) - needed],
+        "studies": [info for info in store.list(f"{name}/studies/") if info.modified < run_line],
         "checkpoints": _old(_folders(store, f"{name}/checkpoints/"), run_line),
         "batches": _old(_folders(store, f"{name}/batches/"), batch_line),
         "drift": _old(_folders(store, f"{name}/drift/"), batch_line),

@@ -13,15 +13,15 @@ import yaml
 from optuna.trial import TrialState
 
 from infra.here import here
-from infra.store import open_store
-from tasks.artifacts import listing_of, store_folder
+from infra.store import Conflict, open_store
+from tasks.artifacts import listing_of, read_json, store_folder
 from tasks.budget import Counts, settle
 from tasks.declaration import DeclarationError, merge, parse_process
 from tasks.preparation import write_samples
 from tasks.process import Process
 from tasks.records import Record
 from tasks.runs import begin
-from tasks.search import Hunt, as_settled, fail_stale, search, search_settings, space_around, study_of, suggested
+from tasks.search import Hunt, as_settled, fail_stale, search, search_settings, shared, space_around, study_of, suggested
 from tasks.spaces import Choices, lines_of
 from tasks.studies import page_of, story_of
 
@@ -156,6 +156,31 @@ def test_the_stage_writes_the_study_what_to_declare_and_a_page_without_a_network
     page = open_store().read(found.prefix + "page.html")[0].decode()
     assert page.count('class="plotly-graph-div"') == 3
     assert "<script src=" not in page
+
+
+def test_a_search_goes_on_with_the_study_on_another_machine(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = store_folder(open_store(), samples, "tickets/runs/earlier/samples")
+    told = []
+    for trials, machine in ((1, "one"), (2, "other"), (3, "one")):
+        monkeypatch.setenv("CLERKFLOW_CACHE", str(tmp_path / machine))
+        run = begin(process(search={"space": SPACE, "trials": trials}), "tune")
+        told.append(read_json(open_store(), search.fn(stored, run, minutes=5), "study.json")["trials"])
+    assert [len(each) for each in told] == [1, 2, 3]
+    assert told[2][:2] == told[1]
+    assert told[1][:1] == told[0]
+
+
+@pytest.mark.parametrize(("left", "goes_on"), [("a\nb\nc\n", "a\nb\nc\n"), ("a\nb", "a\nb\n"), ("a\nother\n", "a\nb\n")])
+def test_a_journal_that_was_not_copied_is_gone_on_with_unless_another_machine_has_gone_on(tmp_path: Path, left: str, goes_on: str) -> None:
+    store, journal = open_store(), tmp_path / "study.log"
+    store.write("tickets/studies/one.log", b"a\nb\n")
+    journal.write_text(left)
+    with shared(store, "tickets/studies/one.log", journal, None):
+        assert journal.read_text() == goes_on
+    assert store.read("tickets/studies/one.log")[0].decode() == goes_on
+    with pytest.raises(Conflict), shared(store, "tickets/studies/one.log", journal, None):
+        store.write("tickets/studies/one.log", b"a\nb\nd\n")
+        journal.write_text(goes_on + "c\n")
 
 
 def test_without_a_declared_space_it_is_around_the_settled_settings_and_within_the_minutes(samples: Path, tmp_path: Path) -> None:

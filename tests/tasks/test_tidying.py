@@ -62,7 +62,7 @@ def test_a_dry_run_counts_and_removes_nothing(store: Store) -> None:
 def test_old_runs_go_with_what_stages_remember_of_them_and_young_ones_stay(store: Store) -> None:
     gone = {put(store, "runs/a/run.json"), put(store, "runs/a/raw/records.jsonl")}
     gone.add(put(store, "stages/ingestion/1.json", {"artifact": {"key": "p/runs/a/raw/files.json"}}))
-    gone |= {put(store, key) for key in ("checkpoints/f/1/weights", "claims/batches/b.json", "claims/retries/r.json")}
+    gone |= {put(store, key) for key in ("checkpoints/f/1/weights", "studies/s.log", "claims/batches/b.json", "claims/retries/r.json")}
     put(store, "claims/train.json")  # its token must only grow
     put(store, "inbox/a.jsonl")
     assert removed(store, 1) == set()

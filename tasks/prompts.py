@@ -7,7 +7,7 @@ from typing import Any
 from tasks.cleaning import CLEANERS
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.process import PLACEHOLDER, OutputField, Process
-from tasks.records import as_text, lookup
+from tasks.records import as_text, lookup, number_of
 
 LABEL_TOKEN = "<|label:{}|>"  # noqa: S105 - a token of a vocabulary
 
@@ -156,11 +156,5 @@ def fits(field: OutputField, value: Any) -> bool:
 
 def typed(field: OutputField, text: str) -> Any:
     """A text as a value of the field's type; None when it is none that the declaration takes."""
-    value: Any = text
-    if field.type in ("integer", "number"):
-        plain = text.replace(",", "")
-        try:
-            value = int(plain) if field.type == "integer" or plain.lstrip("-").isdigit() else float(plain)
-        except ValueError:
-            return None
+    value = number_of(text) if field.type in ("integer", "number") else text
     return value if fits(field, value) else None

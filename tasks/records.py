@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.cleaning import fold
+
 MISSING: Any = None
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?")  # as programs write one
+INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3}){1,5}(?:\.[0-9]+)?")  # 1,234,567.5
 NUMBERS = 0.95  # of a column's different values, at least
 
 
@@ -63,6 +67,19 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(as_text(inner).replace("\n", "; ") for inner in value)
     return str(value)
+
+
+def number_of(text: str) -> int | float | None:
+    """The finite number that a text is, and nothing else; None when it is none, or could be two, such as 12,50."""
+    text = fold(text) if len(text) < 100 else text
+    if INTEGER.fullmatch(text):
+        return int(text)
+    if NUMBER.fullmatch(text):
+        return float(text)
+    if not GROUPED.fullmatch(text):
+        return None
+    plain = text.replace(",", "")
+    return float(plain) if "." in plain else int(plain)
 
 
 def are_numbers(values: Collection[str]) -> bool:

@@ -13,10 +13,9 @@ from tasks.cleaning import fold
 from tasks.expectations import column_of, is_day
 from tasks.process import Column, Process
 from tasks.readers import UnreadableRowError, parse_json, plain_content
-from tasks.records import NUMBER, Record
+from tasks.records import NUMBER, Record, number_of
 
-INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:[,，' \u00a0\u202f][0-9]{3}){1,5}(?:\.[0-9]+)?")  # 1,234,567.5
+BETWEEN = re.compile(r"(?<=[0-9])[' ](?=[0-9])")  # thousands as well as commas, where a cell holds nothing but its number
 DAY = re.compile(r"([0-9]{4})\s*[-/.年]\s*([0-9]{1,2})\s*[-/.月]\s*([0-9]{1,2})\s*日?(?:[T ]00:00(?::00(?:\.0+)?)?Z?)?")
 YES = frozenset(("yes", "true", "y", "t", "1", "是", "有", "对"))
 NO = frozenset(("no", "false", "n", "f", "0", "否", "无", "不"))
@@ -130,14 +129,10 @@ def _number(value: Any, _: Column) -> tuple[Any, list[str]]:
     text = fold(value) if len(value) < 100 else value
     if not text:
         return None, []
-    if INTEGER.fullmatch(text):
-        return int(text), [] if text == value else ["blanks or wide digits"]
     if NUMBER.fullmatch(text):
-        return float(text), [] if text == value else ["blanks or wide digits"]
-    if GROUPED.fullmatch(text):
-        plain = re.sub(r"[^0-9.+-]", "", text)
-        return float(plain) if "." in plain else int(plain), ["thousands separators"]
-    return value, []
+        return number_of(text), [] if text == value else ["blanks or wide digits"]
+    found = number_of(BETWEEN.sub(",", text))
+    return (value, []) if found is None else (found, ["thousands separators"])
 
 
 def _boolean(value: Any, _: Column) -> tuple[Any, list[str]]:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.declaration import merge, parse_process
-from tasks.process import Process
-from tasks.prompts import completion_of, output_of, parse, prompt_of, render
+from tasks.process import OutputField, Process
+from tasks.prompts import completion_of, output_of, parse, prompt_of, render, typed
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 BASE: dict[str, Any] = {
@@ -191,3 +191,21 @@ def test_fields_beside_the_input_are_an_output_only_when_one_is_there() -> None:
 @pytest.mark.parametrize(("value", "label"), [("a", "a"), (3, "3"), (3.0, "3"), (False, "no"), ("", None), (None, None)])
 def test_a_label_is_its_text(value: Any, label: str | None) -> None:
     assert output_of(process(), {"queue": value}) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1,234", 1234),
+        ("-1,234,567.89", -1234567.89),
+        ("１，２３４", 1234),
+        ("5.0", 5.0),
+        ("+7", 7),
+        ("1e3", 1000.0),
+        *dict.fromkeys(("NaN", "Inf", "-Infinity", "1e999", "12,50", "5,5,5", "1234,567", "1_000", "1 234", "", "."), None).items(),
+    ],
+)
+def test_a_text_is_a_number_only_where_it_can_be_no_other(text: str, value: Any) -> None:
+    found = typed(OutputField(type="number"), text)
+    assert found == value and type(found) is type(value)
+    assert typed(OutputField(type="integer"), text) == (value if isinstance(value, int) else None)

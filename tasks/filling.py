@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tasks.beginnings import EXACT, begins
 from tasks.forms import Writing, read_value
 from tasks.process import OutputField
+from tasks.prompts import regions_in
 from tasks.spans import Follows, Region, fields_of, joined, required_spans, single, spans_of, trimmed
 
-INTEGER, NUMBER = re.compile(r"[-0-9]+"), re.compile(r"[-0-9.]+")
-DAY = ("0123456789", "0123456789", "0123456789", "0123456789", "-", "01", "0123456789", "-", "0123", "0123456789")  # YYYY-MM-DD
+NUMERAL = re.compile(r"[-0-9.]+")  # days, too
 
 
 @dataclass(slots=True)
@@ -49,16 +50,16 @@ class Grammar:
             self._known[name] = torch.tensor([number for number, text in self._texts.items() if takes(text)], dtype=torch.long)
         return self._known[name]
 
-    def text(self, declared: OutputField, written: str) -> Tensor:
-        """The tokens of text that may go on with a spelled value."""
-        if declared.type == "integer":
-            return self.only("integer", lambda text: INTEGER.fullmatch(text) is not None)
-        if declared.type == "number":
-            return self.only("number", lambda text: NUMBER.fullmatch(text) is not None)
-        if declared.type == "date":
-            allowed = DAY[len(written)] if len(written) < len(DAY) else ""
-            return self.only(f"day {allowed}", lambda text: len(text) == 1 and text in allowed)
-        return self.only("all", lambda text: True)
+    def text(self, declared: OutputField, written: str, left: int) -> Tensor:
+        """The tokens of text that may go on with a spelled value.
+
+        Args:
+            left: how many may be written, this one included.
+        """
+        if declared.type not in EXACT:
+            return self.only("all", lambda text: True)[: None if left else 0]
+        few = self.only("numeral", lambda text: NUMERAL.fullmatch(text) is not None).tolist() if left else []
+        return torch.tensor([number for number in few if begins(declared, written + self._texts[number], left - 1)], dtype=torch.long)
 
 
 class Guide:
@@ -79,9 +80,8 @@ class Guide:
         declared, items = writing.fields[self.name], self.values[self.name]
         if writing.form.how[self.name] == "chosen":
             return self._choices(declared, items)
-        going = self.grammar.text(declared, writing.tokens.decode(items[-1]))
-        if len(items[-1]) >= writing.form.longest[self.name]:
-            going = going[:0]
+        left = max(0, writing.form.longest[self.name] - len(items[-1]))
+        going = self.grammar.text(declared, writing.tokens.decode(items[-1]), left)
         return torch.cat([going, torch.tensor(self._ends(declared, items, not len(going)), dtype=torch.long)])
 
     def _choices(self, declared: OutputField, items: list[list[int]]) -> Tensor:
@@ -93,10 +93,9 @@ class Guide:
 
     def _ends(self, declared: OutputField, items: list[list[int]], forced: bool) -> list[int]:
         """What may stand behind the tokens of a value so far."""
-        day = declared.type == "date" and self.writing.form.how[self.name or ""] == "spelled"
         if not items[-1]:
             return [self.writing.absent] if len(items) == 1 and (declared.optional or forced) else []
-        if day and not forced:
+        if declared.type in EXACT and not forced and self._value(self.name or "", items[-1]) is None:
             return []
         more = declared.list and len(items) < self.writing.form.items[self.name or ""]
         return [self.writing.next, *([self.writing.also] if more else [])]
@@ -154,6 +153,8 @@ class Marker:
             log_probabilities: (tokens, marks).
         """
         tokens = trimmed(prompt, offsets)
+        outside = self._outside(prompt, tokens)
+        log_probabilities = np.where(outside[:, None], np.where(np.arange(len(self.marks)) == 0, 0.0, -np.inf), log_probabilities)
         together = joined(prompt, tokens)
         path = self._follows.likeliest(log_probabilities, together)
         likely = float(log_probabilities[np.arange(len(path)), path].min()) if path else 0.0
@@ -167,12 +168,18 @@ class Marker:
                 spans = single(spans, {span: float(certain[span[0] : span[1] + 1].min()) for span in spans})
             if not spans and not declared.optional:
                 likely_ones = required_spans(shares, self.marks, name, together)
-                spans = list(islice((span for span in likely_ones if self._read(declared, prompt, tokens, span) is not None), 1))
+                inside = (span for span in likely_ones if not outside[list(span)].any())
+                spans = list(islice((span for span in inside if self._read(declared, prompt, tokens, span) is not None), 1))
             values = [value for span in spans if (value := self._read(declared, prompt, tokens, span)) is not None]
             if values:
                 found.values[name] = values if declared.list else values[0]
             found.sure[name] = self._sure(name, path, certain, shares)
         return found
+
+    def _outside(self, prompt: str, tokens: Sequence[Region]) -> NDArray[np.bool_]:
+        """Whether each token belongs to the template's own words, which are no part of a value."""
+        regions = regions_in(self.writing.process, prompt)
+        return np.array([not any(start < to and at < end for at, to in regions) for start, end in tokens], dtype=bool)
 
     def _sure(self, name: str, path: Sequence[int], certain: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
         """How likely its least sure mark is right; of a field without a mark, how likely the likeliest token is not one."""

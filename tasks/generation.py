@@ -106,7 +106,7 @@ class Predictor:
     @property
     def decoding(self) -> str:
         """What, beside the model and the prompt, decides an answer; to be raised when answers of one model change."""
-        return "greedy 1"
+        return "greedy 2" if self.process.output.kind == "fields" else "greedy 1"
 
     @property
     def writes_freely(self) -> bool:

@@ -33,6 +33,24 @@ def regions_of(process: Process, inputs: Mapping[str, Any]) -> list[tuple[int, i
     return found
 
 
+def regions_in(process: Process, prompt: str) -> list[tuple[int, int]]:
+    """The same of a prompt alone; a value that holds the template's next words ends there, and one behind it begins."""
+    words, end = [""], 0
+    for match in PLACEHOLDER.finditer(process.sample.prompt):
+        words[-1] += process.sample.prompt[end : match.start()] + (match[0][0] if match[1] is None else "")
+        words += [] if match[1] is None else [""]
+        end = match.end()
+    words[-1] += process.sample.prompt[end:]
+    at, last = len(words[0]), len(prompt) - len(words[-1])
+    found = []
+    for before in words[1:-1]:
+        found.append((at, prompt.find(before, at, last)))
+        at = found[-1][1] + len(before)
+    if not prompt.startswith(words[0]) or not prompt.endswith(words[-1]) or at > last or any(stop < 0 for _, stop in found):
+        return [(0, len(prompt))]  # of another template
+    return [region for region in (*found, (at, last)) if region[0] < region[1]]
+
+
 def clean(process: Process, text: str) -> str:
     """The declared cleaners, in their order."""
     for name in process.sample.cleaning:

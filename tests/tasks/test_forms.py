@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 from infra.store import LocalStore
 from tasks.batching import Row, TokenRows, batch_of
 from tasks.checkpoints import Checkpoints
-from tasks.filling import Grammar, Guide
+from tasks.filling import Grammar, Guide, Marker
 from tasks.finetuning import train_model
 from tasks.forms import Form, Writing
 from tasks.generation import Predictor, token_losses
@@ -144,6 +144,15 @@ def test_whatever_the_weights_say_every_output_is_as_declared_and_nothing_marked
     assert alone == [prediction.output for prediction in predictor.predict(prompts)]
 
 
+def test_the_words_of_the_template_are_never_a_value(samples: Path) -> None:
+    writing = writing_of(process(), samples)
+    for prompt, name in (("Mail: Ann\nForm:", "Ann"), ("Mail: \nForm:", None)):
+        tokens = writing.tokens.encode(prompt, add_special_tokens=False).offsets
+        shares = np.full((len(tokens), len(writing.form.marks)), -9.0)
+        shares[:, writing.form.marks.index(("B:name",))] = [{"Ann": -0.1, "Form": -0.01}.get(prompt[a:b].strip(), -2.0) for a, b in tokens]
+        assert Marker(writing).fill(prompt, tokens, shares).values.get("name") == name
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_the_second_reading_sees_the_first_and_stands_at_the_same_positions(samples: Path, kind: str) -> None:
     predictor = wild(process(), samples, kind)
@@ -167,14 +176,20 @@ def test_losses_are_those_of_marks_and_written_fields(samples: Path) -> None:
 
 
 def test_a_text_that_was_spelled_can_only_be_what_its_type_takes(tmp_path: Path) -> None:
-    fields = {"amount": "number", "day": "date", "word": {}}
+    fields = {
+        "amount": "number",
+        "day": "date",
+        "count": {"type": "integer", "minimum": 30, "maximum": 250},
+        "loss": {"type": "number", "maximum": -0.5, "list": True},
+        "word": {"optional": True},
+    }
     form = Form(
         list(fields),
-        {"amount": "spelled", "day": "spelled", "word": "spelled"},
+        dict.fromkeys(fields, "spelled"),
         {},
         [],
-        {"amount": 9, "day": 12, "word": 5},
-        dict.fromkeys(fields, 1),
+        {"amount": 3, "day": 10, "count": 4, "loss": 5, "word": 5},
+        dict.fromkeys(fields, 2),
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(["a 1"], 300), eos_token=EOS)
     tokenizer.add_tokens(form.vocabulary, special_tokens=True)
@@ -190,8 +205,10 @@ def test_a_text_that_was_spelled_can_only_be_what_its_type_takes(tmp_path: Path)
             guide.take(chosen)
         assert chosen == 0
         output = guide.output()
-        assert all(fits((writing.fields)[name], value) for name, value in output.items())
-        assert len(str(output.get("day", "2025-01-01"))) == 10
+        assert set(output) >= {"amount", "day", "count", "loss"}
+        for name, field in writing.fields.items():
+            values = output.get(name, [])
+            assert all(fits(field, value) for value in (values if field.list else [values] if name in output else []))
 
 
 def test_fields_as_json_stay_when_declared_or_when_a_base_has_its_own_tokens(tmp_path: Path) -> None:

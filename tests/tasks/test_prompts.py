@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tasks.declaration import merge, parse_process
 from tasks.process import OutputField, Process
-from tasks.prompts import completion_of, output_of, parse, prompt_of, render, typed
+from tasks.prompts import completion_of, output_of, parse, prompt_of, regions_in, regions_of, render, typed
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 BASE: dict[str, Any] = {
@@ -51,6 +51,16 @@ def test_an_object_stands_in_the_prompt_a_line_for_each_key() -> None:
     assert (
         prompt_of(process({"sample": {"prompt": "{input}"}}), {"input": {"name": "店", "food": None, "n": [1, 2]}}) == "name: 店\nn: 1, 2"
     )
+
+
+def test_the_places_of_values_are_found_in_a_prompt_alone() -> None:
+    asked = process({"sample": {"prompt": "{{Message}} of {who}: {text}{more}\nAnswer:"}})
+    values = {"who": "Li", "text": "of: x", "more": "\nAnswer: y"}
+    prompt = prompt_of(asked, values)
+    assert [prompt[start:end] for start, end in regions_in(asked, prompt)] == ["Li", "of: x\nAnswer: y"]
+    assert regions_of(asked, values)[0] == regions_in(asked, prompt)[0]
+    assert regions_in(asked, prompt_of(asked, {})) == []
+    assert regions_in(asked, "something else") == [(0, 14)]
 
 
 @given(TEXT.filter(lambda text: text.strip() != ""), st.sampled_from([" {queue}", "Queue: {queue}.", "{queue}"]))

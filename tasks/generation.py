@@ -30,10 +30,11 @@ from tasks.declaration import parse_process
 from tasks.engines import Engine, Written, reopen
 from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, ordered
 from tasks.forms import Form, Writing
+from tasks.guiding import LabelGuide, Labels, Leading
 from tasks.models import LOADING, Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
 from tasks.predictions import Prediction
 from tasks.process import Process
-from tasks.prompts import parse, prompt_of
+from tasks.prompts import completion_of, parse, prompt_of
 from tasks.tokenising import Encoder
 from tasks.vocabulary import as_written
 
@@ -57,6 +58,8 @@ class Predictor:
         self.writing = self.encoder.writing
         self._grammar = Grammar(self.writing, self.eos) if self.writing else None
         self._marker = Marker(self.writing) if self.writing else None
+        spelled = self.writes_freely and process.output.kind == "label" and self.labels
+        self._spelled = Labels(self.labels, self._completions(), self.eos) if spelled else None
         self.engine: Engine | None = None  # transformers
 
     @classmethod
@@ -101,12 +104,13 @@ class Predictor:
         """Tokens that a prompt may have, with room left for the completion."""
         tuned = self.process.finetuning.max_length - 1
         held = positions_of(self.model)
-        return tuned if held is None else min(tuned, held - (0 if self.label_ids else self.max_new_tokens))
+        more = 0 if self.label_ids else max(self.max_new_tokens, self._spelled.most if self._spelled else 0)
+        return tuned if held is None else min(tuned, held - more)
 
     @property
     def decoding(self) -> str:
         """What, beside the model and the prompt, decides an answer; to be raised when answers of one model change."""
-        return "greedy 2" if self.process.output.kind == "fields" else "greedy 1"
+        return "greedy 1" if self.label_ids or self.process.output.kind == "text" else "greedy 2"
 
     @property
     def writes_freely(self) -> bool:
@@ -125,8 +129,26 @@ class Predictor:
         if self.writing:
             yield from self._forms(prompts, rows, self.writing)
             return
-        for row, written in zip(rows, self.engine.write(rows) if self.engine else self.write(rows), strict=True):
-            yield self._read_answer(len(row), written)
+        freely = self.engine.write(rows) if self.engine else self.write(rows)
+        answers = [self._read_answer(len(row), written) for row, written in zip(rows, freely, strict=True)]
+        stated = [each.problem is None or self._spelled is None for each in answers]
+        redone = self._redone([row for row, states in zip(rows, stated, strict=True) if not states])
+        yield from (answer if states else next(redone) for answer, states in zip(answers, stated, strict=True))
+
+    def _completions(self) -> list[list[int]]:
+        """Tokens of each label's completion."""
+        texts = [completion_of(self.process, label) for label in self.labels]
+        return [encoding.ids for encoding in self.tokens.encode_batch(texts, add_special_tokens=False)]
+
+    def _redone(self, rows: Sequence[list[int]]) -> Iterator[Prediction]:
+        """Answers to rows whose own words stated nothing, written by transformers under a guide, whoever wrote the first time."""
+        guides = [LabelGuide(self._spelled) for _ in rows] if self._spelled else []
+        found: dict[int, Prediction] = {}
+        for batch in by_length([len(row) + guide.most for row, guide in zip(rows, guides, strict=True)], TOKENS_PER_BATCH):
+            asked, most = [guides[index] for index in batch], max(guides[index].most for index in batch)
+            for index, written in zip(batch, self.write([rows[index] for index in batch], asked, most=most), strict=True):
+                found[index] = self._read_answer(len(rows[index]), written, guides[index].output())
+        return (found[index] for index in range(len(rows)))
 
     @torch.inference_mode()
     def _labels(self, rows: Sequence[list[int]], label_ids: list[int]) -> Iterator[Prediction]:
@@ -177,15 +199,19 @@ class Predictor:
         if twice:
             begun = [read_twice(row, prompt, writing.read) for row, prompt in zip(begun, twice, strict=True)]
         guides = [Guide(self._grammar) for _ in rows]
-        found = self.write(begun, guides, twice)
-        return [Filled(guide.output(), math.fsum(each.log_probabilities), guide.sure()) for guide, each in zip(guides, found, strict=True)]
+        self.write(begun, guides, twice)
+        return [Filled(guide.output(), math.fsum(guide.chances.values()), guide.sure()) for guide in guides]
 
-    def _read_answer(self, prompt_tokens: int, written: Written) -> Prediction:
-        """What a written completion states."""
+    def _read_answer(self, prompt_tokens: int, written: Written, label: str | None = None) -> Prediction:
+        """What a written completion states.
+
+        Args:
+            label: that it is, when a guide has written it.
+        """
         completion = self.tokens.decode(written.ids, skip_special_tokens=True)
         kind, total = self.process.output.kind, math.fsum(written.log_probabilities)
         likelihood = math.exp(total / written.count if kind == "text" else total)
-        output, problem = self._state(completion, written.ended)
+        output, problem = self._state(completion, written.ended) if label is None else (label, None)
         return Prediction(output, completion, round(min(1.0, likelihood), DECIMALS), problem, prompt_tokens)
 
     def _state(self, completion: str, ended: bool) -> tuple[Any, str | None]:
@@ -202,26 +228,35 @@ class Predictor:
 
     @torch.inference_mode()
     def write(
-        self, rows: Sequence[list[int]], guides: Sequence[Guide] | None = None, prompt_tokens: Sequence[int] | None = None
+        self,
+        rows: Sequence[list[int]],
+        guides: Sequence[Leading] | None = None,
+        prompt_tokens: Sequence[int] | None = None,
+        most: int | None = None,
     ) -> list[Written]:
         """Continue each row with the likeliest token until its end; rows that have ended leave the batch.
 
         Args:
             guides: of each row, when only some tokens are allowed; they take the tokens that are written.
             prompt_tokens: of each row, when its prompt stands there twice.
+            most: tokens that may be written; max_new_tokens when absent.
+
+        Returns:
+            With how likely each token was among all, under a guide, too: so answers can be compared by their confidence.
         """
+        most = most or self.max_new_tokens
         ids, mask = (tensor.to(self.model.device) for tensor in left_padded(rows))
         twice = None if prompt_tokens is None else torch.tensor(prompt_tokens, device=ids.device)[:, None]
         written = [Written() for _ in rows]
         alive, cache = list(range(len(rows))), DynamicCache(config=self.model.config)
-        for length in range(1, self.max_new_tokens + 1):
+        for length in range(1, most + 1):
             shares = functional.log_softmax(self._next(ids, mask, cache, twice).float(), dim=-1)
             chance, token = shares.max(-1) if guides is None else _guided(shares, [guides[index] for index in alive])
             going = token != self.eos
             for index, number, log_probability in zip(alive, token.tolist(), chance.tolist(), strict=True):
                 written[index].take(number, log_probability, number == self.eos)
             alive = [index for index, goes in zip(alive, going.tolist(), strict=True) if goes]
-            if not alive or length == self.max_new_tokens:
+            if not alive or length == most:
                 break
             if not going.all():
                 cache.batch_select_indices(going.nonzero()[:, 0])
@@ -242,17 +277,16 @@ class Predictor:
         return logits[:, -1]
 
 
-def _guided(shares: Tensor, guides: Sequence[Guide]) -> tuple[Tensor, Tensor]:
-    """The likeliest allowed token of each row, and how likely it is among those (nats)."""
-    found = []
+def _guided(shares: Tensor, guides: Sequence[Leading]) -> tuple[Tensor, Tensor]:
+    """How likely the likeliest allowed token of each row is among all (nats), and that token."""
+    chances, tokens = list[float](), list[int]()
     for row, guide in zip(shares.cpu(), guides, strict=True):
         allowed = guide.allowed()
         among = row[allowed]
         best = int(among.argmax())
-        chance = float(among[best] - among.logsumexp(0))
-        guide.take(int(allowed[best]), chance)
-        found.append((chance, int(allowed[best])))
-    chances, tokens = zip(*found, strict=True)
+        guide.take(int(allowed[best]), float(among[best] - among.logsumexp(0)))
+        chances.append(float(among[best]))
+        tokens.append(int(allowed[best]))
     return torch.tensor(chances), torch.tensor(tokens, device=shares.device)
 
 

@@ -124,13 +124,26 @@ def test_a_completion_that_states_no_fields_is_a_problem_without_values(clerk: P
 
 @pytest.mark.parametrize(
     ("output", "problem"),
-    [({"label": "queue"}, "unknown_label"), ({"text": "answer"}, "unfinished"), ({"fields": {"item": "string"}}, "unparseable")],
+    [({"text": "answer"}, "unfinished"), ({"fields": {"item": "string"}}, "unparseable")],
 )
 def test_a_completion_without_an_end_is_a_problem(tmp_path: Path, output: dict[str, Any], problem: str) -> None:
     predictor = wild(tmp_path, "llama", output)
     (prediction,) = predictor.predict(["pay"])
     assert prediction.output is None
     assert prediction.problem == problem
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_spelled_label_is_always_a_declared_one_and_as_likely_as_the_model_thinks(tmp_path: Path, kind: str) -> None:
+    predictor = wild(tmp_path, kind, {"label": "queue"})
+    rows, spelled = predictor.encode(PROMPTS), [[*tokens, 0] for tokens in predictor._completions()]
+    assert all([*written.ids, 0] not in spelled for written in predictor.write(rows))
+    for row, prediction in zip(rows, predictor.predict(PROMPTS), strict=True):
+        assert (prediction.output in ("bill", "card"), prediction.problem) == (True, None)
+        tokens = spelled[predictor.labels.index(prediction.output)]
+        ((nats, _),) = token_losses(predictor, [Row([*row, *tokens], len(row))])
+        assert prediction.confidence == pytest.approx(math.exp(-nats), abs=2e-6)
+    assert [each.output for each in predictor.predict(PROMPTS)] == [predictor.predict([prompt])[0].output for prompt in PROMPTS]
 
 
 def test_a_prompt_too_long_for_the_model_leaves_its_neighbours_alone(router: Predictor) -> None:

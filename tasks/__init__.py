@@ -72,7 +72,8 @@ models.py            from scratch, from a base, LoRA                  (transform
 embeddings.py        what stands near what in the prompts -> where embeddings begin   (scikit-learn)
 generation.py        prompts -> outputs with a confidence
 engines.py           CTranslate2 in the place of transformers, where it writes the very same
-guiding.py           what a base model may write of a label or of fields, when its own words state nothing
+guiding.py           what a base model may write, when its own words state no label
+objects.py           or no fields: JSON as declared, values of their type, texts out of the prompt   (xgrammar)
 beginnings.py        whether a text can still become a number or a day that the declaration takes
 filling.py           only what the declaration allows is ever written
 compression.py       model/ -> model/, smaller or faster, where its own gate lets it pass

@@ -171,11 +171,11 @@ def _found(process: Process, sample: Any) -> Iterator[tuple[str, list[Any], int]
     regions = regions_of(process, sample.inputs)
     for name, declared in (process.output.fields or {}).items():
         values = values_of(declared, sample.output.get(name))
-        asked = [(name, _spellings(process, declared, value, sample.prompt)) for value in values]
+        asked = [(name, spellings_of(process, declared, value, sample.prompt)) for value in values]
         yield name, values, sum(each is not None for each in place(sample.prompt, regions, asked))
 
 
-def _spellings(process: Process, declared: OutputField, value: Any, prompt: str) -> list[str]:
+def spellings_of(process: Process, declared: OutputField, value: Any, prompt: str) -> list[str]:
     """How a value may stand in a prompt."""
     found = spellings(value, as_text(value), as_text(clean_value(process, value)))
     return [*found, *(text for text, day in days_in(prompt) if day == value)] if declared.type == "date" else found
@@ -193,7 +193,7 @@ def sample_marks(process: Process, form: Form, sample: Any, offsets: Sequence[Re
     """The mark of each token of a sample's prompt."""
     fields = process.output.fields or {}
     asked = [
-        (name, _spellings(process, fields[name], value, sample.prompt))
+        (name, spellings_of(process, fields[name], value, sample.prompt))
         for name in form.marked
         for value in values_of(fields[name], sample.output.get(name))
     ]

@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +33,7 @@ from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, o
 from tasks.forms import Form, Writing
 from tasks.guiding import LabelGuide, Labels, Leading
 from tasks.models import LOADING, Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
+from tasks.objects import JsonGuide, JsonRules, copied
 from tasks.predictions import Prediction
 from tasks.process import Process
 from tasks.prompts import completion_of, parse, prompt_of
@@ -51,15 +53,13 @@ class Predictor:
         self.label_ids: list[int] | None = contract.get("label_ids")
         self.max_new_tokens: int = contract["max_new_tokens"]
         self.quantization: str | None = contract.get("quantization")
-        self.tokens = as_written(tokenizer.backend_tokenizer)
+        self.tokens, self._tokenizer = as_written(tokenizer.backend_tokenizer), tokenizer
         self.plain_head = has_plain_head(model)
         form = Form.read(contract["form"]) if contract.get("form") else None  # versions without one write fields as JSON
         self.encoder = Encoder(process, tokenizer, form, Columns.read(contract.get("columns")))
         self.writing = self.encoder.writing
         self._grammar = Grammar(self.writing, self.eos) if self.writing else None
         self._marker = Marker(self.writing) if self.writing else None
-        spelled = self.writes_freely and process.output.kind == "label" and self.labels
-        self._spelled = Labels(self.labels, self._completions(), self.eos) if spelled else None
         self.engine: Engine | None = None  # transformers
 
     @classmethod
@@ -104,7 +104,9 @@ class Predictor:
         """Tokens that a prompt may have, with room left for the completion."""
         tuned = self.process.finetuning.max_length - 1
         held = positions_of(self.model)
-        more = 0 if self.label_ids else max(self.max_new_tokens, self._spelled.most if self._spelled else 0)
+        more = 0 if self.label_ids else self.max_new_tokens
+        if self.writes_freely and self.process.output.kind == "label":
+            more = max(more, self._spelled.most)
         return tuned if held is None else min(tuned, held - more)
 
     @property
@@ -130,25 +132,42 @@ class Predictor:
             yield from self._forms(prompts, rows, self.writing)
             return
         freely = self.engine.write(rows) if self.engine else self.write(rows)
-        answers = [self._read_answer(len(row), written) for row, written in zip(rows, freely, strict=True)]
-        stated = [each.problem is None or self._spelled is None for each in answers]
-        redone = self._redone([row for row, states in zip(rows, stated, strict=True) if not states])
-        yield from (answer if states else next(redone) for answer, states in zip(answers, stated, strict=True))
+        answers = [self._read_answer(prompt, len(row), written) for prompt, row, written in zip(prompts, rows, freely, strict=True)]
+        again = [index for index, answer in enumerate(answers) if answer.problem in ("unknown_label", "unparseable")]
+        redone = self._redone([prompts[index] for index in again], [rows[index] for index in again])
+        for index, answer in zip(again, redone, strict=True):
+            answers[index] = answer
+        yield from answers
 
-    def _completions(self) -> list[list[int]]:
-        """Tokens of each label's completion."""
-        texts = [completion_of(self.process, label) for label in self.labels]
-        return [encoding.ids for encoding in self.tokens.encode_batch(texts, add_special_tokens=False)]
-
-    def _redone(self, rows: Sequence[list[int]]) -> Iterator[Prediction]:
+    def _redone(self, prompts: Sequence[str], rows: Sequence[list[int]]) -> list[Prediction]:
         """Answers to rows whose own words stated nothing, written by transformers under a guide, whoever wrote the first time."""
-        guides = [LabelGuide(self._spelled) for _ in rows] if self._spelled else []
+        guides = [self._guide(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
         found: dict[int, Prediction] = {}
         for batch in by_length([len(row) + guide.most for row, guide in zip(rows, guides, strict=True)], TOKENS_PER_BATCH):
             asked, most = [guides[index] for index in batch], max(guides[index].most for index in batch)
             for index, written in zip(batch, self.write([rows[index] for index in batch], asked, most=most), strict=True):
-                found[index] = self._read_answer(len(rows[index]), written, guides[index].output())
-        return (found[index] for index in range(len(rows)))
+                guide = guides[index]
+                label = guide.output() if isinstance(guide, LabelGuide) else None
+                found[index] = self._read_answer(prompts[index], len(rows[index]), written, label)
+        return [found[index] for index in range(len(rows))]
+
+    def _guide(self, prompt: str, row: Sequence[int]) -> LabelGuide | JsonGuide:
+        if self.process.output.kind == "label":
+            return LabelGuide(self._spelled)
+        most, held = self.max_new_tokens + self._json.room, positions_of(self.model)
+        return JsonGuide(self._json, prompt, most if held is None else min(most, held - len(row)))
+
+    @cached_property
+    def _spelled(self) -> Labels:
+        """The labels as a model spells them."""
+        completions = [completion_of(self.process, label) for label in self.labels]
+        encodings = self.tokens.encode_batch(completions, add_special_tokens=False)
+        return Labels(self.labels, [encoding.ids for encoding in encodings], self.eos)
+
+    @cached_property
+    def _json(self) -> JsonRules:
+        """The declared fields as JSON."""
+        return JsonRules(self.process, self._tokenizer, self.model.get_input_embeddings().weight.shape[0], self.eos)
 
     @torch.inference_mode()
     def _labels(self, rows: Sequence[list[int]], label_ids: list[int]) -> Iterator[Prediction]:
@@ -202,7 +221,7 @@ class Predictor:
         self.write(begun, guides, twice)
         return [Filled(guide.output(), math.fsum(guide.chances.values()), guide.sure()) for guide in guides]
 
-    def _read_answer(self, prompt_tokens: int, written: Written, label: str | None = None) -> Prediction:
+    def _read_answer(self, prompt: str, prompt_tokens: int, written: Written, label: str | None = None) -> Prediction:
         """What a written completion states.
 
         Args:
@@ -211,10 +230,10 @@ class Predictor:
         completion = self.tokens.decode(written.ids, skip_special_tokens=True)
         kind, total = self.process.output.kind, math.fsum(written.log_probabilities)
         likelihood = math.exp(total / written.count if kind == "text" else total)
-        output, problem = self._state(completion, written.ended) if label is None else (label, None)
+        output, problem = self._state(prompt, completion, written.ended) if label is None else (label, None)
         return Prediction(output, completion, round(min(1.0, likelihood), DECIMALS), problem, prompt_tokens)
 
-    def _state(self, completion: str, ended: bool) -> tuple[Any, str | None]:
+    def _state(self, prompt: str, completion: str, ended: bool) -> tuple[Any, str | None]:
         """Output, or None and the problem."""
         kind = self.process.output.kind
         problem = {"label": "unknown_label", "fields": "unparseable", "text": "unparseable" if ended else "unfinished"}[kind]
@@ -222,6 +241,7 @@ class Predictor:
             return None, problem
         try:
             output = parse(self.process, completion)
+            output = copied(self.process, prompt, output) if kind == "fields" else output
         except ValueError:
             return None, problem
         return (None, problem) if kind == "label" and output not in self.labels else (output, None)

@@ -1,7 +1,7 @@
 """Guiding: what a base model's own words for a label or for fields may be; who writes under a guide writes what is declared.
 
-The completion is first written freely. Only one that states nothing is written again, under a guide; where the free one is as declared, it
-is what the guide would have led to, too: the likeliest token of all is the likeliest of those that are allowed.
+The completion is first written freely. Only one that states nothing is written again, under a guide. What is written freely and is as
+declared, the guide would have led to, too: the likeliest token of all is the likeliest of those that are allowed.
 """
 
 from collections.abc import Sequence

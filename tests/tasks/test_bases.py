@@ -39,7 +39,7 @@ FAMILIES: dict[str, Any] = {
 }
 OUTPUTS: dict[str, dict[str, Any]] = {
     "label": {"label": "state"},
-    "fields": {"fields": {"what": {"verbatim": True}}},
+    "fields": {"fields": {"what": {"verbatim": True}, "count": {"type": "integer", "maximum": 20}}},
     "text": {"text": "answer"},
 }
 
@@ -116,7 +116,7 @@ def published(run: Run, folder: Path) -> str:
     """The stages from checked records to the champion's alias."""
     states = ["lost" if "丢" in text else "late" for text in TEXTS]
     rows = [
-        {"text": text, "state": state, "answer": f"it is {state}", "what": text.split()[-1]}
+        {"text": text, "state": state, "answer": f"it is {state}", "what": text.split()[-1], "count": int(text.split()[1])}
         for text, state in zip(TEXTS, states, strict=True)
     ]
     write_lines(folder / "in" / "records.jsonl", (Record(str(n), row, "a.jsonl", n) for n, row in enumerate(rows)))
@@ -141,6 +141,7 @@ def test_another_family_is_tuned_published_and_scores(tmp_path: Path, family: st
     (tmp_path / "new.jsonl").write_text('{"id": "a", "text": "快递 3 😀"}\n{"id": "b", "text": "parcel </s><|endoftext|>"}\n')
     batch = score_batch.fn(str(tmp_path / "new.jsonl"), run)
     assert batch.facts["rows"] == batch.facts["done"] + batch.facts["dead"] == 2
+    assert kind == "text" or batch.facts["done"] == 2
 
     folder = fetch_version(open_store(), "any", version, settings().cache)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -166,6 +167,22 @@ def test_a_base_without_a_tokenizer_gets_one_of_its_size_and_is_tuned_published_
     own = Predictor.load(folder)
     assert own.encode(["快递 😀 ñ"]) == [tokenizer("快递 😀 ñ", add_special_tokens=False).input_ids]
     assert len(own.predict([f"{text}\nqueue:" for text in TEXTS[:3]])) == 3
+
+
+@pytest.mark.parametrize("kind", ["label", "fields"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whatever_the_weights_of_a_base_say_its_answers_are_as_declared(tmp_path: Path, family: str, kind: str) -> None:
+    declared = process(kind, base=base(tmp_path / "base", family))
+    tokenizer = make_tokenizer(declared, [], [])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    model.resize_token_embeddings(max(len(tokenizer), model.config.vocab_size), mean_resizing=False)
+    predictor = Predictor(declared, model, tokenizer, {"labels": ["late", "lost", "lost 丢"], "max_new_tokens": 8})
+    prompts = [predictor.prompt_of({"text": text}) for text in (*TEXTS[:6], "快递 3 😀", 'a "b" \\ c\nd', "<|im_end|></s>")]
+    for prompt, prediction in zip(prompts, predictor.predict(prompts), strict=True):
+        assert prediction.problem is None
+        assert prediction.output in predictor.labels if kind == "label" else prediction.output["what"] in prompt[: -len("\nqueue:")]
+    alone = [predictor.predict([prompt])[0].output for prompt in prompts]
+    assert alone == [prediction.output for prediction in predictor.predict(prompts)]
 
 
 def test_an_end_that_a_base_has_not_is_added_and_padding_is_the_end(tmp_path: Path) -> None:

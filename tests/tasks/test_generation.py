@@ -15,6 +15,7 @@ from tasks.finetuning import train_model
 from tasks.generation import Predictor, token_losses
 from tasks.models import seeded
 from tasks.process import Process
+from tasks.prompts import completion_of
 from tasks.vocabulary import EOS, train_vocabulary
 
 ROUTES = {"my card is lost": "card", "the card is gone": "card", "pay the invoice": "bill", "invoice not paid": "bill", "卡丢了": "card"}
@@ -115,28 +116,23 @@ def test_fields_come_back_typed_and_in_any_script(clerk: Predictor) -> None:
     assert all(prediction.confidence > 0.5 for prediction in predictions)
 
 
-def test_a_completion_that_states_no_fields_is_a_problem_without_values(clerk: Predictor) -> None:
-    (prediction,) = clerk.predict(["no idea"])
-    assert prediction.output is None
-    assert prediction.problem == "unparseable"
-    assert prediction.completion == " sorry"
+def test_where_its_own_words_state_no_fields_the_model_writes_them_as_declared_and_is_not_sure(clerk: Predictor) -> None:
+    assert clerk.tokens.decode(clerk.write(clerk.encode(["no idea"]))[0].ids) == " sorry"
+    unsure, sure = clerk.predict(["no idea", "two pens"])
+    assert unsure.problem is None and list(unsure.output or ()) == ["count", "item"]
+    assert unsure.confidence < 0.5 < sure.confidence
 
 
-@pytest.mark.parametrize(
-    ("output", "problem"),
-    [({"text": "answer"}, "unfinished"), ({"fields": {"item": "string"}}, "unparseable")],
-)
-def test_a_completion_without_an_end_is_a_problem(tmp_path: Path, output: dict[str, Any], problem: str) -> None:
-    predictor = wild(tmp_path, "llama", output)
-    (prediction,) = predictor.predict(["pay"])
-    assert prediction.output is None
-    assert prediction.problem == problem
+def test_a_text_without_an_end_is_a_problem(tmp_path: Path) -> None:
+    (prediction,) = wild(tmp_path, "llama", {"text": "answer"}).predict(["pay"])
+    assert (prediction.output, prediction.problem) == (None, "unfinished")
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_spelled_label_is_always_a_declared_one_and_as_likely_as_the_model_thinks(tmp_path: Path, kind: str) -> None:
     predictor = wild(tmp_path, kind, {"label": "queue"})
-    rows, spelled = predictor.encode(PROMPTS), [[*tokens, 0] for tokens in predictor._completions()]
+    rows, completions = predictor.encode(PROMPTS), [completion_of(predictor.process, label) for label in predictor.labels]
+    spelled = [[*predictor.tokens.encode(completion, add_special_tokens=False).ids, 0] for completion in completions]
     assert all([*written.ids, 0] not in spelled for written in predictor.write(rows))
     for row, prediction in zip(rows, predictor.predict(PROMPTS), strict=True):
         assert (prediction.output in ("bill", "card"), prediction.problem) == (True, None)

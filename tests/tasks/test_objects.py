@@ -1,0 +1,81 @@
+"""Objects: whatever is said, the JSON that comes out is as declared, and ends in time."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tasks.objects import JsonGuide, JsonRules, copied
+from tasks.process import Process
+from tasks.prompts import parse
+from tasks.vocabulary import EOS, train_vocabulary
+
+TEXT = 'Mail of "李安 😀":\norder AB-1234, 20 pens\nForm:'
+FIELDS: dict[str, Any] = {
+    "name": {"verbatim": True},
+    "order": {"verbatim": True, "pattern": "^[A-Z]{2}-[0-9]{4}$"},
+    "size": {"values": ["small", '"large"'], "optional": True},
+    "days": {"type": "date", "list": True, "optional": True},
+    "count": {"type": "integer", "minimum": 30, "maximum": 250},
+    "price €": {"type": "number", "minimum": 0.5, "optional": True},
+    "items": {"list": True, "verbatim": True, "max_characters": 9},
+    "gift": "boolean",
+    "note": {"optional": True, "max_characters": 5},
+    "more": {"type": "object", "optional": True},
+}
+
+
+def process(fields: dict[str, Any]) -> Process:
+    declared = {
+        "name": "orders",
+        "owner": "tests",
+        "records": {"source": "a.jsonl"},
+        "sample": {"prompt": "Mail of {text}\nForm:", "field_tokens": False},
+        "output": {"fields": fields},
+        "gate": [{"metric": "answered", "at_least": 0.5}],
+    }
+    return Process.model_validate(declared)
+
+
+@pytest.fixture(scope="module")
+def rules() -> JsonRules:
+    tokens = train_vocabulary([TEXT, json.dumps(FIELDS), '"a", "b"}, {"c": "d"], '], 420, ["<|special|>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=EOS, additional_special_tokens=["<|special|>"])
+    return JsonRules(process(FIELDS), tokenizer, len(tokenizer) + 9, 0)
+
+
+def said(rules: JsonRules, seed: int, most: int) -> tuple[str, bool]:
+    """What chance writes under a guide, and whether it came to an end."""
+    random, guide, found = np.random.default_rng(seed), JsonGuide(rules, TEXT, most), b""
+    for _ in range(most):
+        token = int(random.choice(guide.allowed().numpy()))
+        guide.take(token)
+        if token == 0:
+            return found.decode(), True
+        found += rules.bytes[token]
+    return found.decode(errors="replace"), False
+
+
+@pytest.mark.parametrize("free", [0, 60, 200])
+def test_what_chance_writes_is_as_declared_and_ends(rules: JsonRules, free: int) -> None:
+    for seed in range(12):
+        text, ended = said(rules, seed, free + rules.room)
+        assert ended, text
+        output = parse(rules.process, text)
+        assert copied(rules.process, TEXT, output) == output
+        assert (output["order"] == "AB-1234" and output["name"].strip() == output["name"]) or free
+        assert "special" not in text and list(output) == [name for name in FIELDS if name in output]
+
+
+def test_a_verbatim_value_that_is_not_in_the_input_is_left_out_and_a_required_one_is_no_answer() -> None:
+    declared = process({"name": {"verbatim": True}, "total": {"type": "integer", "verbatim": True, "optional": True}, "note": {}})
+    prompt = "Mail of Bo, 1,200 pens\nForm:"
+    assert copied(declared, prompt, {"name": "Bo", "total": 1200, "note": "x"}) == {"name": "Bo", "total": 1200, "note": "x"}
+    assert copied(declared, prompt, {"name": "Bo", "total": 7}) == {"name": "Bo"}
+    for invented in ("Form", "Ann", ""):
+        with pytest.raises(ValueError, match="field name is declared verbatim"):
+            copied(declared, prompt, {"name": invented})
+    several = process({"names": {"verbatim": True, "list": True}})
+    assert copied(several, prompt, {"names": ["Ann", "pens"]}) == {"names": ["pens"]}

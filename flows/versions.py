@@ -92,11 +92,12 @@ def export(
     name, store = load_process(process, settings().processes).name, open_store()
     found = version_named(store, name, version)
     with console.told(1):
-        if format == "ctranslate2":
-            _export_engine(store, name, found, folder, quantization)
-        else:
+        doubt = _export_engine(store, name, found, folder, quantization) if format == "ctranslate2" else None
+        if format == "transformers":
             export_version(store, name, found, folder)
     console.out.print(f"{name}: version {found} is in {folder}", soft_wrap=True)
+    if doubt:
+        console.out.print(f"  warning: {doubt}: measure what it answers before it is used", soft_wrap=True)
     if (folder / ADAPTER).exists():
         console.out.print(
             f"  its LoRA adapter is a file of its own, {ADAPTER}: without peft, transformers opens the base alone; vLLM is given it"
@@ -104,14 +105,16 @@ def export(
         console.out.print("  with --lora-modules. finetuning.lora.merged: true trains a version that is one model.")
 
 
-def _export_engine(store: "Store", name: str, version: str, folder: Path, quantization: Quantization | None) -> None:
-    from tasks.engines import export, quantization_of
+def _export_engine(store: "Store", name: str, version: str, folder: Path, quantization: Quantization | None) -> str | None:
+    """Why nobody knows what the exported weights are good for; None when it is known."""
+    from tasks.engines import export, quantization_of, unjudged
     from tasks.registry import fetch_version, new_folder
 
     with new_folder(folder) as incoming:
         fetched = fetch_version(store, name, version, settings().cache)
         wanted = quantization or quantization_of(fetched)
         export(fetched, incoming, None if wanted == "float32" else wanted)
+    return unjudged(fetched, wanted)
 
 
 def sign(process: Name, version: Version = "champion") -> None:

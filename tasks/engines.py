@@ -147,8 +147,9 @@ def export(folder: Path, into: Path, quantization: str | None = None) -> None:
 
     try:
         _converter(folder, named).convert(str(into), quantization=quantization, force=True)
-    except ValueError as error:
-        raise ValueError(f"CTranslate2 cannot take this model: {told(error)}") from None
+    except Exception as error:  # each of its loaders has its own way to say so
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        raise ValueError(f"CTranslate2 cannot take this model, a {kind}: {told(error)}") from None
     tokenizer.save_pretrained(into)
 
 
@@ -246,6 +247,15 @@ def quantization_of(folder: Path) -> str | None:
     """That of the weights that a model/ or a version is written with; None when it is written as it was tuned."""
     found: str | None = json.loads((folder / "contract.json").read_text(encoding="utf-8")).get("quantization")
     return found
+
+
+def unjudged(folder: Path, wanted: str | None) -> str | None:
+    """Why nobody knows what a version is good for with its weights quantized otherwise than it answers; None when it is known."""
+    if wanted == quantization_of(folder) or wanted in (None, "float32"):
+        return None
+    file = folder / "compression.json"
+    tried = json.loads(file.read_text(encoding="utf-8"))["tried"].get(wanted) if file.is_file() else None
+    return f"the gate of its compression refused {wanted}" if tried else f"no gate has judged it with {wanted}"
 
 
 def reopen(predictor: "Predictor", folder: Path) -> Engine | None:

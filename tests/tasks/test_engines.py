@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoConfig, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
-from tasks.engines import choose
+from tasks.engines import choose, export, unjudged
 from tasks.generation import Predictor
 from tasks.models import seeded
 from tasks.process import Process
@@ -21,6 +29,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {"text": {"text": "a"}, "label": {"label": 
 CONFIGS: dict[str, PreTrainedConfig] = {
     "gpt2": GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=128, activation_function="gelu_pytorch_tanh", initializer_range=0.3),
     "llama": LlamaConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64, num_key_value_heads=1),
+    "gpt_neox": GPTNeoXConfig(num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=64),
     "gpt_neo": GPTNeoConfig(num_layers=2, hidden_size=32, num_heads=2, attention_types=[[["global"], 2]], max_position_embeddings=128),
 }
 
@@ -125,3 +134,24 @@ def test_without_prompts_nothing_is_proved_and_nothing_changes(tmp_path: Path) -
     predictor = Predictor.load(folder := made(tmp_path, "gpt2"))
     assert choose(predictor, folder, "auto", []) == {"name": "transformers", "reason": "there is no test prompt to compare it with"}
     assert choose(predictor, folder, "transformers", PROMPTS) == {"name": "transformers"}
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt_neo"])
+def test_an_export_of_what_it_cannot_read_says_so(tmp_path: Path, architecture: str) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=f"CTranslate2 cannot take this model, a {architecture}: "):
+        export(made(tmp_path / "model", architecture), tmp_path / "out")
+
+
+def test_weights_that_no_gate_has_judged_are_told_from_those_that_one_has(tmp_path: Path) -> None:
+    def version(contract: Any, tried: Any) -> Path:
+        (tmp_path / "contract.json").write_text(json.dumps(contract))
+        (tmp_path / "compression.json").write_text(json.dumps({"tried": tried}))
+        return tmp_path
+
+    assert unjudged(version({}, {}), "float32") is unjudged(version({}, {}), None) is None
+    assert unjudged(version({"quantization": "int8"}, {"int8": {"passed": True}}), "int8") is None
+    assert unjudged(version({}, {"student": {"passed": True}}), "int8") == "no gate has judged it with int8"
+    assert unjudged(version({}, {"int8": {"passed": False}}), "int8") == "the gate of its compression refused int8"
+    (tmp_path / "compression.json").unlink()
+    assert unjudged(tmp_path, "int8") == "no gate has judged it with int8"

@@ -184,7 +184,8 @@ def show_batches(batches: Sequence["Artifact"], process: str) -> None:
         out.print(f"{process}: {accounted(batch)}{known}")
         for key in (batch.prefix, *delivered(store, batch)):
             out.print(f"  {store.address(key)}", soft_wrap=True)
-    if lost := next((batch.facts["batch"] for batch in batches if batch.facts["dead"]), None):
+    asked = (batch.facts for batch in batches if "asked" in batch.facts)  # people's words are asked nobody again
+    if lost := next((facts["batch"] for facts in asked if facts["dead"]), None):
         next_command(f"clerkflow replay {process} {lost}")
     if not batches:
         out.print(f"{process}: nothing waits in the inbox; name a file with --input, or put one below {store.address(process + '/inbox')}")

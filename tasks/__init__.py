@@ -115,6 +115,7 @@ workers.py           prompts -> predictions by several processes, each with the 
 predictions.py       what the model says to one prompt
 reasons.py           why a record got no output, as codes
 results.py           predictions -> rows of a SQL table, whole batches only
+contents.py          which content of a record its row stands for, so that a word on an older one changes nothing
 turns.py             rows of a table that change back to what they were are shown again
 replays.py           dead letters -> the records that are asked about again
 routing.py           accepted, or a person looks at it, and why

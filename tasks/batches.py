@@ -39,7 +39,8 @@ def accounted(batch: Artifact) -> str:
     """A batch's records in words; the counts add up."""
     count = counts_of([batch])
     parts = f"{count['done']:,} accepted + {count['review']:,} to review + {count['dead']:,} dead letters"
-    return f"{count['rows']:,} records in = {parts}"
+    outdated = f" ({batch.facts['outdated']:,} words on what records held before)" if batch.facts.get("outdated") else ""
+    return f"{count['rows']:,} records in = {parts}{outdated}"
 
 
 OWN = ("predictions.", "review.", "dead_letters.", "monitoring.", "words.")  # beginnings of the files that every batch has

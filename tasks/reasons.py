@@ -20,6 +20,7 @@ class Reason(StrEnum):
     NO_OUTPUT = "no_output"  # what else a model may say instead of an output
     DOUBLED_ID = "doubled_id"  # another record of the batch has its id, and a table holds one row for it
     GONE = "gone"  # asked about again, and not in the source any more
+    OUTDATED = "outdated"  # a person's word, on what the record held before
 
     @property
     def stage(self) -> str:
@@ -36,6 +37,7 @@ _STAGES = {
     Reason.INPUT_BLANK: "inputs",
     Reason.INPUT_NONE: "inputs",
     Reason.REJECTED: "review",
+    Reason.OUTDATED: "review",
     Reason.DOUBLED_ID: "writing",
 }
 

@@ -1,11 +1,13 @@
 """Released: what people have accepted or corrected -> a batch of its own: predictions, sheet, documents, rows of the table of results.
 
 Each word is in one such batch: those that earlier ones hold are left out, and of two runs at once one works. A batch is named after its
-words, so one that was killed is made again with the same bytes.
+words, so one that was killed is made again with the same bytes. A word that cannot stand in the table of results, for it was said of what
+the record held before, or does not fit its columns, is a dead letter of the batch.
 """
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,18 +24,23 @@ from tasks.batches import read_batch
 from tasks.claims import Hold, batch_key, check, claimed
 from tasks.deliveries import deliveries
 from tasks.process import Process, digest_of
+from tasks.reasons import Reason
 from tasks.records import Record
+from tasks.replays import LETTERS
 from tasks.results import ResultTable
 from tasks.reviewing import Queue, answer_by
 from tasks.reviews import Reviewed
 from tasks.runs import Run, told
 from tasks.scoring import TRIED_AGAIN
-from tasks.sinks import WRITERS, Predicted
+from tasks.sinks import WRITERS, DeadLetter, Predicted, as_json, json_lines
 from tasks.words import REVIEWED
 
 logger = logging.getLogger(__name__)
 
 WORDS = "words.json"
+OUTDATED = Reason.OUTDATED, "said of what the record held before; the table of results shows what it holds now"
+
+Left = dict[int, tuple[Reason, str]]  # line -> why its word is not released
 
 
 @task(task_run_name="release-{run.process.name}", cache_policy=NO_CACHE, **TRIED_AGAIN)
@@ -54,13 +61,11 @@ def release_reviewed(run: Run, output_format: str = "jsonl") -> Artifact | None:
 def unreleased(store: Store, process: Process) -> tuple[list[Reviewed], list[Reviewed]]:
     """Answers that no batch holds yet, and rejections whose records' rows were not taken out of the table of results, where there is one.
 
-    Both in the order in which they were given; void words, and those said over, are none. Of several words on records with one id the last
-    one counts for the row.
+    Both in the order in which they were given; void words, and those said over, are none.
     """
     holding, done = Queue(store, process).holding(), _held(store, process.name)
-    last = {word.record_id: word for word in holding}.values() if process.batch.sink else ()
-    answers = [word for word in holding if word.output is not None and word.id not in done]
-    return answers, [word for word in last if word.word == "rejected" and word.id not in done]
+    left = [word for word in holding if word.id not in done]
+    return [word for word in left if word.output is not None], [word for word in left if word.word == "rejected" and process.batch.sink]
 
 
 def _held(store: Store, process: str) -> set[str]:
@@ -76,11 +81,18 @@ def _held(store: Store, process: str) -> set[str]:
 
 
 def _withdraw(store: Store, process: Process, rejected: Sequence[Reviewed]) -> None:
-    """Take the answers of people out of the table of results whose records they have rejected since; a model's answer stays."""
+    """Take the answers of people out of the table of results whose records they have rejected since; a model's answer stays.
+
+    A rejection of what a record held before takes nothing out; where nobody knows, the last word on records with one id counts.
+    """
     if not rejected or not process.batch.sink:
         return
+    last = {word.record_id: word.id for word in Queue(store, process).holding()}
     with opened_ledger(*ledger_of(process)) as ledger:
-        gone = ResultTable(ledger.engine, process.batch.sink, process).withdraw([word.record_id for word in rejected], REVIEWED)
+        results = ResultTable(ledger.engine, process.batch.sink, process)
+        current = results.judge(rejected)
+        meant = [word for word in rejected if current[word.id] or (current[word.id] is None and last[word.record_id] == word.id)]
+        gone = results.withdraw([word.record_id for word in meant], REVIEWED)
     if gone:
         logger.warning("released: %d rows are taken out of the table of results: their records were rejected since", gone)
     ids = [word.id for word in rejected]
@@ -90,49 +102,72 @@ def _withdraw(store: Store, process: Process, rejected: Sequence[Reviewed]) -> N
 def _make_batch(store: Store, run: Run, words: Sequence[Reviewed], output_format: str, hold: Hold) -> Artifact:
     """Store the files, move rows into the table of results, and write the manifest last; of each record the last word counts."""
     process, started, ids = run.process, datetime.now(UTC), [word.id for word in words]
-    words = list({word.record_id: word for word in words}.values())
     batch = f"{REVIEWED}-{digest_of(ids)[:16]}"
     prefix = f"{process.name}/batches/{batch}"
     with scratch() as folder, opened_ledger(*ledger_of(process)) as ledger:
-        _write(folder, process, words, output_format)
+        results = ResultTable(ledger.engine, process.batch.sink, process) if process.batch.sink else None
+        words, left = _settle(ledger, results, batch, words)
+        _write(folder, process, words, left, output_format)
         write_json(folder / WORDS, list(dict.fromkeys([word.id for word in words] + ids)))  # those of the lines first
         artifact = store_folder(store, folder, prefix, len(words))
         check(store, hold)
-        if process.batch.sink:
-            _publish(ledger, ResultTable(ledger.engine, process.batch.sink, process), batch, words)
-    facts: dict[str, Any] = {"batch": batch, "source": "reviews", "version": REVIEWED, "format": output_format}
-    facts |= {"rows": len(words), "done": len(words), "review": 0, "dead": 0}
-    artifact = artifact.model_copy(update={"facts": facts})
-    manifest = facts | {"process": process.name, "run": run.id, "started": started.isoformat(), "finished": datetime.now(UTC).isoformat()}
+        if results:
+            results.publish(batch)
+    artifact = artifact.model_copy(update={"facts": _facts(batch, output_format, len(words), left)})
+    reasons = Counter(reason.value for reason, _ in left.values())
+    told_of = {"process": process.name, "run": run.id, "reasons": dict(reasons.most_common())}
+    times = {"started": started.isoformat(), "finished": datetime.now(UTC).isoformat()}
     check(store, hold)
-    store.write(f"{prefix}/manifest.json", json_bytes(manifest | {"artifact": artifact.model_dump(mode="json")}))
+    manifest = artifact.facts | told_of | times | {"artifact": artifact.model_dump(mode="json")}
+    store.write(f"{prefix}/manifest.json", json_bytes(manifest))
     logger.info("released: %s", told(artifact, 0.0, False))
     return artifact
 
 
-def _write(folder: Path, process: Process, words: Sequence[Reviewed], output_format: str) -> None:
-    """Predictions, and what is declared of them."""
-    rows = predicted(process, words)
+def _settle(ledger: Answers, results: ResultTable | None, batch: str, words: Sequence[Reviewed]) -> tuple[list[Reviewed], Left]:
+    """A word for each line of the batch, of records with one id the last, and why some are not released; rows of the others are staged."""
+    if results is None:
+        return _last(words), {}
+    current = results.judge(words)
+    kept = _last([word for word in words if current[word.id] is not False])
+    outdated = [word for word in words if current[word.id] is False]
+    results.begin(batch)
+    with ledger.keep(results.process.name, {}) as (connection, _):
+        left = results.stage(connection, batch, predicted(results.process, kept))
+    return kept + outdated, left | {line: OUTDATED for line, _ in enumerate(outdated, start=len(kept) + 1)}
+
+
+def _last(words: Sequence[Reviewed]) -> list[Reviewed]:
+    return list({word.record_id: word for word in words}.values())
+
+
+def _facts(batch: str, output_format: str, rows: int, left: Left) -> dict[str, Any]:
+    """Counts for people."""
+    outdated = sum(reason is Reason.OUTDATED for reason, _ in left.values())
+    facts: dict[str, Any] = {"batch": batch, "source": "reviews", "version": REVIEWED, "format": output_format}
+    return facts | {"rows": rows, "done": rows - len(left), "review": 0, "dead": len(left), "outdated": outdated}
+
+
+def _write(folder: Path, process: Process, words: Sequence[Reviewed], left: Left, output_format: str) -> None:
+    """Predictions, what is declared of them, and dead letters."""
+    records = [Record(word.record_id, word.inputs, "reviews", line) for line, word in enumerate(words, start=1)]
+    accepted = [(record, row) for record, row in zip(records, predicted(process, words), strict=True) if row.line not in left]
     with (
         WRITERS[output_format](folder / f"predictions.{output_format}", process) as write,
+        json_lines(folder / LETTERS) as bury,
         deliveries(folder, process, process.batch) as deliver,
     ):
-        write(rows)
-        records = [Record(word.record_id, word.inputs, "reviews", row.line) for word, row in zip(words, rows, strict=True)]
-        deliver(list(zip(records, rows, strict=True)))
+        write([row for _, row in accepted])
+        bury([_letter(record, *left[record.line]) for record in records if record.line in left])
+        deliver(accepted)
+
+
+def _letter(record: Record, reason: Reason, words: str) -> DeadLetter:
+    """A dead letter of a word that is not released."""
+    return DeadLetter(record.id, record.line, reason.stage, reason.value, words, 1, record.file, "", as_json(record.values))
 
 
 def predicted(process: Process, words: Sequence[Reviewed]) -> list[Predicted]:
     """Words as rows of predictions: a person is sure, and lines count the words."""
     rows = enumerate(words, start=1)
     return [Predicted(word.record_id, answer_by(process, word), 1.0, REVIEWED, line) for line, word in rows]
-
-
-def _publish(ledger: Answers, results: ResultTable, batch: str, words: Sequence[Reviewed]) -> None:
-    """The words as rows of the table of results."""
-    results.begin(batch)
-    with ledger.keep(results.process.name, {}) as (connection, _):
-        left = results.stage(connection, batch, predicted(results.process, words))
-    if left:
-        logger.warning("released: %d of %d do not fit the table of results", len(left), len(words))
-    results.publish(batch)

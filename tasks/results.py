@@ -2,19 +2,25 @@
 
 Rows of a batch that is being made stand in a table beside it, written in one transaction with the ledger's answers; when the batch is
 whole, one transaction moves them into the table. A key that is there already is updated, so that the same batch again changes nothing.
+Rows of records that wait for a person in this batch, or are dead in it, are taken out: they were answers to what these held before. A row
+whose record is not in the source any more stays: a source may be a part of what there is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from infra.database import address, reading, upsert, writing
 from tasks.answers import MOST_PARAMETERS, make_table
+from tasks.contents import CHUNK_IDS, Contents, Seen
 from tasks.process import Column, Process, digest_of
 from tasks.reasons import Reason
+from tasks.reviews import Reviewed
 from tasks.sinks import Predicted, whole_text
 from tasks.terms import SinkTable
 from tasks.turns import Turn, take_turn
+from tasks.words import REVIEWED
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -50,6 +56,7 @@ class ResultTable:
             self._check_fits()
         make_table(engine, self.table)
         make_table(engine, self.staged)
+        self.contents = Contents(engine, declared)
         with writing(engine) as connection:
             connection.execute(self.staged.delete().where(self.staged.c.clerkflow_at < datetime.now(UTC) - timedelta(days=STALE_DAYS)))
 
@@ -137,11 +144,11 @@ class ResultTable:
         )
         return {id for (id,) in written}
 
-    def publish(self, batch: str, later: Sequence[str] = (), turn: Turn | None = None) -> int:
+    def publish(self, batch: str, seen: Seen | None = None, turn: Turn | None = None) -> int:
         """Move a batch's rows into the table, all at once; how many.
 
         Args:
-            later: what records are known by that people have spoken about meanwhile; they are left out, for theirs is the last word.
+            seen: what else its records are; None when no record was looked at, for people have spoken about those whose rows these are.
             turn: is noted, for rows of a declared table.
         """
         from sqlalchemy import select
@@ -149,9 +156,11 @@ class ResultTable:
         names = [column.name for column in self.table.columns]
         mine = select(*(self.staged.c[name] for name in names)).where(self.staged.c.batch == batch).order_by(self.staged.c.record_id)
         with writing(self.engine) as connection:
-            for start in range(0, len(later), MOST_PARAMETERS):
-                over = self.staged.c.clerkflow_item.in_(later[start : start + MOST_PARAMETERS])
-                connection.execute(self.staged.delete().where(self.staged.c.batch == batch, over))
+            if seen:
+                self._take_out(connection, batch, seen)
+                self.contents.note_staged(connection, batch, self.staged, seen.shown)
+            else:
+                self.contents.mark(connection, select(self.staged.c.record_id).where(self.staged.c.batch == batch), there=True)
             insert = upsert(connection, self.table).from_select(names, mine)
             update = {name: insert.excluded[name] for name in names if name != "record_id"}
             connection.execute(insert.on_conflict_do_update(index_elements=["record_id"], set_=update))
@@ -159,13 +168,43 @@ class ResultTable:
                 take_turn(connection, turn)
             return connection.execute(self.staged.delete().where(self.staged.c.batch == batch)).rowcount
 
+    def _take_out(self, connection: "Connection", batch: str, seen: Seen) -> None:
+        """Delete rows of records that get none from this batch; a person's answer to the very same content stays."""
+        from sqlalchemy import and_, not_
+
+        rows, texts = self.table.c, ((_text(id), item) for id, item in chain(seen.absent, self._left_out(connection, batch, seen.later)))
+        for chunk in _chunks((id, item) for id, item in texts if len(id.encode()) <= MOST_ID_BYTES):
+            known = self.contents.of(connection, list(chunk))
+            same = [id for id, item in chunk.items() if known.get(id, ("",))[0] == item]
+            stays = and_(rows.model_version == REVIEWED, rows.record_id.in_(same))
+            connection.execute(self.table.delete().where(rows.record_id.in_(chunk), not_(stays)))
+            self.contents.note(connection, batch, chunk, seen.shown)
+
+    def _left_out(self, connection: "Connection", batch: str, later: Sequence[str]) -> list[tuple[str, str]]:
+        """Drop the rows of a batch that people have spoken about meanwhile; their ids, and what they are known by."""
+        found: list[tuple[str, str]] = []
+        for start in range(0, len(later), MOST_PARAMETERS):
+            over = self.staged.c.clerkflow_item.in_(later[start : start + MOST_PARAMETERS])
+            gone = self.staged.delete().where(self.staged.c.batch == batch, over)
+            found += connection.execute(gone.returning(self.staged.c.record_id, self.staged.c.clerkflow_item)).tuples()
+        return found
+
+    def judge(self, words: Sequence[Reviewed]) -> dict[str, bool | None]:
+        """Id of a word -> whether it is on what its record held when it was seen last; None where nobody knows."""
+        by_id: dict[str, list[Reviewed]] = {}
+        for word in words:
+            by_id.setdefault(_text(word.record_id), []).append(word)
+        return self.contents.judge(by_id)
+
     def withdraw(self, ids: Sequence[str], version: str) -> int:
         """Delete the rows of records whose answers are of this version; how many there were."""
         gone, texts = 0, [_text(id) for id in ids]
         with writing(self.engine) as connection:
             for start in range(0, len(texts), MOST_PARAMETERS):
-                these = self.table.c.record_id.in_(texts[start : start + MOST_PARAMETERS])
-                gone += connection.execute(self.table.delete().where(these, self.table.c.model_version == version)).rowcount
+                these = self.table.c.record_id.in_(texts[start : start + MOST_PARAMETERS]), self.table.c.model_version == version
+                taken = connection.execute(self.table.delete().where(*these).returning(self.table.c.record_id)).scalars().all()
+                self.contents.mark(connection, taken, there=False)
+                gone += len(taken)
         return gone
 
     def _cells(self, row: Predicted) -> dict[str, Any]:
@@ -192,6 +231,18 @@ def output_columns(process: Process) -> dict[str, Column]:
         return dict(output.fields or {})
     path = output.label or output.text or ""
     return {path: process.column(path)}
+
+
+def _chunks(pairs: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
+    """Ids with what they are known by, some at a time; of two with one id in a chunk the last."""
+    chunk: dict[str, str] = {}
+    for id, item in pairs:
+        chunk[id] = item
+        if len(chunk) == CHUNK_IDS:
+            yield chunk
+            chunk = {}
+    if chunk:
+        yield chunk
 
 
 def _type_of(column: Column) -> Any:

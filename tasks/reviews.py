@@ -63,6 +63,11 @@ def item_id(record_id: str, inputs: Mapping[str, Any]) -> str:
     return digest_of([record_id, dict(inputs)])[:32]
 
 
+def shown_id(record_id: str, inputs: Mapping[str, Any], shown: Iterable[str]) -> str:
+    """What a record is known by where only the values at these paths count."""
+    return item_id(record_id, {path: inputs[path] for path in shown if path in inputs})
+
+
 def review_key(process: str, id: str) -> str:
     """Where the word on a record is kept."""
     return f"{process}/reviews/{id}.json"

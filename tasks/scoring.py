@@ -23,6 +23,7 @@ from tasks.answers import ledger_of, opened_ledger
 from tasks.artifacts import Artifact, json_bytes, scratch, shown, store_folder
 from tasks.batches import batch_id, recall
 from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
+from tasks.contents import Seen, absent_in
 from tasks.manifests import read_manifest
 from tasks.reasons import Reason
 from tasks.registry import fetch_version
@@ -173,7 +174,7 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
         check(store, hold)
         if results:
             with claimed(store, batch_key(declared.name, REVIEWED), order.run.id, wait=True):  # else a word released now is lost
-                results.publish(order.batch, words.later(), order.turn)
+                results.publish(order.batch, Seen(words.shown, absent_in(folder, words.known_by), words.later()), order.turn)
         artifact = artifact.model_copy(update={"facts": _facts(order, tally, time.perf_counter() - clock)})
         check(store, hold)
         manifest = json_bytes(_manifest(order, tally, artifact, started))

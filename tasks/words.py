@@ -11,9 +11,9 @@ from typing import Any
 
 from infra.store import Store
 from tasks.predictions import Prediction
-from tasks.process import Process, digest_of
+from tasks.process import Process
 from tasks.reviewing import Queue, answer_by
-from tasks.reviews import Reviewed
+from tasks.reviews import Reviewed, shown_id
 
 REVIEWED = "reviewed"  # in the place of a model's version: a person said so
 FILE = "words.jsonl"
@@ -39,7 +39,7 @@ class Words:
     """
 
     def __init__(self, store: Store, process: Process, today: Process) -> None:
-        self._own, self._today, self._shown, self._queue = process, today, tuple(process.input_columns), Queue(store, process)
+        self._own, self._today, self.shown, self._queue = process, today, tuple(process.input_columns), Queue(store, process)
         self._known = self._all()
 
     def _all(self) -> Mapping[str, Reviewed]:
@@ -60,7 +60,7 @@ class Words:
 
     def known_by(self, record_id: str, inputs: Mapping[str, Any]) -> str:
         """What a record is known by."""
-        return digest_of([record_id, {path: inputs[path] for path in self._shown if path in inputs}])[:32]
+        return shown_id(record_id, inputs, self.shown)
 
     @property
     def spoken(self) -> bool:

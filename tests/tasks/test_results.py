@@ -17,8 +17,10 @@ from infra.database import DatabaseAwayError, connected, reading, writing
 from tasks.answering import Tally, Terms, score_file
 from tasks.answers import opened_ledger
 from tasks.artifacts import file_digest, modified_at
+from tasks.contents import Seen, absent_in
 from tasks.process import Process
 from tasks.results import ResultTable
+from tasks.reviews import shown_id
 from tasks.sinks import Predicted
 from tasks.sources import Source
 from tasks.terms import Batches, SinkTable
@@ -46,7 +48,9 @@ def score(
         results.begin(batch)
         tally = score_file(source, quick.champion(asked), asked, Terms(ledger, batch, "jsonl", results=results, **terms), folder)
         if publish:
-            results.publish(batch, later)
+            shown = tuple(asked.input_columns)
+            absent = absent_in(folder, lambda id, inputs: shown_id(id, inputs, shown))
+            results.publish(batch, Seen(shown, absent, later))
     return tally
 
 

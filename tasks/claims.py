@@ -2,7 +2,7 @@
 
 <process>/claims/<flow>.json           a flow that works alone on a process
 <process>/claims/runs/<flow run>.json  one run of Prefect's, which may be executed twice; also its sign of life for the watchdog
-<process>/claims/batches/<batch>.json  one batch
+<process>/claims/batches/<batch>.json  one batch; also the rows of a declared table, from their copy until their answers are shown
 
 A claim is taken, renewed and released by conditional writes. Its holder renews it; one that died, or sleeps, is overtaken when its lease
 is over. A claim is given back, never removed, so its token only grows: the champion's alias keeps the largest, and refuses who holds less.

@@ -113,6 +113,19 @@ class Contents:
         """
         connection.execute(self.table.update().where(self.table.c.record_id.in_(ids)).values(there=there))
 
+    def is_emptied(self, batch: str) -> bool:
+        """Whether a batch's records had rows, and the table of results holds none for any of them."""
+        from sqlalchemy import Column, MetaData, Table, Text, exists, inspect, select
+
+        schema, _, name = self.declared.table.rpartition(".")
+        rows = Table(name, MetaData(), Column("record_id", Text), schema=schema or None)
+        mine = select(self.table.c.record_id).where(self.table.c.batch == batch, self.table.c.there.is_(True)).limit(1)
+        left = mine.where(exists().where(rows.c.record_id == self.table.c.record_id))
+        with reading(self.engine) as connection:
+            if connection.execute(mine).first() is None:
+                return False
+            return not inspect(connection).has_table(name, schema=schema or None) or connection.execute(left).first() is None
+
 
 def _table(name: str) -> "Table":
     from sqlalchemy import Boolean, Column, MetaData, String, Table, Text

@@ -6,6 +6,8 @@ so that half a batch is never seen.
 
 import logging
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -23,8 +25,9 @@ from tasks.answers import ledger_of, opened_ledger
 from tasks.artifacts import Artifact, json_bytes, scratch, shown, store_folder
 from tasks.batches import batch_id, recall
 from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
-from tasks.contents import Seen, absent_in
+from tasks.contents import Contents, Seen, absent_in
 from tasks.manifests import read_manifest
+from tasks.process import Process, digest_of
 from tasks.reasons import Reason
 from tasks.registry import fetch_version
 from tasks.replays import Again, letters_of
@@ -32,7 +35,7 @@ from tasks.results import ResultTable
 from tasks.routing import Router
 from tasks.runs import Run, told
 from tasks.sinks import WRITERS
-from tasks.sources import Source, opened, read_as_today, table_name
+from tasks.sources import Source, opened, read_as_today, source_id, table_name
 from tasks.turns import Turn, latest_turn
 from tasks.words import REVIEWED, Words
 from tasks.workers import hired
@@ -55,6 +58,7 @@ class Order:
     output_format: str
     again: Again | None = None  # the dead letters that it replays
     after: str = ""  # the batch that it comes after, when the declared table's rows have changed back to what they were before that
+    alone: Hold | None = None  # the right to move answers to the declared table's rows
 
     @property
     def batch(self) -> str:
@@ -70,10 +74,18 @@ class Order:
     @property
     def turn(self) -> Turn | None:
         """What the table of results shows when it is carried out; None when it does not follow a declared table."""
-        declared = self.run.process.batch
-        if self.again or not (declared.sink and declared.source and self.source.name == table_name(declared.source)):
+        sink = self.run.process.batch.sink
+        if self.again or not (sink and _follows(self.run.process, self.source.name)):
             return None
-        return Turn(self.run.process.name, self.source.name, replace(self, after="").batch, self.batch, self.after)
+        read = source_id(self.source.sha256, self.source.name, self.run.process)
+        shown = f"{read}-{self.version}-{digest_of(sink.model_dump(mode='json'))[:8]}"
+        return Turn(self.run.process.name, self.source.name, shown, self.batch, self.after)
+
+
+def _follows(process: Process, source: str) -> bool:
+    """Whether the process has a table of results that shows what a source, the declared table, holds."""
+    declared = process.batch
+    return bool(declared.sink and declared.source and source == table_name(declared.source))
 
 
 TRIED_AGAIN: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [1, 10], "retry_condition_fn": store_was_away}
@@ -95,8 +107,7 @@ def score_batch(source: str, run: Run, output_format: str = "jsonl", version: st
         raise ValueError(f"output format {output_format!r} is not known; there are: {', '.join(WRITERS)}")
     store = open_store()
     version = version or _champion(store, run.process.name)
-    with opened(store, source, run.process) as found:
-        return _carry_out(store, Order(run, found, version, output_format), wait)
+    return _carry_out(store, run, source, wait, lambda found, alone: Order(run, found, version, output_format, alone=alone))
 
 
 @task(task_run_name="replay-{run.process.name}", cache_policy=NO_CACHE, **TRIED_AGAIN)
@@ -109,32 +120,43 @@ def replay_batch(batch: str, run: Run, reason: Reason | None = None, output_form
     store = open_store()
     again = letters_of(store, run.process.name, batch, reason)
     version = _champion(store, run.process.name)
-    with opened(store, again.location, run.process) as found:
-        return _carry_out(store, Order(run, found, version, output_format, again), wait=False)
+    return _carry_out(store, run, again.location, False, lambda found, alone: Order(run, found, version, output_format, again, alone=alone))
 
 
-def _carry_out(store: Store, order: Order, wait: bool) -> Artifact | Claim:
+def _carry_out(store: Store, run: Run, source: str, wait: bool, order_of: Callable[[Source, Hold | None], Order]) -> Artifact | Claim:
     """The finished batch; it is made when nobody has made it."""
-    order = _in_turn(store, order)
-    if known := _known(store, order.prefix):
-        return known
     try:
-        with claimed(store, batch_key(order.run.process.name, order.batch), order.run.id, wait=wait) as hold:
-            return _known(store, order.prefix) or _make_batch(store, order, hold)
+        with _alone(store, run, source, wait) as alone, opened(store, source, run.process) as found:
+            order = _in_turn(store, order_of(found, alone))
+            if known := _known(store, order.prefix):
+                return known
+            with claimed(store, batch_key(run.process.name, order.batch), run.id, wait=wait) as hold:
+                return _known(store, order.prefix) or _make_batch(store, order, hold)
     except Held as held:
-        logger.info("scoring: %s is left to run %s, which is at work on it", shown(order.source.name), held.claim.run)
+        logger.info("scoring: %s is left to run %s, which is at work on it", shown(source), held.claim.run)
         return held.claim
 
 
+def _alone(store: Store, run: Run, source: str, wait: bool) -> AbstractContextManager[Hold | None]:
+    """From the copy of the declared table's rows until their answers are moved one run works: else older ones are shown over newer ones."""
+    if not _follows(run.process, source):
+        return nullcontext()
+    return claimed(store, batch_key(run.process.name, f"rows-{digest_of(source)[:16]}"), run.id, wait=wait)
+
+
 def _in_turn(store: Store, order: Order) -> Order:
-    """The order under the name of what it makes: one of its own when these rows were scored before, and others since."""
-    if not (turn := order.turn):
+    """The order under the name of what it makes: one of its own when these rows were scored before, and are not what the table shows."""
+    if not (turn := order.turn) or not (sink := order.run.process.batch.sink):
         return order
     with opened_ledger(*ledger_of(order.run.process)) as ledger:
         last = latest_turn(ledger.engine, turn.process, turn.source)
-    if last is None or last.plain == turn.plain:
-        return replace(order, after=last.after) if last else order
-    return replace(order, after=last.batch) if store.stat(f"{order.prefix}/manifest.json") else order
+        if last and last.plain == turn.plain and not Contents(ledger.engine, sink).is_emptied(last.batch):
+            return replace(order, after=last.after)
+    if last and store.stat(f"{order.prefix}/manifest.json"):
+        order = replace(order, after=last.batch)
+    while store.stat(f"{order.prefix}/manifest.json"):  # made before the turns were lost, or by a release that noted none
+        order = replace(order, after=order.batch)
+    return order
 
 
 def _known(store: Store, prefix: str) -> Artifact | None:
@@ -174,6 +196,7 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
         check(store, hold)
         if results:
             with claimed(store, batch_key(declared.name, REVIEWED), order.run.id, wait=True):  # else a word released now is lost
+                check(store, order.alone)
                 results.publish(order.batch, Seen(words.shown, absent_in(folder, words.known_by), words.later()), order.turn)
         artifact = artifact.model_copy(update={"facts": _facts(order, tally, time.perf_counter() - clock)})
         check(store, hold)

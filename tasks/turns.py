@@ -2,7 +2,8 @@
 
 A batch is named after its bytes, so one of rows that were scored before is found again, and nothing happens. But when other rows were
 scored in between, the table of results shows those: then the batch is made once more, under a name that says what it came after, from
-answers that the ledger has. A kill between any two steps changes no name.
+answers that the ledger has. So it is when the table of results was emptied, or is another one. A kill between any two steps changes no
+name.
 """
 
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ class Turn:
 
     process: str
     source: str  # its name among sources
-    plain: str  # what the batch of these rows is called the first time
-    batch: str  # what it is called now
+    plain: str  # these rows, how they are read, who answers, and into which table: what else is made of them does not count
+    batch: str  # that has moved their answers there
     after: str = ""  # the batch that it came after, where these rows had been scored before that one
 
 

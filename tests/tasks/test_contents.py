@@ -1,7 +1,9 @@
 """The table of results shows what the source holds now: no word on what a record held before, and no answer to it."""
 
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ from infra.store import open_store
 from tasks.arrivals import score_waiting
 from tasks.artifacts import Artifact
 from tasks.batches import accounted
+from tasks.claims import batch_key, claimed
 from tasks.process import Process
 from tasks.released import release_reviewed, unreleased
+from tasks.results import ResultTable
 from tasks.reviewing import Queue
 from tasks.reviews import Word
 from tasks.runs import Run
+from tasks.words import REVIEWED
 from tests.flows.test_review import process_of, put_batch
 from tests.tasks.test_results import ask, messages, rows_of, score
 from tests.tasks.test_scoring import between_tables
@@ -39,11 +44,11 @@ def change(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ch
     monkeypatch.setenv("ORDERS_DATABASE", database)
     publish_tiny(tiny_process(), tmp_path / "version")
 
-    def changed(statement: str = "", accepts: bool = True) -> list[Artifact]:
+    def changed(statement: str = "", accepts: bool = True, output_format: str = "jsonl") -> list[Artifact]:
         if statement:
             with connected(database, "TEST") as engine, writing(engine) as connection:
                 connection.exec_driver_sql(statement)
-        return score_waiting([], Run(id="now", process=process_that(accepts), flow="score"), "jsonl").batches
+        return score_waiting([], Run(id="now", process=process_that(accepts), flow="score"), output_format).batches
 
     with connected(database, "TEST") as engine, writing(engine) as connection:
         connection.exec_driver_sql("CREATE TABLE mails (id INTEGER PRIMARY KEY, text TEXT)")
@@ -119,6 +124,66 @@ def test_a_record_that_is_dead_or_waits_with_other_words_has_no_row_any_more(cha
     assert shown(database) == {"3": (right, "reviewed")}
     change("DELETE FROM mails WHERE id = 3")
     assert set(shown(database)) == {"1", "2", "3"} and shown(database)["3"] == (right, "reviewed")  # what is gone from the source stays
+
+
+def names(batches: list[Artifact]) -> list[str]:
+    return [batch.facts["batch"] for batch in batches]
+
+
+def test_what_else_is_made_of_rows_that_did_not_change_makes_one_batch_and_no_more(change: Change, database: str) -> None:
+    first, other = change("INSERT INTO mails VALUES (1, 'card')"), change(output_format="csv")
+    assert names(first) != names(other)
+    for _ in range(2):
+        assert (names(change()), names(change(output_format="csv"))) == (names(first), names(other))
+    change("UPDATE mails SET text = 'late'")
+    back, again = change("UPDATE mails SET text = 'card'"), change(output_format="csv")
+    assert (names(change()), names(change(output_format="csv"))) == (names(back), names(again))
+
+
+def test_a_table_of_results_that_was_emptied_or_is_a_new_one_is_filled_again_once(change: Change, database: str) -> None:
+    first = change("INSERT INTO mails VALUES (1, 'card'), (2, 'late'), (3, NULL)")
+    before, batches = shown(database), [names(first)]
+    for gone in ("DELETE FROM routed", "DROP TABLE routed", "DELETE FROM clerkflow_turns", "DELETE FROM routed"):
+        batches.append(names(change(gone)))
+        assert shown(database) == before
+        assert names(change()) == batches[-1]
+    assert len({name for (name,) in batches}) == len(batches)
+    assert names(change("DELETE FROM routed WHERE record_id = '1'")) == batches[-1]  # somebody's own wish
+
+
+def test_of_two_runs_at_once_on_a_declared_table_one_copies_and_shows_its_rows(change: Change, database: str) -> None:
+    store, run = open_store(), Run(id="later", process=process_that(accepts=True), flow="score")
+    change("INSERT INTO mails VALUES (1, 'card')")
+    with ThreadPoolExecutor() as pool:
+        with claimed(store, batch_key("memory", REVIEWED), "a release"):
+            first = pool.submit(change, "UPDATE mails SET text = 'old words'")
+            for _ in range(240):
+                if sum(info.key.endswith("/predictions.jsonl") for info in store.list("memory/batches/")) > 1:
+                    break
+                time.sleep(0.25)
+            with connected(database, "TEST") as engine, writing(engine) as connection:
+                connection.exec_driver_sql("UPDATE mails SET text = 'new words'")
+            (left,) = score_waiting([], run, "jsonl").left
+            assert left.run == "now"
+        (older,) = first.result(60)
+    (newer,) = change()
+    with ask(database) as select:
+        assert select("SELECT batch FROM routed") == [(newer.facts["batch"],)] != [(older.facts["batch"],)]
+
+
+def test_who_lost_the_right_to_a_declared_tables_rows_moves_none(change: Change, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, stage = open_store(), ResultTable.stage
+    (first,) = change("INSERT INTO mails VALUES (1, 'card')")
+
+    def overtaken(*words: Any) -> Any:
+        (key,) = (info.key for info in store.list("memory/claims/batches/rows-"))
+        store.delete(key)
+        return stage(*words)
+
+    monkeypatch.setattr(ResultTable, "stage", overtaken)
+    assert change("UPDATE mails SET text = 'late'") == []
+    with ask(database) as select:
+        assert select("SELECT batch FROM routed") == [(first.facts["batch"],)]
 
 
 def test_an_answer_that_does_not_fit_the_table_is_a_dead_letter_of_what_is_released(database: str, tmp_path: Path) -> None:

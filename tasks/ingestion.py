@@ -24,6 +24,8 @@ from tasks.runs import Run, once
 log = logging.getLogger(__name__)
 
 FILES = ("records.jsonl", "rejected.jsonl")
+REVIEWED_FILES = "reviewed"  # what people have labelled is read as files below this
+GOLD = f"{REVIEWED_FILES}/gold.jsonl"
 UNLABELLED = "no record of it has an output"  # it waits to be scored
 
 LeftOut = dict[str, str]  # name, and why it is left out
@@ -57,7 +59,7 @@ def declared_sources(process: Process) -> list[Source]:
 def reviewed_sources(process: Process, store: Store, folder: Path) -> list[Source]:
     """What people have reviewed, as labelled files with their split: gold is only measured with, the rest only trained on."""
     written = write_labelled(store, process, folder)
-    return [Source(path, f"reviewed/{path.name}", split) for split, path in written.items()]
+    return [Source(path, f"{REVIEWED_FILES}/{path.name}", split) for split, path in written.items()]
 
 
 def copy_inbox(process: Process, store: Store, folder: Path) -> tuple[list[Source], list[LeftOut]]:

@@ -24,6 +24,7 @@ from tasks.artifacts import Artifact, fetch_file, file_digest, scratch, store_fo
 from tasks.bases import base_folder, lacks_tokenizer
 from tasks.cleaning import alike, fold
 from tasks.duplicates import Wording, band_keys, digest, exact_twins, near_twins, wording
+from tasks.ingestion import GOLD
 from tasks.process import Process
 from tasks.prompts import clean, clean_value, completion_of, output_of, prompt_of
 from tasks.records import Record, as_text, lookup, read_records
@@ -59,6 +60,7 @@ class Corpus:
     outputs: "array[int]" = field(default_factory=lambda: array("Q"))
     offsets: "array[int]" = field(default_factory=lambda: array("Q"))
     buckets: list[NDArray[np.uint64]] = field(default_factory=list)
+    gold: "array[int]" = field(default_factory=lambda: array("b"))  # 1: people have reviewed it, and it only measures
     labels: Counter[str] = field(default_factory=Counter)
     unlabelled: list[str] = field(default_factory=list)  # ids
 
@@ -117,6 +119,7 @@ def _note(process: Process, record: Record, sample: Sample, corpus: Corpus) -> N
     corpus.sides.append(side_of(process, record.split, group or folded))
     corpus.prompts.append(digest(folded))
     corpus.groups.append(digest("group", group) if group else 0)
+    corpus.gold.append(record.split == SIDES[TEST] and record.file == GOLD)
     corpus.outputs.append(digest(folded, json.dumps(sample.output, ensure_ascii=False, sort_keys=True)))
     if process.output.kind == "label":
         corpus.labels[sample.output] += 1
@@ -139,10 +142,10 @@ class Selection:
 def select(process: Process, corpus: Corpus) -> Selection:
     """Drop duplicates and leaks.
 
-    Test files are looked at first and never lose a sample, then validation files; of the rest the first one stays.
+    Test files and gold are looked at first and never lose a sample, then validation files; of the rest the first one stays.
     """
     sides = np.array(corpus.sides, dtype=np.int8)
-    fixed_test = (sides == TEST) & bool(process.records.test)
+    fixed_test = (sides == TEST) & (bool(process.records.test) | np.array(corpus.gold, dtype=np.bool_))
     fixed = np.where(fixed_test, 2, np.where((sides == TEST - 1) & bool(process.records.validation), 1, 0))
     order = np.argsort(-fixed, kind="stable")
     exact = exact_twins(np.array(corpus.outputs, dtype=np.uint64), order)
@@ -166,9 +169,10 @@ def select(process: Process, corpus: Corpus) -> Selection:
 
 
 def _keys(process: Process, corpus: Corpus) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """What must not stand on two sides: texts, unless they may repeat, and groups."""
+    """What must not stand on two sides: texts, those that may repeat only where they are gold, and groups."""
     prompts = np.array(corpus.prompts, dtype=np.uint64)
-    return prompts * (process.sample.repeats == "drop"), np.array(corpus.groups, dtype=np.uint64)
+    once = np.isin(prompts, prompts[np.array(corpus.gold, dtype=np.bool_)]) | (process.sample.repeats == "drop")
+    return prompts * once, np.array(corpus.groups, dtype=np.uint64)
 
 
 def references(process: Process, corpus: Corpus, indices: NDArray[np.int64]) -> dict[int, list[str]]:

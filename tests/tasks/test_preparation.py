@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, GPT2Config
 from infra.store import LocalStore
 from tasks.artifacts import fetch_folder, store_folder
 from tasks.declaration import merge, parse_process
+from tasks.ingestion import GOLD
 from tasks.preparation import prepare, write_samples
 from tasks.process import Process
 from tasks.records import Record, write_lines
@@ -111,6 +112,33 @@ def test_events_that_repeat_are_all_kept_where_declared(tmp_path: Path) -> None:
     report, rows = prepared([*tickets(), *again], tmp_path, changes)
     assert sum(len(side) for side in rows.values()) == 63
     assert set(report["dropped"].values()) == {0}
+
+
+def gold(number: int, text: str, queue: str) -> Record:
+    """A record that people have reviewed, and that only measures."""
+    return Record(f"g{number}", {"text": text, "queue": queue, "language": "en"}, GOLD, number, (), "test")
+
+
+@pytest.mark.parametrize("changes", [{"repeats": "drop"}, {"repeats": "keep", "near_duplicates": None}])
+@pytest.mark.parametrize("label", ["billing", "delivery"])
+@pytest.mark.parametrize("split", ["", "train", "validation"])
+def test_a_text_that_is_gold_only_measures_whatever_stands_elsewhere(
+    tmp_path: Path, changes: dict[str, Any], label: str, split: str
+) -> None:
+    twins = [ticket(60 + n, "Where is my  LAMP, order 999?", "billing", split) for n in range(2)]
+    measuring = gold(0, "Where is my lamp, order 999?", label)
+    report, rows = prepared([*tickets(), *twins, measuring], tmp_path, {"sample": changes})
+    found = {name: {row["record_id"] for row in side} for name, side in rows.items()}
+    assert "g0" in found["test"] and not {"t60", "t61"} & (found["train"] | found["validation"])
+    assert sum(map(len, found.values())) + sum(report["dropped"].values()) == 63
+
+
+def test_gold_comes_first_like_a_test_file_and_what_is_nearly_it_is_not_learned(tmp_path: Path) -> None:
+    letter = "I ordered a grey desk lamp three weeks ago and it has still not been delivered to our office in Leiden, please help"
+    records = [ticket(60, letter + "s", "delivery", "train"), *tickets(), gold(0, letter, "delivery"), gold(1, letter, "delivery")]
+    report, rows = prepared(records, tmp_path)
+    assert {"g0", "g1"} <= {row["record_id"] for row in rows["test"]}
+    assert report["dropped"] == {"exact_duplicates": 0, "near_duplicates": 0, "twins_of_test": 1, "leaks": 0}
 
 
 def test_the_same_text_in_other_letters_is_dropped_once_and_counted(tmp_path: Path) -> None:

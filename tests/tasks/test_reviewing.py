@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infra.store import Conflict, LocalStore, Store
-from tasks.ingestion import reviewed_sources
+from tasks.ingestion import GOLD, reviewed_sources
 from tasks.lessons import to_learn
 from tasks.preparation import write_samples
 from tasks.process import Process
@@ -197,10 +197,10 @@ def test_what_was_reviewed_is_read_with_its_split_and_measured_or_trained_on_but
         for row in Reader(source.path, source.name, process, source.split)
         if isinstance(row, Record)
     ]
-    assert [(row.values, row.split) for row in records] == [
-        ({"text": "gold one", "queue": "shipping"}, "test"),
-        ({"text": "later two", "queue": "shipping"}, "train"),
-        ({"text": "later three", "queue": "shipping"}, "train"),
+    assert [(row.values, row.split, row.file == GOLD) for row in records] == [
+        ({"text": "gold one", "queue": "shipping"}, "test", True),
+        ({"text": "later two", "queue": "shipping"}, "train", False),
+        ({"text": "later three", "queue": "shipping"}, "train", False),
     ]
     own = [
         Record(f"o{n}", {"text": f"text {n}", "queue": "billing"}, "a.jsonl", n, (), ("", "validation", "test")[n % 3]) for n in range(9)

@@ -181,7 +181,8 @@ def show_batches(batches: Sequence["Artifact"], process: str) -> None:
     store = open_store()
     for batch in batches:
         known = f"; the model was asked about {batch.facts['asked']:,}" if "asked" in batch.facts else ""
-        out.print(f"{process}: {accounted(batch)}{known}")
+        several = f"; {doubled:,} ids came with different contents" if (doubled := batch.facts.get("doubled")) else ""
+        out.print(f"{process}: {accounted(batch)}{known}{several}")
         for key in (batch.prefix, *delivered(store, batch)):
             out.print(f"  {store.address(key)}", soft_wrap=True)
     asked = (batch.facts for batch in batches if "asked" in batch.facts)  # people's words are asked nobody again

@@ -16,6 +16,7 @@ from tasks.answers import Answers, key_of
 from tasks.artifacts import modified_at, shown
 from tasks.cleaning import fold
 from tasks.deliveries import Deliver, deliveries
+from tasks.duplicates import Ids
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.predictions import Prediction
@@ -58,6 +59,7 @@ class Tally:
     review: int = 0
     dead: int = 0
     asked: int = 0  # of the model; the others were known
+    doubled: int = 0  # ids that came with different words for the model; where a table holds one row for each, the later ones are dead
     reasons: Counter[str] = field(default_factory=Counter)  # code -> dead letters
     doubts: Counter[str] = field(default_factory=Counter)  # reason -> records to review
 
@@ -151,6 +153,7 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
             show(job.tally)
         job.bury_missing()
         job.check_budget()
+        job.tally.doubled = job.ids.doubled()
     with (folder / "monitoring.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(as_json(row) + "\n" for row in job.monitoring.rows)
     rows = len(terms.again.letters) if terms.again else reader.counts["records"] + reader.counts["rejected"]
@@ -192,16 +195,9 @@ class Writers:
 class Job:
     """A batch while it is made."""
 
-    def __init__(
-        self,
-        source: Source,
-        champion: Champion,
-        process: Process,
-        terms: Terms,
-        write: Writers,
-    ) -> None:
+    def __init__(self, source: Source, champion: Champion, process: Process, terms: Terms, write: Writers) -> None:
         self.source, self.champion, self.process, self.terms, self.write = source, champion, process, terms, write
-        self.tally = Tally()
+        self.tally, self.ids = Tally(), Ids()
         self.attempts: dict[int, int] = {}  # line -> of what is asked about again
         self.coming: set[bytes] = set()  # keys of answers that are waited for
         self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)
@@ -221,7 +217,9 @@ class Job:
             elif fault := fault_in(self.process, record):
                 self.bury_record(record, *fault)
             else:
-                yield Asked(record, self.champion.predictor.prompt_of(record.values), word, item)
+                prompt = self.champion.predictor.prompt_of(record.values)
+                self.ids.note(record.id, prompt)
+                yield Asked(record, prompt, word, item)
 
     def _item(self, record: Record) -> str:
         words = self.terms.words

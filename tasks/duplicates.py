@@ -10,6 +10,7 @@ another output are no duplicate: they show where the answer is not certain.
 
 import hashlib
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,6 +107,25 @@ def band_keys(wordings: Sequence[Wording], threshold: float) -> Keys:
             key ^= key >> np.uint64(29)
         keys[:, band] = key
     return keys
+
+
+class Ids:
+    """Which ids come with several contents, in 16 bytes a record."""
+
+    def __init__(self) -> None:
+        self._ids, self._contents = array("q"), array("q")
+
+    def note(self, id: str, content: str) -> None:
+        """Take in a record."""
+        self._ids.append(hash(id))
+        self._contents.append(hash(content))
+
+    def doubled(self) -> int:
+        """How many ids came with more than one content."""
+        ids, contents = np.array(self._ids, dtype=np.int64), np.array(self._contents, dtype=np.int64)
+        order = np.lexsort((contents, ids))
+        ids, contents = ids[order], contents[order]
+        return len(np.unique(ids[1:][(ids[1:] == ids[:-1]) & (contents[1:] != contents[:-1])]))
 
 
 def exact_twins(keys: Keys, order: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -154,7 +154,7 @@ def _in_turn(store: Store, order: Order) -> Order:
             return replace(order, after=last.after)
     if last and store.stat(f"{order.prefix}/manifest.json"):
         order = replace(order, after=last.batch)
-    while store.stat(f"{order.prefix}/manifest.json"):  # made before the turns were lost, or by a release that noted none
+    while store.stat(f"{order.prefix}/manifest.json"):  # before turns were noted, or before they were lost
         order = replace(order, after=order.batch)
     return order
 
@@ -220,6 +220,7 @@ def _facts(order: Order, tally: Tally, seconds: float) -> dict[str, Any]:
         "review": tally.review,
         "dead": tally.dead,
         "asked": tally.asked,
+        "doubled": tally.doubled,
         "seconds": round(seconds, 1),
         "rows_per_second": round(tally.rows / seconds, 1),
     }

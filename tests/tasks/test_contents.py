@@ -163,7 +163,7 @@ def test_of_two_runs_at_once_on_a_declared_table_one_copies_and_shows_its_rows(c
                 time.sleep(0.25)
             with connected(database, "TEST") as engine, writing(engine) as connection:
                 connection.exec_driver_sql("UPDATE mails SET text = 'new words'")
-            (left,) = score_waiting([], run, "jsonl").left
+            (left,) = pool.submit(score_waiting, [], run, "jsonl").result(30).left
             assert left.run == "now"
         (older,) = first.result(60)
     (newer,) = change()
@@ -176,8 +176,8 @@ def test_who_lost_the_right_to_a_declared_tables_rows_moves_none(change: Change,
     (first,) = change("INSERT INTO mails VALUES (1, 'card')")
 
     def overtaken(*words: Any) -> Any:
-        (key,) = (info.key for info in store.list("memory/claims/batches/rows-"))
-        store.delete(key)
+        for info in list(store.list("memory/claims/batches/rows-")):
+            store.delete(info.key)
         return stage(*words)
 
     monkeypatch.setattr(ResultTable, "stage", overtaken)

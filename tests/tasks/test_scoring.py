@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.memory import LABELS, publish_tiny, tiny_process
+from flows.console import show_batches
 from infra.store import MissingObject, Store, open_store
 from tasks.answering import Asked, chunks
 from tasks.arrivals import Scored, score_waiting
@@ -296,6 +297,16 @@ def test_what_stands_in_two_chunks_on_their_way_is_asked_once(run: Run, tmp_path
     monkeypatch.setattr("tasks.answering.CHUNK_RECORDS", 2)
     batch = score(lines(tmp_path / "new.jsonl", *({"id": "a", "text": f"card {n // 5}"} for n in range(10))), run)
     assert (batch.facts["asked"], batch.facts["done"]) == (2, 10)
+
+
+def test_ids_that_come_with_different_contents_are_counted_and_told(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = (("a", "card"), ("b", "late"), ("a", "order"), ("b", "late"), ("a", "card"), ("c", ""))
+    rows = [{"id": id, "text": text} for id, text in said]
+    batch = score(lines(tmp_path / "new.jsonl", *rows), run)
+    assert [batch.facts[name] for name in ("rows", "done", "dead", "doubled")] == [6, 5, 1, 1]
+    show_batches([batch], "memory")
+    assert "1 ids came with different contents" in " ".join(capsys.readouterr().out.split())
+    assert score(lines(tmp_path / "new.jsonl", *rows[1:2]), run).facts["doubled"] == 0
 
 
 def between_tables(run: Run) -> Run:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.answers import Answers, key_of
@@ -145,9 +146,10 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
         json_lines(folder / "dead_letters.jsonl") as write_dead,
         json_lines(folder / WORDS) as write_words,
         deliveries(folder, process, terms.wanted) as deliver,
+        TemporaryFile(dir=folder) as ids,
         _progress(f"Scoring {process.name}") as show,
     ):
-        job = Job(source, champion, process, terms, Writers(write_done, write_review, write_dead, write_words, deliver))
+        job = Job(source, champion, process, terms, Writers(write_done, write_review, write_dead, write_words, deliver), Ids(ids))
         for asking in ahead(job.ask(chunk) for chunk in chunks(job.asked(reader))):
             job.answer(asking)
             show(job.tally)
@@ -195,9 +197,9 @@ class Writers:
 class Job:
     """A batch while it is made."""
 
-    def __init__(self, source: Source, champion: Champion, process: Process, terms: Terms, write: Writers) -> None:
+    def __init__(self, source: Source, champion: Champion, process: Process, terms: Terms, write: Writers, ids: Ids) -> None:
         self.source, self.champion, self.process, self.terms, self.write = source, champion, process, terms, write
-        self.tally, self.ids = Tally(), Ids()
+        self.tally, self.ids = Tally(), ids
         self.attempts: dict[int, int] = {}  # line -> of what is asked about again
         self.coming: set[bytes] = set()  # keys of answers that are waited for
         self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)

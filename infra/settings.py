@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     reports_seconds: int = Field(
         default=300, ge=0, le=7 * 86_400
     )  # how long the signed address that it sends on to is good; 0: it shows pages itself
-    threads: int | None = Field(default=None, ge=1)  # of torch; all cores when absent
+    threads: int | None = Field(default=None, ge=1)  # of torch; all cores that the process may use when absent
 
     @field_validator("processes", "cache", "s3_ca_file", "s3_credentials_file", "approvers")
     @classmethod

@@ -31,7 +31,7 @@ from infra.ending import end
 from infra.here import here, is_alive
 from infra.settings import ROOT, settings
 from infra.store import LocalStore, MissingObject, Store, open_store
-from infra.threads import CALM_OPENMP
+from infra.threads import CALM_OPENMP, usable_cores
 from tasks.artifacts import Artifact, scratch, store_folder, write_json
 from tasks.batching import TokenRows
 from tasks.budget import Counts, epochs_for, settle, sizes_for
@@ -274,7 +274,7 @@ def search_settings(task: Hunt, workers: int) -> dict[str, Any]:
 
 def _in_processes(task: Hunt, workers: int) -> None:
     """Fresh processes that share the cores, and the journal."""
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    threads = str(max(1, usable_cores() // workers))
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = CALM_OPENMP | {"CLERKFLOW_THREADS": threads, "OMP_NUM_THREADS": threads} | os.environ | {"PYTHONPATH": path}
     with scratch() as folder:

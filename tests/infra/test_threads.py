@@ -1,9 +1,12 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from infra.threads import calm_openmp, use_threads
+from infra.threads import calm_openmp, quota_of, use_threads
 
 
 def test_what_the_environment_says_already_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +30,34 @@ def test_torch_gets_the_declared_threads(monkeypatch: pytest.MonkeyPatch) -> Non
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_process_that_may_use_one_core_counts_one_and_gives_torch_one_thread() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "import torch; from infra.threads import cores, use_threads\n"
+        "torch.set_num_threads(2); use_threads(); print(cores(), torch.get_num_threads())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("CLERKFLOW_THREADS", "OMP_NUM_THREADS")}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.split() == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "quota"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+        ("0::/pod/job\n", {"pod/cpu.max": "50000 100000\n", "pod/job/cpu.max": "200000 100000\n"}, 0.5),
+        ("4:cpu,cpuacct:/docker/abc\n0::/\n", {"cpu,cpuacct/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}, 3),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ("3:cpuset:/\n0::/\n", {}, None),
+    ],
+)
+def test_the_quota_of_a_container_is_found_in_both_versions_of_control_groups(
+    tmp_path: Path, membership: str, files: dict[str, str], quota: float | None
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert quota_of(membership, tmp_path) == quota

@@ -22,7 +22,7 @@ from tasks.checkpoints import Checkpoints
 from tasks.engines import choose
 from tasks.finetuning import SECTIONS, fetch_samples, trainer_of
 from tasks.generation import Predictor
-from tasks.metrics import LOWER_IS_BETTER, TOLERANCE, Answers, bleu_tokenizer, measure
+from tasks.metrics import LOWER_IS_BETTER, TOLERANCE, Answers, measure
 from tasks.process import Process
 from tasks.runs import Run, fingerprint_of, once
 from tasks.tuning import Loss
@@ -55,7 +55,7 @@ def measured(predictor: Predictor, validation: Test) -> tuple[dict[str, float], 
     predictions = ask(predictor, validation, lambda row: str(row["prompt"]))
     seconds = time.perf_counter() - began
     answers = Answers([each.output for each in predictions], [each.confidence for each in predictions])
-    return measure(kind, validation.cases, answers, bleu_tokenizer(validation.cases)), seconds
+    return measure(kind, validation.cases, answers), seconds
 
 
 def compress_model(process: Process, model: Path, samples: Path, folder: Path, checkpoints: Checkpoints) -> dict[str, Any]:

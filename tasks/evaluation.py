@@ -186,15 +186,14 @@ def champion_answers(
 def metrics_of(process: Process, test: Test, judged: Judged, version: str | None, counts: Mapping[str, int]) -> dict[str, Any]:
     """Everything of metrics.json; a champion that could not be asked has no measures, and so fails the rules that need it."""
     kind, cases = process.output.kind, test.cases
-    tokenizer = bleu_tokenizer(cases)
 
     def both(answers: Answers) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        return measure(kind, cases, answers, tokenizer), measure_slices(kind, cases, answers, tokenizer)
+        return measure(kind, cases, answers), measure_slices(kind, cases, answers)
 
     model, slices = both(judged.model)
     baselines = {name: both(answers) for name, answers in judged.baselines.items()}
     champion = (both(judged.champion) if judged.champion else ({}, {})) if version is not None else (None, None)
-    return _parts(kind, cases, judged.model.outputs, tokenizer) | {
+    return _parts(kind, cases, judged.model.outputs) | {
         "model": model,
         "slices": slices,
         "champion": champion[0],
@@ -209,11 +208,11 @@ def metrics_of(process: Process, test: Test, judged: Judged, version: str | None
     }
 
 
-def _parts(kind: str, cases: Sequence[Case], outputs: Sequence[Any | None], tokenizer: str) -> dict[str, Any]:
+def _parts(kind: str, cases: Sequence[Case], outputs: Sequence[Any | None]) -> dict[str, Any]:
     """What metrics.json says of one kind of output only."""
     if kind == "label":
         return {"per_class": per_class(cases, outputs), "confusion": confusion(cases, outputs)}
-    return {"per_field": per_field(cases, outputs)} if kind == "fields" else {"bleu_tokenizer": tokenizer}
+    return {"per_field": per_field(cases, outputs)} if kind == "fields" else {"bleu_tokenizer": bleu_tokenizer(cases)}
 
 
 def reliability_of(kind: str, cases: Sequence[Case], answers: Answers) -> list[Bin]:
@@ -239,7 +238,10 @@ def notes_of(metrics: Mapping[str, Any], kind: str, training: Mapping[str, Any])
         notes.append(
             f"{counts['test']} samples have {counts['cases']} different prompts; each was asked once, with all right texts as references."
         )
-        notes.append(f"BLEU and chrF are sacrebleu's, 0-100; BLEU's tokenizer is {metrics['bleu_tokenizer']}.")
+        notes.append(
+            f"BLEU and chrF are sacrebleu's, 0-100; BLEU's tokenizer is {metrics['bleu_tokenizer']}, "
+            "and that of a slice is chosen by the slice's own texts."
+        )
     if made := training.get("synthetic"):
         notes.append(
             f"The model learned from {made['rows']} synthetic samples, too: columns of training samples, mixed, with the "

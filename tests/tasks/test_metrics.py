@@ -84,8 +84,21 @@ def test_every_reference_counts() -> None:
 def test_chinese_is_measured_by_characters() -> None:
     cases = [Case("第2周接到459单，准时率73%。")]
     assert metrics.bleu_tokenizer(cases) == "zh"
-    assert metrics.bleu_tokenizer([Case("Week 2 in 北京 had 459 orders")]) == "13a"
-    assert metrics.measure("text", cases, Answers(["第2周接到459单，准时率73%。"]), "zh")["bleu"] == pytest.approx(100)
+    assert metrics.measure("text", cases, Answers(["第2周接到459单，准时率73%。"]))["bleu"] == pytest.approx(100)
+
+
+def test_the_chinese_slice_of_a_mostly_english_process_is_measured_by_characters_too() -> None:
+    from sacrebleu import corpus_bleu
+
+    english = [Case(f"Week {week} had 459 orders, 73% on time.", slices={"language": "en"}) for week in range(9)]
+    chinese = Case("第2周接到459单，准时率73%，比上周好。", slices={"language": "zh"})
+    said = [*(f"Week {week} had 459 orders, 73% on time." for week in range(9)), "第2周接到459单，准时率73%，和上周一样。"]
+    found = metrics.measure_slices("text", [*english, chinese], Answers(said))
+    assert 30 < found["language=zh"]["bleu"] < 90  # by words, a Chinese sentence is one or two: 0
+    assert metrics.bleu_tokenizer(english) == "13a"
+    said[3], said[5] = 'In week 3: 1,459.5 orders ("on-time" 3/4), it\'s fine.', "Week 5 had 400 orders."
+    cut = [corpus_bleu(said[:9], [[case.output for case in english]], tokenize=name).score for name in ("13a", "zh")]
+    assert cut[0] == cut[1] < 100  # so Chinese letters among them change nothing for English texts
 
 
 @pytest.mark.parametrize(

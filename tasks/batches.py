@@ -15,13 +15,15 @@ from tasks.sources import source_id
 
 
 def batch_id(source_sha256: str, name: str, process: Process, version: str, output_format: str, replayed: str = "") -> str:
-    """The batch's name: the source and how it is read, the model's version, the format; also what else is made of it, where anything is.
+    """The batch's name: the source and how it is read, the model's version, the format; what else is made of it, and what is accepted.
 
     Args:
         replayed: digest of the dead letters that it replays: then it is no batch of the whole source, and does not begin as one; or the
             batch that it comes after, see `tasks.turns`.
     """
     ends = process.batch.model_dump(mode="json", include={"sink", "sheet", "documents"}, exclude_none=True)
+    if process.automation:
+        ends["automation"] = process.automation.model_dump(mode="json", include={"max_error", "confidence"})
     source = source_id(f"{source_sha256} {replayed}" if replayed else source_sha256, name, process)
     return f"{source}-{version}-{output_format}" + (f"-{digest_of(ends)[:8]}" if ends else "")
 

@@ -97,6 +97,17 @@ class Certificate(BaseModel):
             return "uncertified"
         return "unsure" if confidence < threshold else None
 
+    def vouches_for(self, terms: Automation) -> bool:
+        """Whether accepted answers are wrong as seldom as is declared today; for stricter terms than its own the measured records say so.
+
+        They chose no threshold, and a bound at one confidence holds whichever max_error is declared after it was seen. It is one of all
+        accepted answers together, where the thresholds were certified label by label.
+        """
+        if self.max_error <= terms.max_error and self.confidence >= terms.confidence:
+            return True
+        bound = upper_bound(self.measured.errors, self.measured.accepted, terms.confidence) if self.measured else None
+        return bound is not None and bound <= terms.max_error
+
 
 def read_certificate(folder: Path) -> Certificate | None:
     """The certificate of a version or an evaluation; None when it has none."""

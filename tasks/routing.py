@@ -1,5 +1,6 @@
 """Routing: what a champion says to a record -> accepted, or a person looks at it and why; by its own version's certificate."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from tasks.certificate import Certificate, Reason, read_certificate
 from tasks.predictions import Prediction
 from tasks.process import Process
 from tasks.records import Record
+from tasks.terms import Automation
 
 if TYPE_CHECKING:
     from tasks.scope import Scope
+
+logger = logging.getLogger(__name__)
 
 FILE = "review.jsonl"
 
@@ -41,7 +45,7 @@ class Router:
     version: str
     certificate: Certificate | None
     scope: "Scope | None"
-    asked: bool  # whether today's declaration wants a certificate
+    withheld: bool  # nothing is accepted: today's declaration wants a certificate that this version does not have
 
     @classmethod
     def of(cls, folder: Path, process: Process, version: str, today: Process) -> "Router":
@@ -56,7 +60,11 @@ class Router:
 
             if (scope := Scope.load(folder)) is None:
                 raise ValueError(f"{folder} says from where on a record is out of scope, and not what is in it; publish the version again")
-        return cls(process, version, certificate, scope, today.automation is not None)
+        terms = today.automation
+        withheld = terms is not None and not (certificate and certificate.vouches_for(terms))
+        if terms and withheld:
+            logger.warning("scoring: all answers of %s go to review: %s; train again", version, lack_of(certificate, terms))
+        return cls(process, version, certificate, scope, withheld)
 
     def similarities(self, asked: Sequence[tuple[Record, str]]) -> Sequence[float | None]:
         """How much each record is like the training records; None where nobody asks.
@@ -72,11 +80,11 @@ class Router:
     def proposed(self, record: Record, prediction: Prediction, similarity: float | None) -> Proposed | None:
         """What a person has to look at; None where the answer is accepted, or there is none.
 
-        A version without a certificate accepts everything; once the declaration asks for one, nothing.
+        A version without a certificate accepts everything; once the declaration asks for one, or for a stricter one, nothing.
         """
         label = label_of(self.process.output.kind, prediction.output)
-        reason: Reason | None = "uncertified" if self.asked else None
-        if self.certificate:
+        reason: Reason | None = "uncertified" if self.withheld else None
+        if self.certificate and not self.withheld:
             reason = self.certificate.reason(label, prediction.confidence, similarity)
         if prediction.output is None or reason is None:
             return None
@@ -86,9 +94,16 @@ class Router:
             reason=reason,
             output=prediction.output,
             confidence=prediction.confidence,
-            threshold=self.certificate.threshold_of(label) if self.certificate else None,
+            threshold=self.certificate.threshold_of(label) if self.certificate and not self.withheld else None,
             fields=prediction.fields,
             similarity=None if similarity is None else round(similarity, 4),
             model_version=self.version,
             inputs=dict(record.values),
         )
+
+
+def lack_of(certificate: Certificate | None, terms: Automation) -> str:
+    """What today's declaration asks of a certificate, and what the version has instead."""
+    wanted = f"max_error {terms.max_error:g} with confidence {terms.confidence:g} is declared"
+    had = f"certified for {certificate.max_error:g} with {certificate.confidence:g}" if certificate else "not certified"
+    return f"{wanted}, and it was {had}"

@@ -129,6 +129,7 @@ arrivals.py          inbox/ against the ledger -> what waits to be scored or lea
 sinks.py             predictions as JSONL, CSV, Parquet, XLSX
 deliveries.py        accepted answers -> what a business works with: sheets, perhaps by queue, and a document each
 documents.py         a title, paragraphs, a table of values -> DOCX, HTML, Markdown
+rows.py              a finished batch -> the rows of its files, whichever format they have
 released.py          what people have accepted or corrected -> a batch of its own
 explaining.py        a record of a batch -> all that led to its output
 features.py          what monitoring looks at

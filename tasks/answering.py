@@ -32,7 +32,7 @@ from tasks.results import ResultTable
 from tasks.reviews import Reviewed
 from tasks.routing import FILE as REVIEW
 from tasks.routing import Proposed, Router
-from tasks.sinks import WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
+from tasks.sinks import LETTERS, WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
 from tasks.sources import Source, check_columns
 from tasks.terms import Batches
 from tasks.words import FILE as WORDS
@@ -143,7 +143,7 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
     with (
         WRITERS[terms.output_format](folder / f"predictions.{terms.output_format}", process) as write_done,
         json_lines(folder / REVIEW) as write_review,
-        json_lines(folder / "dead_letters.jsonl") as write_dead,
+        json_lines(folder / LETTERS) as write_dead,
         json_lines(folder / WORDS) as write_words,
         deliveries(folder, process, terms.wanted) as deliver,
         TemporaryFile(dir=folder) as ids,
@@ -325,7 +325,7 @@ class Job:
         for letter in self.terms.again.missing() if self.terms.again else ():
             self.tally.rows += 1
             self.attempts[letter.line] = letter.attempt + 1
-            self.bury(letter.id, letter.line, Reason.GONE, "not in the source any more, neither its line nor its id", "")
+            self.bury(letter.id, letter.line, Reason.GONE, "not found in the source any more, neither at its line nor by its id", "")
 
     def check_budget(self) -> None:
         """That not too many records are dead letters; a replay, which has only such, is not judged.

@@ -68,6 +68,7 @@ class Batch(BaseModel):
     source: str = ""  # its name
     location: str = ""  # where it is found again; batches made before there was a replay do not say
     source_sha256: str = ""
+    replay_of: str | None = None  # the batch whose dead letters it asked about again
     reasons: dict[str, int] = {}  # code -> dead letters
 
 

@@ -15,9 +15,9 @@ from infra.database import reading, upsert
 from tasks.answers import make_table
 from tasks.process import digest_of
 from tasks.reasons import Reason
-from tasks.replays import LETTERS
 from tasks.reviews import Reviewed, shown_id
 from tasks.routing import FILE as REVIEW
+from tasks.sinks import LETTERS
 from tasks.terms import SinkTable
 
 if TYPE_CHECKING:

@@ -3,18 +3,15 @@
 Everything is read where it was written at the time, and checked against its digest; what is gone is said to be gone.
 """
 
-import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from infra.store import Store, copy_to
 from tasks.aliases import log_of
 from tasks.approvals import standings
-from tasks.artifacts import Artifact, fetch_file, json_bytes, listing_of, read_json, scratch
+from tasks.artifacts import fetch_file, json_bytes, read_json, scratch
 from tasks.automation import label_of
 from tasks.batches import Batch, find_batch
 from tasks.certificate import FILE as CERTIFICATE
@@ -24,16 +21,15 @@ from tasks.process import Process
 from tasks.readers import Reader
 from tasks.records import Record
 from tasks.released import WORDS
-from tasks.replays import LETTERS
 from tasks.reviewing import fits
 from tasks.reviews import Reviewed, item_id, last_word, read_word, review_key
 from tasks.routing import FILE as REVIEW
-from tasks.sinks import safe_cell
+from tasks.rows import Facts, rows_of
+from tasks.sinks import LETTERS
 from tasks.sources import opened, read_as_today
 from tasks.words import FILE as SPOKEN
 from tasks.words import REVIEWED
 
-Facts = Mapping[str, Any]
 GONE = "not there any more"
 
 
@@ -52,7 +48,7 @@ def explain(store: Store, process: Process, batch: str, record: str) -> list[lis
         ValueError: no such batch, or no such record in it.
     """
     told = find_batch(store, process.name, batch)
-    found = list(_rows(store, told.artifact, record))
+    found = list(rows_of(store, told.artifact, record))
     if not found:
         raise ValueError(f"{batch} has no record {record!r}; ids are those of the source's column {process.records.key!r}, or name:line")
     return [list(_chain(store, process, told, name, row)) for name, row in found]
@@ -157,60 +153,6 @@ def _source_values(store: Store, process: Process, told: Batch, row: Facts) -> F
             values = next((each.values for each in reader if isinstance(each, Record) and each.line == int(row["line"])), None)
             return values or {"": GONE}
     return {"": f"the source is {GONE}, or was changed"}
-
-
-# Rows of a batch's files
-
-
-def _rows(store: Store, artifact: Artifact, record: str) -> Iterator[tuple[str, Facts]]:
-    """File and row of each record with an id."""
-    names = [name for name in listing_of(store, artifact) if name.startswith("predictions.") or name in (REVIEW, LETTERS)]
-    with scratch() as folder:
-        for name in names:
-            for row in READERS[name.rpartition(".")[2]](fetch_file(store, artifact, name, folder), record):
-                yield name, row
-
-
-def _json_lines(path: Path, record: str) -> Iterator[Facts]:
-    """Only lines that hold the id are parsed."""
-    wanted = json.dumps(record, ensure_ascii=False)
-    with path.open(encoding="utf-8", newline="\n") as stream:
-        for line in stream:
-            if wanted in line and (row := json.loads(line))["record_id"] == record:
-                yield row
-
-
-def _comma_separated(path: Path, record: str) -> Iterator[Facts]:
-    wanted = str(safe_cell(record))
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        yield from (row for row in csv.DictReader(stream) if row["record_id"] == wanted)
-
-
-def _parquet(path: Path, record: str) -> Iterator[Facts]:
-    from pyarrow.parquet import read_table
-
-    yield from read_table(path, filters=[("record_id", "=", record)]).to_pylist()
-
-
-def _spreadsheet(path: Path, record: str) -> Iterator[Facts]:
-    from openpyxl import load_workbook
-
-    book = load_workbook(path, read_only=True)
-    try:
-        for sheet in book:
-            rows = sheet.iter_rows(values_only=True)
-            header = next(rows)
-            yield from (dict(zip(header, row, strict=False)) for row in rows if row[0] == record)
-    finally:
-        book.close()
-
-
-READERS: dict[str, Callable[[Path, str], Iterator[Facts]]] = {
-    "jsonl": _json_lines,
-    "csv": _comma_separated,
-    "parquet": _parquet,
-    "xlsx": _spreadsheet,
-}
 
 
 def as_json(chains: list[list[Link]]) -> str:

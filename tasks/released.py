@@ -26,13 +26,12 @@ from tasks.deliveries import deliveries
 from tasks.process import Process, digest_of
 from tasks.reasons import Reason
 from tasks.records import Record
-from tasks.replays import LETTERS
 from tasks.results import ResultTable
 from tasks.reviewing import Queue, answer_by
 from tasks.reviews import Reviewed
 from tasks.runs import Run, told
 from tasks.scoring import TRIED_AGAIN
-from tasks.sinks import WRITERS, DeadLetter, Predicted, as_json, json_lines
+from tasks.sinks import LETTERS, WRITERS, DeadLetter, Predicted, as_json, json_lines
 from tasks.words import REVIEWED
 
 logger = logging.getLogger(__name__)

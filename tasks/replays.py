@@ -1,17 +1,18 @@
 """Replays: the dead letters of a finished batch -> which records of its source, as it is now, are asked about again."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from infra.store import Store
-from tasks.artifacts import Artifact, fetch_file, scratch
-from tasks.batches import find_batch
+from tasks.batches import Batch, find_batch
 from tasks.process import digest_of
 from tasks.reasons import Reason
 from tasks.records import Record, Rejected
-
-LETTERS = "dead_letters.jsonl"
+from tasks.rows import Facts, known_as, rows_in, rows_of
+from tasks.sinks import LETTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +25,31 @@ class Letter:
     attempt: int
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The records of a batch, and of those that it replays, by what their ids are known as."""
+
+    ids: set[str]
+    lines: Mapping[str, set[int]]  # of dead letters' ids only: where their records stood in the batch's source
+
+
+Find = Callable[[Record | Rejected], Letter | None]
+
+
 @dataclass(slots=True)
 class Again:
     """The dead letters of a batch that are asked about once more.
 
-    In the same bytes a record is found by its line; in a source that was mended meanwhile by its id, and a row that could not be read,
-    and so had none, by its line.
+    In the same bytes a record is found by its line. In a source that was mended meanwhile it is found by its id: of several with one id
+    the second is the one that was the second. A row that could not be read, and so had no id, is found by its line, unless a record
+    stands there now that the batch knew: then rows have moved, and which one it is cannot be told.
     """
 
     batch: str
     location: str  # of the source
     sha256: str  # of the source, then
     letters: list[Letter]
+    earlier: Callable[[], Earlier]
     found: set[Letter] = field(default_factory=set)
 
     @property
@@ -45,18 +59,40 @@ class Again:
 
     def picked(self, rows: Iterable[Record | Rejected], sha256: str) -> Iterator[tuple[Record | Rejected, int]]:
         """The rows that are asked about, and which attempt that is; what is never found is left in `missing`."""
-        same = sha256 == self.sha256
-        lines = {letter.line: letter for letter in self.letters if same or letter.code == Reason.UNREADABLE}
-        ids = {} if same else {letter.id: letter for letter in self.letters if letter.code != Reason.UNREADABLE}
+        find = self._in_same_bytes() if sha256 == self.sha256 else self._in_mended(self.earlier())
         for row in rows:
-            letter = lines.get(row.line) or ids.get(row.id)
+            letter = find(row)
             if letter and letter not in self.found:
                 self.found.add(letter)
                 yield row, letter.attempt + 1
 
+    def _in_same_bytes(self) -> Find:
+        lines = {letter.line: letter for letter in self.letters if letter.code != Reason.GONE}  # those were not in these bytes
+        return lambda row: lines.get(row.line)
+
+    def _in_mended(self, earlier: Earlier) -> Find:
+        lines = {letter.line: letter for letter in self.letters if letter.code == Reason.UNREADABLE}
+        ids = {_place(letter, earlier): letter for letter in self.letters if letter.code != Reason.UNREADABLE}
+        met = Counter[str]()
+
+        def find(row: Record | Rejected) -> Letter | None:
+            id = known_as(row.id)
+            if id in earlier.lines:
+                met[id] += 1
+            moved = isinstance(row, Record) and id in earlier.ids
+            return ids.get((id, met[id])) or (None if moved else lines.get(row.line))
+
+        return find
+
     def missing(self) -> list[Letter]:
         """Letters whose records are not in the source any more."""
         return [letter for letter in self.letters if letter not in self.found]
+
+
+def _place(letter: Letter, earlier: Earlier) -> tuple[str, int]:
+    """A letter's id, and which of the records with that id it was, from 1."""
+    id = known_as(letter.id)
+    return id, 1 + sum(line < letter.line for line in earlier.lines[id])
 
 
 def letters_of(store: Store, process: str, batch: str, reason: Reason | None) -> Again:
@@ -66,15 +102,32 @@ def letters_of(store: Store, process: str, batch: str, reason: Reason | None) ->
         ValueError: no such batch, or it has no such letters.
     """
     found = find_batch(store, process, batch)
-    letters = [letter for letter in _read(store, found.artifact) if reason in (None, letter.code)]
+    letters = [letter for letter in map(_letter, rows_in(store, found.artifact, LETTERS)) if reason in (None, letter.code)]
     if not letters:
         there = ", ".join(f"{code} {count}" for code, count in found.reasons.items()) or "none"
         raise ValueError(f"{batch} has no dead letters{f' of reason {reason}' if reason else ''}; it has: {there}")
-    return Again(batch, found.location or found.source, found.source_sha256, letters)
+    earlier = partial(_earlier, store, process, found, {known_as(letter.id) for letter in letters})
+    return Again(batch, found.location or found.source, found.source_sha256, letters, earlier)
 
 
-def _read(store: Store, artifact: Artifact) -> Iterator[Letter]:
-    with scratch() as folder, fetch_file(store, artifact, LETTERS, folder).open(encoding="utf-8") as stream:
-        for line in stream:
-            row = json.loads(line)
-            yield Letter(row["record_id"], row["line"], row.get("code", Reason.NO_OUTPUT), row.get("attempt", 1))
+def _letter(row: Facts) -> Letter:
+    return Letter(row["record_id"], row["line"], row.get("code", Reason.NO_OUTPUT), row.get("attempt", 1))
+
+
+def _earlier(store: Store, process: str, batch: Batch, letters: set[str]) -> Earlier:
+    """Every record of a batch; a replay knows only its letters, so those of the batches before it count, too, as far as they are kept."""
+    ids, lines = set[str](), {id: set[int]() for id in letters}
+    for told in _line_of(store, process, batch):
+        for _, row in rows_of(store, told.artifact):
+            ids.add(id := known_as(row["record_id"]))
+            if id in lines and told.source_sha256 == batch.source_sha256:
+                lines[id].add(int(row["line"]))
+    return Earlier(ids, lines)
+
+
+def _line_of(store: Store, process: str, batch: Batch) -> Iterator[Batch]:
+    """A batch, the one that it replays, and so on."""
+    yield batch
+    with suppress(ValueError):
+        while batch.replay_of:
+            yield (batch := find_batch(store, process, batch.replay_of))

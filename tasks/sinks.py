@@ -23,6 +23,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 FORMULA = frozenset("=+-@")
 CELL_CHARACTERS = 32_767  # the most that a cell of XLSX holds
 SHEET_ROWS = 1_048_576  # the most that a sheet of it holds; then another one begins
+LETTERS = "dead_letters.jsonl"
 EXACT = 10**15  # from here on a spreadsheet rounds whole numbers
 
 

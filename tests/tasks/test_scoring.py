@@ -17,10 +17,9 @@ from tasks.arrivals import Scored, score_waiting
 from tasks.artifacts import Artifact, fetch_folder, file_digest
 from tasks.batches import batch_id, finished_batch, recall
 from tasks.process import Process
-from tasks.reasons import Reason
 from tasks.records import Record
 from tasks.runs import Run
-from tasks.scoring import replay_batch, score_batch
+from tasks.scoring import score_batch
 
 
 @pytest.fixture
@@ -374,52 +373,3 @@ def test_rows_that_change_back_are_shown_again(run: Run, database: str, monkeypa
 
 
 # --- replays
-
-
-def replay(batch: Artifact, run: Run, reason: Reason | None = None) -> Artifact:
-    found = replay_batch.fn(batch.facts["batch"], run, reason)
-    assert isinstance(found, Artifact)
-    return found
-
-
-def letters_in(batch: Artifact, folder: Path) -> list[tuple[str, str, int]]:
-    return [(row["record_id"], row["code"], row["attempt"]) for row in files_of(batch, folder)["dead_letters.jsonl"]]
-
-
-def test_dead_letters_are_asked_about_again_in_a_mended_file(run: Run, tmp_path: Path) -> None:
-    good = {"id": "a", "text": "card"}
-    first = score(lines(tmp_path / "new.jsonl", good, {"id": "b"}, '{"id": "c"', {"id": "d"}, {"id": "e"}), run)
-    assert letters_in(first, tmp_path / "1") == [
-        ("b", "input_missing", 1),
-        ("new.jsonl:3", "unreadable", 1),
-        ("d", "input_missing", 1),
-        ("e", "input_missing", 1),
-    ]
-    mended = ({"id": "new", "text": "x"}, {"id": "b", "text": "late"}, {"id": "c", "text": "late"}, {"id": "d"}, good)
-    lines(tmp_path / "new.jsonl", *mended)
-    second = replay(first, run)
-    assert [row["record_id"] for row in files_of(second, tmp_path / "2")["predictions.jsonl"]] == ["b", "c"]
-    assert letters_in(second, tmp_path / "2") == [("d", "input_missing", 2), ("e", "gone", 2)]
-    assert (second.facts["rows"], second.facts["done"], second.facts["dead"]) == (4, 2, 2)
-    assert letters_in(replay(second, run, Reason.INPUT_MISSING), tmp_path / "3") == [("d", "input_missing", 3)]
-    assert replay(first, run) == second
-
-
-def test_a_replay_of_the_same_bytes_finds_records_by_their_lines(run: Run, tmp_path: Path) -> None:
-    first = score(lines(tmp_path / "new.jsonl", {"id": "a"}, {"id": "a", "text": "card"}, {"text": "card " * 200}, "{"), run)
-    found = replay(first, run, Reason.TOO_LONG)
-    assert (found.facts["rows"], found.facts["dead"], found.facts["asked"]) == (1, 1, 0)
-    assert json.loads(open_store().read(found.prefix + "manifest.json")[0])["replay_of"] == first.facts["batch"]
-    assert finished_batch(open_store(), run.process, file_digest(tmp_path / "new.jsonl"), "new.jsonl") == first.facts["batch"]
-
-
-def test_what_cannot_be_replayed_is_told(run: Run, tmp_path: Path) -> None:
-    batch = score(lines(tmp_path / "new.jsonl", {"id": "a"}, {"id": "b", "text": "card"}), run)
-    with pytest.raises(ValueError, match="no dead letters of reason too_long; it has: input_missing 1"):
-        replay(batch, run, Reason.TOO_LONG)
-    for name in ("none", "../batches/none", "..", ""):
-        with pytest.raises(ValueError, match="memory has no batch"):
-            replay_batch.fn(name, run)
-    (tmp_path / "new.jsonl").unlink()
-    with pytest.raises(ValueError, match="neither a file here nor a key"):
-        replay(batch, run)

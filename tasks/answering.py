@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.answers import Answers, key_of
 from tasks.artifacts import modified_at, shown
@@ -63,6 +63,7 @@ class Tally:
     doubled: int = 0  # ids that came with different words for the model; where a table holds one row for each, the later ones are dead
     reasons: Counter[str] = field(default_factory=Counter)  # code -> dead letters
     doubts: Counter[str] = field(default_factory=Counter)  # reason -> records to review
+    reading: dict[str, Any] = field(default_factory=dict)  # the encoding of the source, and how it is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,7 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
         stream.writelines(as_json(row) + "\n" for row in job.monitoring.rows)
     rows = len(terms.again.letters) if terms.again else reader.counts["records"] + reader.counts["rejected"]
     _check_whole(source, rows, job.tally)
+    job.tally.reading = {name: reader.facts.get(name) for name in ("encoding", "encoding_known")}
     return job.tally
 
 

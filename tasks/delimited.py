@@ -7,7 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from tasks.encodings import KEPT_BYTES, MAX_ROW_BYTES, byte_lines, encoding_of, text_codec
+from tasks.encodings import (
+    KEPT_BYTES,
+    MAX_ROW_BYTES,
+    Encoding,
+    UndecodableError,
+    byte_lines,
+    codec_for,
+    encoding_of,
+    text_codec,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from tasks.readers import Reader
@@ -23,9 +33,9 @@ DELIMITERS = ",;\t|"
 def read_csv(reader: "Reader") -> "Rows":
     """Rows of a table of text; values stay text."""
     encoding = encoding_of(reader.path, reader.process.records.encoding)
-    reader.facts |= {"encoding": encoding.name, "encoding_known": encoding.known}
+    reader.know(encoding)
     csv.field_size_limit(2 * MAX_ROW_BYTES)  # of the whole interpreter; 131,072 otherwise
-    lines = _Lines(byte_lines(reader.path, encoding), text_codec(encoding))
+    lines = _Lines(byte_lines(reader.path, encoding), encoding)
     header: list[str] = []
     for number, raw, size in lines:
         if not raw.strip():
@@ -40,8 +50,8 @@ def read_csv(reader: "Reader") -> "Rows":
 class _Lines:
     """Physical lines that can be looked at ahead and given back."""
 
-    def __init__(self, lines: Iterator[tuple[bytes, int]], codec: str) -> None:
-        self.lines, self.codec, self.number = lines, codec, 0
+    def __init__(self, lines: Iterator[tuple[bytes, int]], encoding: Encoding) -> None:
+        self.lines, self.encoding, self.number = lines, encoding, 0
         self.ahead: deque[tuple[bytes, int]] = deque()
         self.doubtful = 0  # the line up to which a quote was followed in vain: none there is followed again, or time would be squared
 
@@ -64,7 +74,7 @@ class _Lines:
             self.ahead.popleft()
 
     def text(self, raw: bytes) -> str:
-        return raw.decode(self.codec, errors="surrogateescape")
+        return raw.decode(codec_for(raw, self.encoding) or text_codec(self.encoding), errors="surrogateescape")
 
 
 class _Growing:
@@ -110,14 +120,16 @@ def _cells(lines: _Lines, raw: bytes, size: int, header: list[str], mark: str) -
     if row is None or (len(grown.parts) > 1 and not _is_one_row(grown, row, header, mark)):
         return _without_end(grown, row, header, mark)
     lines.take(len(grown.parts) - 1)
-    whole = b"".join(grown.parts)
-    content = whole.rstrip(b"\r\n")
+    content = b"".join(grown.parts).rstrip(b"\r\n")
     if not any(cell.strip() for cell in row):
         return None, content
     if len(row) != len(header):
         return f"{len(row)} cells, the header has {len(header)}", content
-    if not _decodes(whole, lines.codec):
-        return f"bytes that are not {lines.codec}", content
+    try:
+        for part in grown.parts:
+            text_of(part, lines.encoding)
+    except UndecodableError as reason:
+        return str(reason), content
     return {name: cell for name, cell in zip(header, row, strict=True) if cell}, content
 
 
@@ -178,14 +190,6 @@ def _is_row_alone(lines: _Lines, raw: bytes, header: list[str], mark: str) -> bo
 def _quotes_around_cells(mark: str) -> re.Pattern[str]:
     cell = rf'(?:"[^"]*+(?:""[^"]*+)*+"|[^"{re.escape(mark)}\r\n]*+)'
     return re.compile(rf"{cell}(?:{re.escape(mark)}{cell})*[\r\n]*")
-
-
-def _decodes(raw: bytes, codec: str) -> bool:
-    try:
-        raw.decode(codec)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _parsed(texts: Iterable[str], mark: str) -> list[str] | None:

@@ -3,7 +3,7 @@
 import codecs
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -21,6 +21,8 @@ MARKS = {
 CANDIDATES = ["gb18030", "big5", "shift_jis", "euc_jp", "cp949", "cp1252", "cp1251"]  # what business files are still written in
 MARKUP = '{"a": 1}\r\n,;\t|'  # what lines and cells are cut by: at its ASCII bytes
 ENOUGH = 16  # bytes beyond ASCII from which a detection can be trusted
+ONE_BYTE = ("cp1252", "cp1251")  # of the candidates
+FEW = 3  # letters of two bytes each that a line of another encoding may hold by accident
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Encoding:
 
     name: str
     known: str
+    detected: bool = False  # by what its letters look like; then a line may still be UTF-8, see `codec_for`
+    mixed: bool = False  # lines of it are surely UTF-8
 
 
 def encoding_of(path: Path, declared: str | None) -> Encoding:
@@ -56,7 +60,26 @@ def encoding_of(path: Path, declared: str | None) -> Encoding:
         return Encoding("utf-8", "every line read so far is UTF-8")
     if 2 * len(broken) <= len(wide) or not (found := _detected(b"\n".join(broken))):
         return Encoding("utf-8", f"{len(broken)} lines are not UTF-8 and no other encoding is sure")
-    return Encoding(found, "detected; declare records.encoding to settle it")
+    detected = Encoding(found, "detected; declare records.encoding to settle it", detected=True)
+    several = sum(codec_for(line, detected) == "utf-8" for line in wide)
+    return replace(detected, known=f"{detected.known}; {several} lines are UTF-8", mixed=True) if several else detected
+
+
+def codec_for(line: bytes, encoding: Encoding) -> str | None:
+    """The codec of a line that `byte_lines` gives; None where two would do, and which one was meant cannot be told.
+
+    In a file whose encoding was detected, a line that is UTF-8 is read as such: no other text is that by accident, but for short ones.
+    Nearly one in five Chinese characters of GBK is the two bytes of an accented, Greek or Cyrillic letter, too. A line of a few of
+    these and no others is what the file is, unless lines of it are surely UTF-8; of more of them, nothing can be told. Chinese in UTF-8
+    has three bytes a letter: in GBK those would be characters that nobody writes.
+    """
+    codec = text_codec(encoding)
+    if not encoding.detected or line.isascii() or not _is_utf8(line):
+        return codec
+    letters = [letter for letter in line.decode("utf-8") if letter > "\x7f"]
+    if encoding.name in ONE_BYTE or max(letters) > "\u07ff":
+        return "utf-8"
+    return None if encoding.mixed or len(letters) > FEW else codec
 
 
 def _unmarked(sample: bytes) -> str | None:
@@ -139,6 +162,25 @@ def is_wide(encoding: Encoding) -> bool:
 def text_codec(encoding: Encoding) -> str:
     """The codec of the bytes that `byte_lines` gives."""
     return "utf-8" if is_wide(encoding) else encoding.name
+
+
+class UndecodableError(ValueError):
+    """A line is no text; the message is the reason, without values."""
+
+
+def text_of(line: bytes, encoding: Encoding) -> str:
+    """The text of a line that `byte_lines` gives.
+
+    Raises:
+        UndecodableError: it is none, or of two texts it cannot be told which one was meant.
+    """
+    codec = codec_for(line, encoding)
+    if codec is None:
+        raise UndecodableError(f"bytes that may be {encoding.name} or UTF-8; declare records.encoding, or save the file in one encoding")
+    try:
+        return line.decode(codec)
+    except UnicodeDecodeError:
+        raise UndecodableError(f"bytes that are not {codec}") from None
 
 
 def _utf8(path: Path, encoding: Encoding) -> BinaryIO:

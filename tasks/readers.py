@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks.artifacts import file_digest
 from tasks.delimited import read_csv
-from tasks.encodings import KEPT_BYTES, MAX_ROW_BYTES, Encoding, byte_lines, encoding_of, text_codec
+from tasks.encodings import KEPT_BYTES, MAX_ROW_BYTES, Encoding, UndecodableError, byte_lines, encoding_of, text_of
 from tasks.process import Process
 from tasks.records import Record, Rejected, lookup
 from tasks.sheets import read_parquet, read_xlsx
@@ -52,6 +52,7 @@ class Reader:
         self.path, self.name, self.process, self.split, self.labelled = path, name, process, split, labelled
         self.counts = {"records": 0, "blank": 0, "rejected": 0}
         self.facts: dict[str, Any] = {"encoding": None}
+        self.encoding = Encoding("utf-8", "")
         self.objects = {path for path in process.columns if process.column(path).type == "object"}
 
     def __iter__(self) -> Iterator[Record | Rejected]:
@@ -80,6 +81,11 @@ class Reader:
             "rejected": self.counts["rejected"],
         }
         return {"name": self.name, "split": self.split, "sha256": file_digest(self.path), **self.facts, **counts}
+
+    def know(self, encoding: Encoding) -> None:
+        """Take an encoding for the file's, and report it."""
+        self.encoding = encoding
+        self.facts |= {"encoding": encoding.name, "encoding_known": encoding.known}
 
     def check_header(self, header: Sequence[str]) -> None:
         """That the names of a table's columns are whole and all there.
@@ -139,11 +145,10 @@ class Reader:
         return value
 
     def _content(self, content: bytes) -> str:
-        encoding = self.facts["encoding"] or "utf-8"
         try:
-            text = content.decode(text_codec(Encoding(encoding, "")))
+            text = text_of(content, self.encoding)
             text.encode()  # UTF-7 gives halves of surrogate pairs
-        except UnicodeError:
+        except ValueError:
             return content.decode("latin-1")
         return text
 
@@ -222,24 +227,21 @@ def check_readable(path: Path, name: str, process: Process) -> None:
 def _jsonl(reader: Reader) -> Rows:
     """One object a line."""
     encoding = encoding_of(reader.path, reader.process.records.encoding)
-    reader.facts |= {"encoding": encoding.name, "encoding_known": encoding.known}
-    codec = text_codec(encoding)
+    reader.know(encoding)
     for number, (line, size) in enumerate(byte_lines(reader.path, encoding), start=1):
         if size > MAX_ROW_BYTES:
             yield number, f"a line of {size} bytes, at most {MAX_ROW_BYTES} are read; its beginning is kept", line[:KEPT_BYTES]
         elif not line.strip():
             yield number, None, line
         else:
-            yield number, _object(line, codec), line.rstrip(b"\r\n")
+            yield number, _object(line, encoding), line.rstrip(b"\r\n")
 
 
-def _object(line: bytes, codec: str) -> Row:
+def _object(line: bytes, encoding: Encoding) -> Row:
     """The object that a line holds, or the reason why it holds none."""
     try:
-        return parse_object(line.decode(codec))
-    except UnicodeDecodeError:
-        return f"bytes that are not {codec}"
-    except UnreadableRowError as reason:
+        return parse_object(text_of(line, encoding))
+    except (UndecodableError, UnreadableRowError) as reason:
         return str(reason)
 
 

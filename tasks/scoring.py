@@ -221,6 +221,7 @@ def _facts(order: Order, tally: Tally, seconds: float) -> dict[str, Any]:
         "dead": tally.dead,
         "asked": tally.asked,
         "doubled": tally.doubled,
+        **tally.reading,
         "seconds": round(seconds, 1),
         "rows_per_second": round(tally.rows / seconds, 1),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from infra.store import MissingObject, Store, copy_to
 from tasks.artifacts import copy_name, file_digest, modified_at, scratch, shown
-from tasks.encodings import byte_lines, encoding_of, text_codec
+from tasks.encodings import byte_lines, encoding_of, text_of
 from tasks.process import Process, digest_of
 from tasks.readers import Reader, columns_told, parse_object
 from tasks.records import Record
@@ -111,5 +111,5 @@ def _names_in(path: Path, process: Process) -> Collection[str]:
     found: dict[str, None] = {}
     for line, _ in islice(byte_lines(path, encoding := encoding_of(path, process.records.encoding)), LOOK_AT):
         with suppress(ValueError):
-            found |= dict.fromkeys(parse_object(line.decode(text_codec(encoding))))
+            found |= dict.fromkeys(parse_object(text_of(line, encoding)))
     return found

@@ -128,45 +128,9 @@ def test_a_line_end_that_begins_in_one_block_and_ends_in_the_next_is_one(tmp_pat
         assert [record.line for record in good] == [1, 3, 4] and report["blank"] == 1
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-def test_a_wide_encoding_without_a_mark_is_known_by_its_nuls(tmp_path: Path, encoding: str) -> None:
-    for name, text in (("a.jsonl", line("1", "你好").decode()), ("a.csv", "id,text,queue\n1,你好,a\n")):
-        good, _, report = read(file_of(tmp_path, name, text.encode(encoding)))
-        assert good[0].values["text"] == "你好"
-        assert (report["encoding"], report["encoding_known"]) == (encoding, "a NUL beside each of its first letters")
-
-
 def test_the_name_of_a_column_may_run_over_lines(tmp_path: Path) -> None:
     good, bad, _ = read(file_of(tmp_path, "a.csv", b'id,text,queue,"how\nlong",more\n1,a,x,2,3\n'))
     assert [(record.id, record.line) for record in good] == [("1", 3)] and not bad
-
-
-@pytest.mark.parametrize("encoding", ["gb18030", "cp1252", "utf-16", "utf-8-sig"])
-def test_a_file_in_another_encoding_is_read_and_the_report_says_so(tmp_path: Path, encoding: str) -> None:
-    french = ["Où est ma commande ? J'ai été débité deux fois ; c'est très gênant."]
-    texts = 5 * (french if encoding == "cp1252" else ["我的订单还没有到，请帮我查一下。谢谢！", "你好，我想退货，商品有质量问题。"])
-    rows = "".join(f"{number},{text},a\n" for number, text in enumerate(texts))
-    good, bad, report = read(file_of(tmp_path, "a.csv", ("id,text,queue\n" + rows).encode(encoding)))
-    assert len(good) == len(texts) and not bad
-    assert good[0].values["text"].startswith(texts[0][:5])
-    assert report["encoding"] == encoding.removesuffix("-sig") and report["encoding_known"]
-
-
-def test_single_lines_in_another_encoding_are_rejected_and_not_guessed(tmp_path: Path) -> None:
-    rows = HEAD + "1,你好,a\n2,好的,a\n".encode() + "3,管理人员请尽快处理谢谢,a\n".encode("gbk") + b"4,hello,a\n"
-    good, bad, report = read(file_of(tmp_path, "a.csv", rows))
-    assert [record.id for record in good] == ["1", "2", "4"] and report["encoding"] == "utf-8"
-    assert bad[0].line == 4 and bad[0].content.encode("latin-1").decode("gbk") == "3,管理人员请尽快处理谢谢,a"
-
-
-def test_a_declared_encoding_is_taken_and_a_wrong_one_told(tmp_path: Path) -> None:
-    path = file_of(tmp_path, "a.csv", HEAD + "1,é,a\n".encode("latin-1"))
-    assert read(path, process_of(encoding="latin-1"))[0][0].values["text"] == "é"
-    for name in ("utf-9", "rot13", "base64", "cp037", "idna", "undefined", "a\0b"):
-        with pytest.raises(ValueError, match="is no encoding of files"):
-            encodings.codec_of(name)
-        with pytest.raises(ValueError, match=r"records\.encoding: .* is no encoding of files"):
-            process_of(encoding=name)
 
 
 def test_a_quoted_cell_may_hold_marks_and_line_ends(tmp_path: Path) -> None:

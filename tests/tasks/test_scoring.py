@@ -170,6 +170,10 @@ def test_csv_in_another_encoding_is_read_as_todays_declaration_says(run: Run, tm
     source.write_bytes("id,text\na,退款\n".encode("gb18030"))
     batch = score(source, run.model_copy(update={"process": Process.model_validate(declared)}))
     assert files_of(batch, tmp_path / "batch")["monitoring.jsonl"][0]["text"] == "退款"
+    manifest = json.loads(open_store().read(batch.prefix + "manifest.json")[0])
+    assert (manifest["encoding"], manifest["encoding_known"]) == ("gb18030", "declared")
+    source.write_bytes("id,text\na,我的订单还没有到请查一下谢谢\n".encode("gb18030"))
+    assert score(source, run).facts["encoding_known"].startswith("detected")
 
 
 @pytest.mark.parametrize(

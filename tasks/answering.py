@@ -280,7 +280,7 @@ class Job:
                 doubtful.append(doubt)
             elif answer.output is not None:
                 version = REVIEWED if word else self.champion.version
-                accepted.append(Predicted(record.id, answer.output, answer.confidence, version, record.line))
+                accepted.append(Predicted(record.id, answer.output, answer.confidence, version, record.line, answer.fields))
         if self.terms.results:
             items = {each.record.line: each.item for each in asking.chunk}
             left = self.terms.results.stage(connection, self.terms.batch, accepted, items)

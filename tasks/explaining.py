@@ -115,7 +115,9 @@ def _answer(store: Store, process: Process, name: str, row: Facts, word: Reviewe
     certificate = _certificate(store, manifest)
     threshold = certificate.threshold_of(label_of(process.output.kind, row["output"])) if certificate else None
     certified = f"at most {certificate.max_error:.1%} wrong, with {certificate.confidence:.0%} confidence" if certificate else None
-    return {"became": "accepted", "output": row["output"], "confidence": row["confidence"], "threshold": threshold, "certified": certified}
+    fields = {"fields": row["fields"]} if row.get("fields") else {}  # batches made before it was kept have none
+    said = {"output": row["output"], "confidence": row["confidence"]} | fields
+    return {"became": "accepted"} | said | {"threshold": threshold, "certified": certified}
 
 
 def _certificate(store: Store, manifest: Manifest | None) -> Certificate | None:

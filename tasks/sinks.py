@@ -9,7 +9,7 @@ import csv
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +36,7 @@ class Predicted:
     confidence: float  # 0-1
     model_version: str
     line: int  # of the source, 1-based
+    fields: Mapping[str, float] | None = None  # how likely each field is what it says, or rightly absent; in predictions of fields only
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,14 @@ OutputFormat = Literal["jsonl", "csv", "parquet", "xlsx"]
 Write = Callable[[Sequence[Any]], None]
 
 
-def as_dict(row: Any) -> dict[str, Any]:
-    """The row by column name; dataclasses.asdict would copy every value in it."""
-    return {name: getattr(row, name) for name in row.__slots__}
+def as_dict(row: Any, names: Sequence[str] = ()) -> dict[str, Any]:
+    """The row by column name, all of it or these columns; dataclasses.asdict would copy every value in it."""
+    return {name: getattr(row, name) for name in names or row.__slots__}
+
+
+def predicted_columns(process: Process) -> tuple[str, ...]:
+    """The columns of a process's predictions."""
+    return tuple(name for name in Predicted.__slots__ if name != "fields" or process.output.kind == "fields")
 
 
 def as_json(value: Any) -> str:
@@ -69,10 +75,11 @@ def as_json(value: Any) -> str:
 
 @contextmanager
 def json_lines(path: Path, process: Process | None = None) -> Iterator[Write]:
-    """One JSON object a line, in UTF-8."""
+    """One JSON object a line, in UTF-8; of predictions, when a process is given."""
+    names = predicted_columns(process) if process else ()
     # A lone surrogate cannot be UTF-8; backslashreplace writes it as \udxxx, which is what JSON calls it.
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
-        yield lambda rows: stream.writelines(as_json(as_dict(row)) + "\n" for row in rows)
+        yield lambda rows: stream.writelines(as_json(as_dict(row, names)) + "\n" for row in rows)
 
 
 WriteCells = Callable[[Sequence[Sequence[Any]]], None]
@@ -126,9 +133,9 @@ def in_columns(open_table: OpenTable) -> Callable[[Path, Process], AbstractConte
 
     @contextmanager
     def predictions(path: Path, process: Process) -> Iterator[Write]:
-        fields = list(process.output.fields or {})
-        with open_table(path, [*Predicted.__slots__, *(f"output.{name}" for name in fields)]) as write:
-            yield lambda rows: write([[*as_dict(row).values(), *(row.output.get(name) for name in fields)] for row in rows])
+        names, fields = predicted_columns(process), list(process.output.fields or {})
+        with open_table(path, [*names, *(f"output.{name}" for name in fields)]) as write:
+            yield lambda rows: write([[*as_dict(row, names).values(), *(row.output.get(name) for name in fields)] for row in rows])
 
     return predictions
 
@@ -143,21 +150,25 @@ def spreadsheet_cell(value: Any) -> str | int | float | None:
 
 @contextmanager
 def parquet(path: Path, process: Process) -> Iterator[Write]:
-    """Columns of Predicted with fixed types; fields are one column of JSON text."""
+    """Columns of Predicted with fixed types; an answer's fields are one column of JSON text, and how sure each is another."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.float64(), pyarrow.string(), pyarrow.int64())
-    schema = pyarrow.schema([pyarrow.field(name, kind, nullable=False) for name, kind in zip(Predicted.__slots__, kinds, strict=True)])
+    names = predicted_columns(process)
+    kinds = {"confidence": pyarrow.float64(), "line": pyarrow.int64()}
+    schema = pyarrow.schema([pyarrow.field(name, kinds.get(name, pyarrow.string()), nullable=name == "fields") for name in names])
     with ParquetWriter(path, schema) as table:
 
         def write(rows: Sequence[Predicted]) -> None:
             if rows:
-                texts = [{"record_id": whole_text(row.record_id), "output": whole_text(as_text_cell(row.output))} for row in rows]
-                plain = [as_dict(row) | text for row, text in zip(rows, texts, strict=True)]
-                table.write_table(pyarrow.Table.from_pylist(plain, schema))
+                table.write_table(pyarrow.Table.from_pylist([_as_texts(as_dict(row, names)) for row in rows], schema))
 
         yield write
+
+
+def _as_texts(row: dict[str, Any]) -> dict[str, Any]:
+    """What is text in Parquet as text; what is not there stays away."""
+    return row | {name: whole_text(as_text_cell(row[name])) for name in ("record_id", "output", "fields") if row.get(name) is not None}
 
 
 WRITERS: dict[str, Callable[[Path, Process], AbstractContextManager[Write]]] = {

@@ -10,6 +10,7 @@ import openpyxl
 import pyarrow.parquet
 import pytest
 
+from tasks.contents import READERS
 from tasks.declaration import parse_process
 from tasks.process import Process
 from tasks.sinks import WRITERS, DeadLetter, Predicted, json_lines, safe_cell
@@ -28,11 +29,11 @@ def process(kind: str) -> Process:
     return parse_process(declared, "test")
 
 
-def written(folder: Path, kind: str, output_format: str, *outputs: Any) -> Path:
+def written(folder: Path, kind: str, output_format: str, *outputs: Any, fields: dict[str, float] | None = None) -> Path:
     path = folder / f"predictions.{output_format}"
     with WRITERS[output_format](path, process(kind)) as write:
         for number, output in enumerate(outputs):
-            write([Predicted(f"r-{number}", output, 0.5, "v1", number + 1)])
+            write([Predicted(f"r-{number}", output, 0.5, "v1", number + 1, fields)])
         write([])
     return path
 
@@ -102,8 +103,20 @@ def test_a_workbook_reads_back_texts_are_no_formulas_and_none_is_longer_than_a_c
     outputs = [{"customer": "=A1"}, {"customer": "a\0\ud800茶", "quantity": 10**17}, {"customer": "x" * 40_000, "products": ["茶"]}]
     book = openpyxl.load_workbook(written(tmp_path, "fields", "xlsx", *outputs))
     rows = [row for sheet in book for row in sheet.iter_rows(min_row=2)]
-    assert [cell.data_type for cell in rows[0]] == ["s", "s", "n", "s", "n", "s", "n", "n"]
-    assert rows[0][5].value == "=A1" and json.loads(rows[0][1].value) == {"customer": "=A1"}
-    assert (rows[1][5].value, rows[1][6].value) == ("a\N{REPLACEMENT CHARACTER}?茶", str(10**17))
-    assert len(rows[2][5].value) == 32_767 and rows[2][5].value.endswith("x…")
+    assert [cell.data_type for cell in rows[0]] == ["s", "s", "n", "s", "n", "n", "s", "n", "n"]
+    assert rows[0][6].value == "=A1" and json.loads(rows[0][1].value) == {"customer": "=A1"}
+    assert (rows[1][6].value, rows[1][7].value) == ("a\N{REPLACEMENT CHARACTER}?茶", str(10**17))
+    assert len(rows[2][6].value) == 32_767 and rows[2][6].value.endswith("x…")
     assert [sheet.max_row for sheet in book] == [3, 2]
+
+
+@pytest.mark.parametrize("output_format", list(WRITERS))
+def test_every_format_tells_how_sure_each_field_is_and_of_labels_has_no_such_column(tmp_path: Path, output_format: str) -> None:
+    sure = {"customer": 0.9, "quantity": 0.25}
+    for fields in (sure, None):
+        path = written(tmp_path, "fields", output_format, {"customer": "Ann", "quantity": 3}, fields=fields)
+        (row,) = READERS[output_format](path, None)
+        found = row["fields"]
+        assert (json.loads(found) if found and output_format != "jsonl" else found or None) == fields
+    (row,) = READERS[output_format](written(tmp_path, "label", output_format, "a"), "r-0")
+    assert "fields" not in row

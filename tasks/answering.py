@@ -4,14 +4,13 @@ Chunk by chunk, so that memory stays flat. The model is asked only about what th
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.answers import Answers, key_of
 from tasks.artifacts import modified_at, shown
@@ -34,6 +33,7 @@ from tasks.routing import FILE as REVIEW
 from tasks.routing import Proposed, Router
 from tasks.sinks import LETTERS, WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
 from tasks.sources import Source, check_columns
+from tasks.tallies import Tally, check_budget
 from tasks.terms import Batches
 from tasks.words import FILE as WORDS
 from tasks.words import REVIEWED, Spoken, Words, answer_of
@@ -45,25 +45,8 @@ if TYPE_CHECKING:
     from tasks.generation import Predictor
 
 CHUNK_RECORDS = 1024
-JUDGED_FROM = 200  # records; of fewer, the share of dead letters says little
 CHUNK_CHARACTERS = 4_000_000  # of prompts; so that long records do not pile up
 MONITORING_ROWS = 5_000  # the most that drift ever looks at
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of a batch's records."""
-
-    rows: int = 0
-    done: int = 0  # accepted
-    reviewed: int = 0  # of them, answered by a person before
-    review: int = 0
-    dead: int = 0
-    asked: int = 0  # of the model; the others were known
-    doubled: int = 0  # ids that came with different words for the model; where a table holds one row for each, the later ones are dead
-    reasons: Counter[str] = field(default_factory=Counter)  # code -> dead letters
-    doubts: Counter[str] = field(default_factory=Counter)  # reason -> records to review
-    reading: dict[str, Any] = field(default_factory=dict)  # the encoding of the source, and how it is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +138,7 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
             job.answer(asking)
             show(job.tally)
         job.bury_missing()
-        job.check_budget()
+        job.check_budget(ended=True)
         job.tally.doubled = job.ids.doubled()
     with (folder / "monitoring.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(as_json(row) + "\n" for row in job.monitoring.rows)
@@ -329,19 +312,14 @@ class Job:
             self.attempts[letter.line] = letter.attempt + 1
             self.bury(letter.id, letter.line, Reason.GONE, "not found in the source any more, neither at its line nor by its id", "")
 
-    def check_budget(self) -> None:
+    def check_budget(self, ended: bool = False) -> None:
         """That not too many records are dead letters; a replay, which has only such, is not judged.
 
         Raises:
             ValueError: they are.
         """
-        tally, most = self.tally, self.terms.wanted.max_dead
-        if self.terms.again or tally.rows < JUDGED_FROM or tally.dead <= most * tally.rows:
-            return
-        counts = f"{tally.dead:,} of the first {tally.rows:,} records are dead letters, batch.max_dead is {most:g}"
-        reasons = ", ".join(f"{code} {count:,}" for code, count in tally.reasons.most_common())
-        told = "nothing of this batch is seen, and what was answered is kept; mend the source, or raise batch.max_dead"
-        raise ValueError(f"{shown(self.source.name)}: stopped: {counts}: {reasons}; {told}")
+        if not self.terms.again:
+            check_budget(self.tally, self.terms.wanted.max_dead, shown(self.source.name), ended)
 
 
 def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:

@@ -20,7 +20,7 @@ from infra.cluster import check_installed
 from infra.settings import settings
 from infra.store import Store, open_store
 from tasks.aliases import champion_of
-from tasks.answering import Champion, Tally, Terms, score_file
+from tasks.answering import Champion, Terms, score_file
 from tasks.answers import ledger_of, opened_ledger
 from tasks.artifacts import Artifact, json_bytes, scratch, shown, store_folder
 from tasks.batches import batch_id, recall
@@ -36,6 +36,7 @@ from tasks.routing import Router
 from tasks.runs import Run, told
 from tasks.sinks import WRITERS
 from tasks.sources import Source, opened, read_as_today, source_id, table_name
+from tasks.tallies import Tally
 from tasks.turns import Turn, latest_turn
 from tasks.words import REVIEWED, Words
 from tasks.workers import hired

@@ -10,13 +10,14 @@ import openpyxl
 import pytest
 
 from benchmarks import quick
-from tasks.answering import Tally, Terms, score_file
+from tasks.answering import Terms, score_file
 from tasks.answers import opened_ledger
 from tasks.artifacts import file_digest, modified_at
 from tasks.batches import batch_id
 from tasks.declaration import DeclarationError
 from tasks.deliveries import file_names
 from tasks.sources import Source
+from tasks.tallies import Tally
 
 COLUMNS = {"text": {}, "amount": {"type": "number", "optional": True}, "paid": {"type": "boolean", "optional": True}}
 SHEET = {"columns": ["id", "text", "amount", "queue", "confidence"]}

@@ -5,7 +5,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from benchmarks import quick
 from infra.database import DatabaseAwayError, connected, reading, writing
-from tasks.answering import Tally, Terms, score_file
+from tasks.answering import Terms, score_file
 from tasks.answers import opened_ledger
 from tasks.artifacts import file_digest, modified_at
 from tasks.contents import Seen, absent_in
@@ -23,6 +23,7 @@ from tasks.results import ResultTable
 from tasks.reviews import shown_id
 from tasks.sinks import Predicted
 from tasks.sources import Source
+from tasks.tallies import Tally
 from tasks.terms import Batches, SinkTable
 
 SINK = SinkTable(database="ORDERS_DATABASE", table="routed")
@@ -114,6 +115,23 @@ def test_a_poisoned_batch_is_stopped_nothing_is_seen_and_what_was_answered_is_ke
         score(database, messages(tmp_path / "new.jsonl", *rows), tmp_path / "out", wanted=Batches(max_dead=0.1))
     assert rows_of(database) == []
     assert score(database, many(tmp_path / "mended.jsonl", 190), tmp_path / "out").asked == 90  # two whole chunks were known
+
+
+@pytest.mark.parametrize(
+    ("rows", "dead", "stopped"), [(151, 150, True), (151, 30, True), (3, 3, True), (9, 1, False), (2, 1, False), (1, 1, False)]
+)
+def test_a_small_batch_is_stopped_at_its_end_where_so_many_dead_letters_are_no_accident(
+    tmp_path: Path, rows: int, dead: int, stopped: bool
+) -> None:
+    source = messages(tmp_path / "new.jsonl", *({"id": str(n), "text": " " if n < dead else f"card {n}"} for n in range(rows)))
+    (tmp_path / "out").mkdir()
+    asked = quick.process()
+    with opened_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", "TEST") as ledger, ExitStack() as stack:
+        if stopped:
+            told = f"stopped: {dead} of the first {rows} records are dead letters, batch.max_dead is 0.1: input_blank {dead}"
+            stack.enter_context(pytest.raises(ValueError, match=told))
+        tally = score_file(source, quick.champion(asked), asked, Terms(ledger, "b", "jsonl", Batches(max_dead=0.1)), tmp_path / "out")
+        assert (tally.done, tally.dead) == (rows - dead, dead)
 
 
 def test_a_table_that_cannot_hold_the_results_says_all_that_is_wrong(database: str, tmp_path: Path) -> None:

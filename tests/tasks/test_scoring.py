@@ -12,7 +12,7 @@ import pytest
 from benchmarks.memory import LABELS, publish_tiny, tiny_process
 from flows.console import show_batches
 from infra.store import MissingObject, Store, open_store
-from tasks.answering import Asked, chunks
+from tasks.answering import EVERYTHING, Asked, chunks
 from tasks.arrivals import Scored, score_waiting
 from tasks.artifacts import Artifact, fetch_folder, file_digest
 from tasks.batches import batch_id, finished_batch, recall
@@ -26,7 +26,12 @@ from tasks.scoring import score_batch
 def run(tmp_path: Path) -> Run:
     """A run of a process whose champion was never trained."""
     publish_tiny(tiny_process(), tmp_path / "version")
-    return Run(id="now", process=tiny_process(), flow="score")
+    return Run(id="now", process=tolerant(), flow="score")
+
+
+def tolerant() -> Process:
+    """A process whose batches may be dead letters and nothing else."""
+    return tiny_process().model_copy(update={"batch": EVERYTHING})
 
 
 def score(source: Path | str, run: Run, output_format: str = "jsonl") -> Artifact:

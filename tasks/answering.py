@@ -17,6 +17,7 @@ from tasks.artifacts import modified_at, shown
 from tasks.cleaning import fold
 from tasks.deliveries import Deliver, deliveries
 from tasks.duplicates import Ids
+from tasks.encodings import KEPT_BYTES
 from tasks.expectations import kind_of, kinds_for, within
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.predictions import Prediction
@@ -31,7 +32,7 @@ from tasks.results import ResultTable
 from tasks.reviews import Reviewed
 from tasks.routing import FILE as REVIEW
 from tasks.routing import Proposed, Router
-from tasks.sinks import LETTERS, WRITERS, DeadLetter, Predicted, Write, as_json, json_lines
+from tasks.sinks import LETTERS, ORIGINALS, WRITERS, DeadLetter, Keep, Predicted, Write, as_json, json_lines, originals
 from tasks.sources import Source, check_columns
 from tasks.tallies import Tally, check_budget
 from tasks.terms import Batches
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from tasks.generation import Predictor
 
 CHUNK_RECORDS = 1024
-CHUNK_CHARACTERS = 4_000_000  # of prompts; so that long records do not pile up
+CHUNK_CHARACTERS = 4_000_000  # of prompts, and bytes of rows; so that long records do not pile up
 MONITORING_ROWS = 5_000  # the most that drift ever looks at
 
 
@@ -66,6 +67,7 @@ class Asked(NamedTuple):
     prompt: str
     word: Reviewed | None  # of a person, who is not asked again
     item: str  # what it is known by to people who review; "" where nobody needs to know
+    raw: bytes = b""  # the row as it came, its first MiB; should it become a dead letter
 
 
 def fault_in(process: Process, record: Record) -> tuple[Reason, str] | None:
@@ -128,12 +130,14 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
         WRITERS[terms.output_format](folder / f"predictions.{terms.output_format}", process) as write_done,
         json_lines(folder / REVIEW) as write_review,
         json_lines(folder / LETTERS) as write_dead,
+        originals(folder / ORIGINALS) as keep,
         json_lines(folder / WORDS) as write_words,
         deliveries(folder, process, terms.wanted) as deliver,
         TemporaryFile(dir=folder) as ids,
         _progress(f"Scoring {process.name}") as show,
     ):
-        job = Job(source, champion, process, terms, Writers(write_done, write_review, write_dead, write_words, deliver), Ids(ids))
+        writers = Writers(write_done, write_review, write_dead, keep, write_words, deliver)
+        job = Job(source, champion, process, terms, writers, Ids(ids))
         for asking in ahead(job.ask(chunk) for chunk in chunks(job.asked(reader))):
             job.answer(asking)
             show(job.tally)
@@ -175,6 +179,7 @@ class Writers:
     done: Write
     review: Write
     dead: Write
+    keep: Keep
     words: Write
     deliver: Deliver
 
@@ -189,24 +194,25 @@ class Job:
         self.coming: set[bytes] = set()  # keys of answers that are waited for
         self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)
 
-    def asked(self, reader: Iterable[Record | Rejected]) -> Iterator[Asked]:
+    def asked(self, reader: Reader) -> Iterator[Asked]:
         """Records that the model can be asked about; the others go to the dead letters on the way."""
         for row in self._picked(reader):
             self.tally.rows += 1
+            raw = reader.raw[:KEPT_BYTES]
             if isinstance(row, Rejected):
-                self.bury(row.id, row.line, Reason.UNREADABLE, row.reason, row.content)
+                self.bury(row.id, row.line, Reason.UNREADABLE, row.reason, row.content, raw)
                 continue
             record = repair(self.process, row, None)
             item = self._item(record)
             word = self.terms.words.on(item) if self.terms.words else None
             if word and word.word == "rejected":
-                self.bury_record(record, Reason.REJECTED, "a person has reviewed it before, and rejected it")
+                self.bury_record(record, Reason.REJECTED, "a person has reviewed it before, and rejected it", raw)
             elif fault := fault_in(self.process, record):
-                self.bury_record(record, *fault)
+                self.bury_record(record, *fault, raw)
             else:
                 prompt = self.champion.predictor.prompt_of(record.values)
                 self.ids.note(record.id, prompt)
-                yield Asked(record, prompt, word, item)
+                yield Asked(record, prompt, word, item, raw)
 
     def _item(self, record: Record) -> str:
         words = self.terms.words
@@ -257,7 +263,7 @@ class Job:
     ) -> Settled:
         """What is accepted, and what a person shall look at; accepted rows are put beside the table of results, where there is one."""
         doubtful, accepted, left = list[Proposed](), list[Predicted](), dict[int, tuple[Reason, str]]()
-        for (record, _, word, _), answer, similarity in zip(asking.chunk, answers, similarities, strict=True):
+        for (record, _, word, *_), answer, similarity in zip(asking.chunk, answers, similarities, strict=True):
             doubt = None if word else self.champion.router.proposed(record, answer, similarity)
             if doubt:
                 doubtful.append(doubt)
@@ -273,13 +279,13 @@ class Job:
         """Each record of a chunk to where it belongs."""
         records = {each.record.line: each.record for each in asking.chunk}
         words = {each.record.line: each.word for each in asking.chunk if each.word}
-        for (record, prompt, word, _), answer in zip(asking.chunk, answers, strict=True):
+        for (record, prompt, word, _, raw), answer in zip(asking.chunk, answers, strict=True):
             if not word:
                 self.monitoring.offer(self._monitored(record, prompt, answer))
             if answer.output is None:
-                self.bury_record(record, reason_of(answer.problem), answer.problem or "no output")
+                self.bury_record(record, reason_of(answer.problem), answer.problem or "no output", raw)
             elif record.line in settled.left:
-                self.bury_record(record, *settled.left[record.line])
+                self.bury_record(record, *settled.left[record.line], raw)
         self.write.done(settled.accepted)
         self.write.review(settled.doubtful)
         spoken = [Spoken(row.line, row.record_id, words[row.line].id) for row in settled.accepted if row.line in words]
@@ -293,14 +299,14 @@ class Job:
     def _monitored(self, record: Record, prompt: str, prediction: Prediction) -> Callable[[], Row]:
         return lambda: monitoring_row(self.champion.predictor.process, record.values, prompt, prediction)
 
-    def bury_record(self, record: Record, reason: Reason, words: str) -> None:
+    def bury_record(self, record: Record, reason: Reason, words: str, raw: bytes) -> None:
         """A dead letter of a record that could be read."""
-        self.bury(record.id, record.line, reason, words, as_json(record.values))
+        self.bury(record.id, record.line, reason, words, as_json(record.values), raw)
 
-    def bury(self, id: str, line: int, reason: Reason, words: str, content: str) -> None:
-        """A dead letter."""
-        source, attempt = self.source, self.attempts.get(line, 1)
-        self.write.dead([DeadLetter(id, line, reason.stage, reason.value, words, attempt, source.name, source.sha256, content)])
+    def bury(self, id: str, line: int, reason: Reason, words: str, content: str, raw: bytes) -> None:
+        """A dead letter, and the row as it came."""
+        source, why = self.source, (reason.stage, reason.value, words, self.attempts.get(line, 1))
+        self.write.dead([DeadLetter(id, line, *why, source.name, source.sha256, content, self.write.keep(raw))])
         self.tally.dead += 1
         self.tally.reasons[reason.value] += 1
         self.check_budget()
@@ -310,7 +316,7 @@ class Job:
         for letter in self.terms.again.missing() if self.terms.again else ():
             self.tally.rows += 1
             self.attempts[letter.line] = letter.attempt + 1
-            self.bury(letter.id, letter.line, Reason.GONE, "not found in the source any more, neither at its line nor by its id", "")
+            self.bury(letter.id, letter.line, Reason.GONE, "not found in the source any more, neither at its line nor by its id", "", b"")
 
     def check_budget(self, ended: bool = False) -> None:
         """That not too many records are dead letters; a replay, which has only such, is not judged.
@@ -323,12 +329,12 @@ class Job:
 
 
 def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:
-    """Runs of records whose prompts fit into memory together."""
+    """Runs of records whose prompts and rows fit into memory together."""
     chunk: list[Asked] = []
     characters = 0
     for each in asked:
         chunk.append(each)
-        characters += len(each.prompt)
+        characters += len(each.prompt) + len(each.raw)
         if len(chunk) == CHUNK_RECORDS or characters >= CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0

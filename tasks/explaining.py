@@ -16,6 +16,7 @@ from tasks.automation import label_of
 from tasks.batches import Batch, find_batch
 from tasks.certificate import FILE as CERTIFICATE
 from tasks.certificate import Certificate
+from tasks.encodings import KEPT_BYTES
 from tasks.manifests import Manifest, manifest_key, read_manifest
 from tasks.process import Process
 from tasks.readers import Reader
@@ -25,7 +26,7 @@ from tasks.reviewing import fits
 from tasks.reviews import Reviewed, item_id, last_word, read_word, review_key
 from tasks.routing import FILE as REVIEW
 from tasks.rows import Facts, rows_of
-from tasks.sinks import LETTERS
+from tasks.sinks import LETTERS, ORIGINALS
 from tasks.sources import opened, read_as_today
 from tasks.words import FILE as SPOKEN
 from tasks.words import REVIEWED
@@ -64,6 +65,9 @@ def _chain(store: Store, process: Process, told: Batch, name: str, row: Facts) -
         {"id": row["record_id"], "source": told.source, "line": row["line"], "SHA-256 of the source": told.source_sha256},
     )
     yield Link("input", inputs)
+    if place := row.get("original"):  # dead letters of batches made before rows were kept have none
+        where = f"from byte {place['offset']:,} on {place['bytes']:,} bytes" + (", its beginning" if place["bytes"] == KEPT_BYTES else "")
+        yield Link("as it came", {store.address(told.artifact.prefix + ORIGINALS): where, "SHA-256": place["sha256"]})
     manifest = _manifest(store, process, version)
     yield from _model(store, process, manifest) if manifest else [Link("model", {"version": f"{version}, {GONE}"})]
     void = word is not None and name == REVIEW and not fits(process, word)

@@ -53,13 +53,15 @@ class Reader:
         self.counts = {"records": 0, "blank": 0, "rejected": 0}
         self.facts: dict[str, Any] = {"encoding": None}
         self.encoding = Encoding("utf-8", "")
+        self.raw = b""  # what the last row was, without its line end; of a text that is wide, as UTF-8; nothing of Parquet and XLSX
         self.objects = {path for path in process.columns if process.column(path).type == "object"}
 
     def __iter__(self) -> Iterator[Record | Rejected]:
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.process.name}: {self.path} does not exist; declared in records.source")
         self.facts["format"] = format_of(self.path)
-        for line, row, content in READERS[self.facts["format"]](self):
+        for line, row, raw in READERS[self.facts["format"]](self):
+            self.raw = raw
             if row is None:
                 self.counts["blank"] += 1
                 continue
@@ -69,8 +71,8 @@ class Reader:
                 yield found
             else:
                 self.counts["rejected"] += 1
-                content = content or json.dumps(row, default=str).encode()
-                yield Rejected(f"{self.name}:{line}", self.name, line, READABLE, found, self._content(content))
+                content = self._content(raw or json.dumps(row, default=str).encode())
+                yield Rejected(f"{self.name}:{line}", self.name, line, READABLE, found, content)
 
     @property
     def report(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ texts are marked as texts, so none of them is run, and one that is longer than a
 """
 
 import csv
+import hashlib
 import json
 import re
 import unicodedata
@@ -24,6 +25,7 @@ FORMULA = frozenset("=+-@")
 CELL_CHARACTERS = 32_767  # the most that a cell of XLSX holds
 SHEET_ROWS = 1_048_576  # the most that a sheet of it holds; then another one begins
 LETTERS = "dead_letters.jsonl"
+ORIGINALS = "dead_letters.raw"
 EXACT = 10**15  # from here on a spreadsheet rounds whole numbers
 
 
@@ -52,6 +54,7 @@ class DeadLetter:
     source: str  # the file's name or key, with the digest of its bytes: together with the line, where the record came from
     source_sha256: str
     content: str  # the line as it came, or the record's values as JSON
+    original: Mapping[str, Any] | None = None  # where the row as it came stands in dead_letters.raw, see `originals`
 
 
 OutputFormat = Literal["jsonl", "csv", "parquet", "xlsx"]
@@ -80,6 +83,27 @@ def json_lines(path: Path, process: Process | None = None) -> Iterator[Write]:
     # A lone surrogate cannot be UTF-8; backslashreplace writes it as \udxxx, which is what JSON calls it.
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
         yield lambda rows: stream.writelines(as_json(as_dict(row, names)) + "\n" for row in rows)
+
+
+Keep = Callable[[bytes], Mapping[str, Any] | None]
+
+
+@contextmanager
+def originals(path: Path) -> Iterator[Keep]:
+    """Rows as they came, one behind the other, each with a line end: the source may be overwritten, or be a table that has changed.
+
+    Of each is told from which byte on it stands, of how many bytes it is, and their SHA-256; nothing of a row without bytes.
+    """
+    with path.open("wb") as stream:
+
+        def keep(row: bytes) -> Mapping[str, Any] | None:
+            if not row:
+                return None
+            offset = stream.tell()
+            stream.write(row + b"\n")
+            return {"offset": offset, "bytes": len(row), "sha256": hashlib.sha256(row).hexdigest()}
+
+        yield keep
 
 
 WriteCells = Callable[[Sequence[Sequence[Any]]], None]

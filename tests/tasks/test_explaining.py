@@ -1,5 +1,6 @@
 """The chain of a record: everything that led to its output, whatever became of it."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def test_a_dead_letter_says_why_and_a_source_that_changed_is_not_quoted(run: Run
     (dead,) = explain(open_store(), run.process, name, "b")
     assert told(dead)["answer"]["code"] == "input_blank" and json.loads(told(dead)["input"]["content"]) == {"text": " "}
     lines(source, {"id": "a", "text": "other"})
+    (dead,) = explain(open_store(), run.process, name, "b")
+    (where, place), (_, digest) = told(dead)["as it came"].items()
+    row = json.dumps(ROWS[1]).encode()
+    assert where.endswith("/dead_letters.raw") and place == f"from byte 0 on {len(row)} bytes"
+    assert hashlib.sha256(row).hexdigest() == digest and open_store().read(batch.prefix + "dead_letters.raw")[0] == row + b"\n"
     (gone,) = explain(open_store(), run.process, name, "a")
     assert told(gone)["input"] == {"": "the source is not there any more, or was changed"}
     with pytest.raises(ValueError, match="has no record 'c'"):

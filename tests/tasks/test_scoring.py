@@ -1,6 +1,7 @@
 """Batches scored by a real, published, tiny model."""
 
 import csv
+import hashlib
 import json
 import os
 from collections import Counter
@@ -221,16 +222,20 @@ def test_bad_rows_are_dead_letters_from_which_the_original_bytes_are_found(run: 
     ends = [b"\n", b"\r\n", b"\r"]
     source = tmp_path / "new.jsonl"
     source.write_bytes(b"".join(row + ends[place % 3] for place, row in enumerate(rows)))
-    batch = score(source, run)
+    batch, digest = score(source, run), file_digest(source)
     found = files_of(batch, tmp_path / "batch")
     assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (9, 2, 7)
     assert [row["record_id"] for row in found["predictions.jsonl"]] == ["1", "1"]
     assert [row["line"] for row in found["dead_letters.jsonl"]] == [2, 3, 4, 5, 7, 9, 10]
     came = source.read_bytes().splitlines()
+    source.write_text("overwritten")
+    kept = (tmp_path / "batch" / "dead_letters.raw").read_bytes()
     for letter in found["dead_letters.jsonl"]:
-        assert letter["source_sha256"] == file_digest(source)
-        whole, kept = came[letter["line"] - 1], letter["content"].encode("latin-1", errors="ignore")
-        assert letter["code"] != "unreadable" or whole == kept
+        place = letter["original"]
+        original = kept[place["offset"] : place["offset"] + place["bytes"]]
+        assert original == came[letter["line"] - 1] and place["sha256"] == hashlib.sha256(original).hexdigest()
+        assert letter["code"] != "unreadable" or original == letter["content"].encode("latin-1", errors="ignore")
+    assert {letter["source_sha256"] for letter in found["dead_letters.jsonl"]} == {digest}
 
 
 @pytest.mark.parametrize("name", ["pipe.csv", "folder.csv", "../out.csv", "memory/inbox/link.csv", "memory/inbox/pipe.csv"])

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows import pages, telling, turns
-from flows.opening import open_run, run_name
+from flows.opening import check_own, open_run, run_name
 from flows.parameters import Overrides
 from tasks import runs
 from tasks.arrivals import check_all_scored, find_batches, score_source, score_waiting
@@ -24,12 +24,14 @@ def score(
 
     Args:
         process: Name of a declared process, a folder of data/processes.
-        source: A file, a key of the store, or sql:TABLE as declared; without it, all that waits in the inbox, and the declared table.
+        source: A key of the store, or sql:TABLE as declared; on the command line any file, else one of the process's folder. Without it,
+            all that waits in the inbox, and the declared table.
         output_format: How predictions are written.
         overrides: Parts of the declaration that differ for this run only.
         arrived: The key whose arrival started this run; it is scored first, then all else that waits.
     """
     run = open_run(process, "score", overrides)
+    check_own(run.process, [source] if source else [])
     scored = score_source(source, run, output_format) if source else score_waiting(find_batches(run, arrived), run, output_format)
     pages.show_batches(scored.batches, run)
     left = f", {len(scored.left)} left to other runs" if scored.left else ""

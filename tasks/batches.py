@@ -5,6 +5,7 @@ A batch is named after what decides its bytes: the source, the model's version, 
 
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
@@ -21,11 +22,15 @@ def batch_id(source_sha256: str, name: str, process: Process, version: str, outp
         replayed: digest of the dead letters that it replays: then it is no batch of the whole source, and does not begin as one; or the
             batch that it comes after, see `tasks.turns`.
     """
-    ends = process.batch.model_dump(mode="json", include={"sink", "sheet", "documents"}, exclude_none=True)
-    if process.automation:
-        ends["automation"] = process.automation.model_dump(mode="json", include={"max_error", "confidence"})
+    ends = process.batch.model_dump(mode="json", include={"sink", "sheet", "documents"}, exclude_none=True) | accepted_by(process)
     source = source_id(f"{source_sha256} {replayed}" if replayed else source_sha256, name, process)
     return f"{source}-{version}-{output_format}" + (f"-{digest_of(ends)[:8]}" if ends else "")
+
+
+def accepted_by(process: Process) -> dict[str, Any]:
+    """What of a declaration decides which answers are accepted; nothing where all are."""
+    asked = process.automation
+    return {"automation": asked.model_dump(mode="json", include={"max_error", "confidence"})} if asked else {}
 
 
 COUNTS = ("rows", "done", "review", "dead")  # of a batch's facts: rows = done + review + dead, where done is accepted

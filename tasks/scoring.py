@@ -23,7 +23,7 @@ from tasks.aliases import champion_of
 from tasks.answering import Champion, Terms, score_file
 from tasks.answers import ledger_of, opened_ledger
 from tasks.artifacts import Artifact, json_bytes, scratch, shown, store_folder
-from tasks.batches import batch_id, recall
+from tasks.batches import accepted_by, batch_id, recall
 from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
 from tasks.contents import Contents, Seen, absent_in
 from tasks.manifests import read_manifest
@@ -79,7 +79,8 @@ class Order:
         if self.again or not (sink and _follows(self.run.process, self.source.name)):
             return None
         read = source_id(self.source.sha256, self.source.name, self.run.process)
-        shown = f"{read}-{self.version}-{digest_of(sink.model_dump(mode='json'))[:8]}"
+        ends = sink.model_dump(mode="json") | accepted_by(self.run.process)
+        shown = f"{read}-{self.version}-{digest_of(ends)[:8]}"
         return Turn(self.run.process.name, self.source.name, shown, self.batch, self.after)
 
 

@@ -24,7 +24,7 @@ class Turn:
 
     process: str
     source: str  # its name among sources
-    plain: str  # these rows, how they are read, who answers, and into which table: what else is made of them does not count
+    plain: str  # these rows, how they are read, who answers, what is accepted, and into which table: what else is made does not count
     batch: str  # that has moved their answers there
     after: str = ""  # the batch that it came after, where these rows had been scored before that one
 

@@ -140,6 +140,15 @@ def test_what_else_is_made_of_rows_that_did_not_change_makes_one_batch_and_no_mo
     assert (names(change()), names(change(output_format="csv"))) == (names(back), names(again))
 
 
+def test_answers_that_are_accepted_again_as_they_were_before_are_shown_again(change: Change, database: str) -> None:
+    first, before = change("INSERT INTO mails VALUES (1, 'card'), (2, 'late')"), shown(database)
+    other = change(accepts=False)
+    assert shown(database) == {} != before
+    back = change()
+    assert shown(database) == before and len({*names(first), *names(other), *names(back)}) == 3
+    assert names(change()) == names(back)
+
+
 def test_a_table_of_results_that_was_emptied_or_is_a_new_one_is_filled_again_once(change: Change, database: str) -> None:
     first = change("INSERT INTO mails VALUES (1, 'card'), (2, 'late'), (3, NULL)")
     before, batches = shown(database), [names(first)]

@@ -7,6 +7,7 @@ such lines has none, and then nobody knows.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from infra.database import reading, upsert
 from tasks.answers import make_table
 from tasks.process import digest_of
+from tasks.readers import UnreadableRowError, id_of, parse_object
 from tasks.reasons import Reason
 from tasks.reviews import Reviewed, shown_id
 from tasks.routing import FILE as REVIEW
@@ -35,17 +37,24 @@ class Seen:
     later: Sequence[str] = ()  # what is known by that people have spoken about meanwhile; its rows are left out: theirs is the last word
 
 
-def absent_in(folder: Path, known_by: Callable[[str, Mapping[str, Any]], str]) -> Iterator[tuple[str, str]]:
+def absent_in(folder: Path, known_by: Callable[[str, Mapping[str, Any]], str], key: str) -> Iterator[tuple[str, str]]:
     """Id, and what the content is known by, of each record that a batch's files keep for a person or hold as a dead letter.
 
-    A row that could not be read is known by nothing. Another record stands for one whose id is doubled, and nobody saw one that is gone.
+    A row that could not be read is known by nothing, but for its id, where that can be read: a table's row keeps it whatever else it
+    holds. Another record stands for one whose id is doubled, and nobody saw one that is gone.
+
+    Args:
+        key: the column that holds a record's id.
     """
     for row in _rows(folder / REVIEW):
         yield row["record_id"], known_by(row["record_id"], row["inputs"])
     for row in _rows(folder / LETTERS):
-        if row["code"] not in (Reason.DOUBLED_ID, Reason.GONE):
-            whole = row["code"] != Reason.UNREADABLE
-            yield row["record_id"], known_by(row["record_id"], json.loads(row["content"])) if whole else ""
+        if row["code"] == Reason.UNREADABLE:
+            with suppress(UnreadableRowError):
+                if id := id_of(parse_object(row["content"]), key):
+                    yield id, ""
+        elif row["code"] not in (Reason.DOUBLED_ID, Reason.GONE):
+            yield row["record_id"], known_by(row["record_id"], json.loads(row["content"]))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

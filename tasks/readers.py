@@ -112,32 +112,13 @@ class Reader:
         """The record of a row, or the reason why it is none."""
         values = {path: value for path in self.process.columns if (value := self._value(row, path)) is not None}
         try:
-            content, id = plain_content(values), self._id(row)
+            content, id = plain_content(values), id_of(row, self.process.records.key)
         except UnreadableRowError as reason:
             return str(reason)
         if id:
             return Record(id, values, self.name, line, (), self.split)
         made = f"sha256-{hashlib.sha256(content).hexdigest()[:24]}"
         return Record(made, values, self.name, line, (f"{self.process.records.key}: missing, made from the content",), self.split)
-
-    def _id(self, row: Mapping[str, Any]) -> str:
-        """The id of a row, empty when it has none; "3" for 3.0, as pandas writes whole numbers among which some are missing.
-
-        Raises:
-            UnreadableRowError: it is no text or whole number, or holds what no name of a record may hold.
-        """
-        name = self.process.records.key
-        key = lookup(row, name)
-        if isinstance(key, float) and abs(key) >= TOO_COARSE:
-            raise UnreadableRowError(f"{name} is a number with a point and too large to be exact")
-        if isinstance(key, float) and key.is_integer():
-            key = int(key)
-        if isinstance(key, bool | float | list | dict):
-            raise UnreadableRowError(f"{name} is neither a text nor a whole number")
-        id = str(key if key is not None else "").strip()
-        if not id.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in id):
-            raise UnreadableRowError(f"{name} holds half of a surrogate pair or a control character")
-        return id
 
     def _value(self, row: Mapping[str, Any], path: str) -> Any:
         """The value at a path; in a table, an object is the columns that begin with its path."""
@@ -153,6 +134,28 @@ class Reader:
         except ValueError:
             return content.decode("latin-1")
         return text
+
+
+def id_of(row: Mapping[str, Any], name: str) -> str:
+    """The id of a row, empty when it has none; "3" for 3.0, as pandas writes whole numbers among which some are missing.
+
+    Args:
+        name: of the column that holds it.
+
+    Raises:
+        UnreadableRowError: it is no text or whole number, or holds what no name of a record may hold.
+    """
+    key = lookup(row, name)
+    if isinstance(key, float) and abs(key) >= TOO_COARSE:
+        raise UnreadableRowError(f"{name} is a number with a point and too large to be exact")
+    if isinstance(key, float) and key.is_integer():
+        key = int(key)
+    if isinstance(key, bool | float | list | dict):
+        raise UnreadableRowError(f"{name} is neither a text nor a whole number")
+    id = str(key if key is not None else "").strip()
+    if not id.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in id):
+        raise UnreadableRowError(f"{name} holds half of a surrogate pair or a control character")
+    return id
 
 
 def columns_told(names: Collection[str], process: Process) -> str:

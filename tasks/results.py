@@ -175,7 +175,7 @@ class ResultTable:
         rows, texts = self.table.c, ((_text(id), item) for id, item in chain(seen.absent, self._left_out(connection, batch, seen.later)))
         for chunk in _chunks((id, item) for id, item in texts if len(id.encode()) <= MOST_ID_BYTES):
             known = self.contents.of(connection, list(chunk))
-            same = [id for id, item in chunk.items() if known.get(id, ("",))[0] == item]
+            same = [id for id, item in chunk.items() if item and known.get(id, ("",))[0] == item]
             stays = and_(rows.model_version == REVIEWED, rows.record_id.in_(same))
             connection.execute(self.table.delete().where(rows.record_id.in_(chunk), not_(stays)))
             self.contents.note(connection, batch, chunk, seen.shown)

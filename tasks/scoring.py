@@ -199,7 +199,8 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
         if results:
             with claimed(store, batch_key(declared.name, REVIEWED), order.run.id, wait=True):  # else a word released now is lost
                 check(store, order.alone)
-                results.publish(order.batch, Seen(words.shown, absent_in(folder, words.known_by), words.later()), order.turn)
+                absent = absent_in(folder, words.known_by, process.records.key)
+                results.publish(order.batch, Seen(words.shown, absent, words.later()), order.turn)
         artifact = artifact.model_copy(update={"facts": _facts(order, tally, time.perf_counter() - clock)})
         check(store, hold)
         manifest = json_bytes(_manifest(order, tally, artifact, started))

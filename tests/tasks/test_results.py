@@ -50,7 +50,7 @@ def score(
         tally = score_file(source, quick.champion(asked), asked, Terms(ledger, batch, "jsonl", results=results, **terms), folder)
         if publish:
             shown = tuple(asked.input_columns)
-            absent = absent_in(folder, lambda id, inputs: shown_id(id, inputs, shown))
+            absent = absent_in(folder, lambda id, inputs: shown_id(id, inputs, shown), asked.records.key)
             results.publish(batch, Seen(shown, absent, later))
     return tally
 
@@ -96,6 +96,15 @@ def test_of_two_records_with_one_id_the_second_is_a_dead_letter(database: str, t
         assert (tally.rows, tally.done, tally.dead, tally.reasons) == (5, 3, 2, {"doubled_id": 2})
     assert [row[0] for row in rows_of(database)] == ["a", "b", "c"]
     assert rows_of(database)[0][1] == quick.label_of("Message: card 0\nQueue:")
+
+
+def test_a_row_that_cannot_be_read_any_more_leaves_no_answer_to_what_it_held_before(database: str, tmp_path: Path) -> None:
+    first = [{"id": id, "text": "card"} for id in (7, 8, 9)]
+    score(database, messages(tmp_path / "a.jsonl", *first), tmp_path / "out", "a")
+    broken = messages(tmp_path / "b.jsonl", first[0] | {"text": "\udcff"}, first[1] | {"text": "\udcff", "id": True}, first[2])
+    tally = score(database, broken, tmp_path / "out", "b")
+    assert (tally.done, tally.reasons) == (1, {"unreadable": 2})
+    assert [(row[0], row[4]) for row in rows_of(database)] == [("8", "a"), ("9", "b")]  # which record the second one is cannot be told
 
 
 def test_an_id_too_long_for_a_key_costs_its_row_and_not_the_batch(database: str, tmp_path: Path) -> None:

@@ -169,13 +169,18 @@ class ResultTable:
             return connection.execute(self.staged.delete().where(self.staged.c.batch == batch)).rowcount
 
     def _take_out(self, connection: "Connection", batch: str, seen: Seen) -> None:
-        """Delete rows of records that get none from this batch; a person's answer to the very same content stays."""
+        """Delete rows of records that get none from this batch; a person's answer to the very same content stays.
+
+        Of those spoken about meanwhile, the word may be in the table already: it stays, too, where nobody knows what it is on.
+        """
         from sqlalchemy import and_, not_
 
-        rows, texts = self.table.c, ((_text(id), item) for id, item in chain(seen.absent, self._left_out(connection, batch, seen.later)))
+        rows, left_out = self.table.c, dict(self._left_out(connection, batch, seen.later))
+        texts = ((_text(id), item) for id, item in chain(seen.absent, left_out.items()))
         for chunk in _chunks((id, item) for id, item in texts if len(id.encode()) <= MOST_ID_BYTES):
             known = self.contents.of(connection, list(chunk))
-            same = [id for id, item in chunk.items() if item and known.get(id, ("",))[0] == item]
+            same = [id for id, (was, _) in known.items() if was == chunk[id] != ""]
+            same += [id for id in chunk if id in left_out and (id not in known or known[id][1] != list(seen.shown))]
             stays = and_(rows.model_version == REVIEWED, rows.record_id.in_(same))
             connection.execute(self.table.delete().where(rows.record_id.in_(chunk), not_(stays)))
             self.contents.note(connection, batch, chunk, seen.shown)

@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from benchmarks import quick
 from infra.database import DatabaseAwayError, connected, reading, writing
+from infra.store import open_store
 from tasks.answering import Terms, score_file
 from tasks.answers import opened_ledger
 from tasks.artifacts import file_digest, modified_at
@@ -25,6 +26,7 @@ from tasks.sinks import Predicted
 from tasks.sources import Source
 from tasks.tallies import Tally
 from tasks.terms import Batches, SinkTable
+from tasks.words import REVIEWED, Words
 
 SINK = SinkTable(database="ORDERS_DATABASE", table="routed")
 
@@ -105,6 +107,24 @@ def test_a_row_that_cannot_be_read_any_more_leaves_no_answer_to_what_it_held_bef
     tally = score(database, broken, tmp_path / "out", "b")
     assert (tally.done, tally.reasons) == (1, {"unreadable": 2})
     assert [(row[0], row[4]) for row in rows_of(database)] == [("8", "a"), ("9", "b")]  # which record the second one is cannot be told
+
+
+@pytest.mark.parametrize("told", ["shown = '[\"else\"]', item = 'else'", None])
+def test_a_word_released_while_a_batch_is_made_stays_though_nobody_knows_what_the_row_before_was(
+    database: str, tmp_path: Path, told: str | None
+) -> None:
+    source = many(tmp_path / "new.jsonl", 2)
+    score(database, source, tmp_path / "out", "a")
+    with connected(database, "TEST") as engine:
+        results = ResultTable(engine, SINK, quick.process())
+        table = results.contents.table.name
+        with writing(engine) as connection:
+            connection.exec_driver_sql(f"UPDATE {table} SET {told}" if told else f"DELETE FROM {table}")
+            results.stage(connection, "reviewed-1", [Predicted("r-0", quick.LABELS[0], 1.0, REVIEWED, 1)])
+        results.publish("reviewed-1")
+    spoken = shown_id("r-0", {"text": "card 0"}, ["text"])
+    score(database, source, tmp_path / "out", "b", later=[spoken], words=Words(open_store(), quick.process(), quick.process()))
+    assert [(row[0], row[3], row[4]) for row in rows_of(database)] == [("r-0", REVIEWED, "reviewed-1"), ("r-1", "quick-1", "b")]
 
 
 def test_an_id_too_long_for_a_key_costs_its_row_and_not_the_batch(database: str, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ MORE = 48  # bytes of JSON around and in a short value
 FEW = 4096  # tokens that are looked at one by one
 LONGEST = 32  # bytes of a token that copies
 PLAIN_VALUE, QUOTED_VALUE = re.compile(rb"[-0-9.]*"), re.compile(rb'(?:[^"\\]|\\.)*\\?', re.DOTALL)
+CHARACTER = re.compile(rb"\\.|[^\x80-\xbf]", re.DOTALL)  # of an escaped text; of one in pieces, the first
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 OPEN = re.compile(  # the name of a field, and its value so far; of a list, the last
     rb'"((?:[^"\\]|\\.)*)": (?:\[(?:(?:"(?:[^"\\]|\\.)*"|[-0-9.]+), )*)?(?:"((?:[^"\\]|\\.)*\\?)|([-0-9.]*))$', re.DOTALL
@@ -58,21 +59,25 @@ def _one(declared: OutputField) -> str:
     """One value, or one of a list."""
     if declared.values is not None:
         return " | ".join(_literal(json.dumps(value, ensure_ascii=False)) for value in declared.values)
-    if declared.type == "string" and declared.pattern is not None and _is_known(declared.pattern):
-        return f'"\\"" Regex({_literal(declared.pattern)}, json_string=true) "\\""'
-    return f'"\\"" character{{1,{declared.max_characters}}} "\\""' if declared.type == "string" else declared.type
+    if declared.type == "string" and declared.pattern is not None and _is_known(one := _patterned(declared.pattern)):
+        return one
+    return declared.type  # how long a text may be is no part of it: to count takes xgrammar a thousand times as long for each token
 
 
 def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _is_known(pattern: str) -> bool:
-    """Whether a grammar can be made of a regular expression."""
+def _patterned(pattern: str) -> str:
+    return f'"\\"" Regex({_literal(pattern)}, json_string=true) "\\""'
+
+
+def _is_known(rule: str) -> bool:
+    """Whether a grammar can be made of what a regular expression has become."""
     import xgrammar
 
     try:
-        xgrammar.Grammar.from_regex(pattern)
+        xgrammar.GrammarCompiler(xgrammar.TokenizerInfo([b'"']), max_threads=1).compile_grammar(f"root ::= {rule}")
     except RuntimeError:
         return False
     return True
@@ -96,11 +101,12 @@ class JsonRules:
         special = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special and number != eos]
         self._usable = ~np.isin(np.arange(rows), special)
         self.first = np.array([token[0] if token else 0 for token in self.bytes], dtype=np.uint8)
+        self.characters = np.array([_characters(token) for token in self.bytes])
         self.copies: dict[bytes, list[int]] = {}
         for number in np.flatnonzero(self._usable).tolist():
             self.copies.setdefault(self.bytes[number], []).append(number)
-        choices = [each for declared in self.fields.values() for each in declared.values or ("",)]
-        self.room = sum(MORE + len(name) for name in self.fields) + sum(len(_escaped(each)) for each in choices)
+        choices = [max(map(len, map(_escaped, declared.values or ("",)))) for declared in self.fields.values()]
+        self.room = sum(MORE + len(name) for name in self.fields) + sum(choices)
 
     def matcher(self) -> Any:
         """What follows one completion, token by token."""
@@ -124,6 +130,11 @@ def _escaped(text: str) -> bytes:
     return json.dumps(text, ensure_ascii=False)[1:-1].encode()
 
 
+def _characters(text: bytes) -> int:
+    """How many characters stand before the quote that ends an escaped text."""
+    return len(CHARACTER.findall(QUOTED_VALUE.findall(text)[0]))
+
+
 class JsonGuide:
     """Declared fields as JSON under way: numbers and days that are ones, verbatim texts out of the prompt, and an end in time.
 
@@ -144,6 +155,8 @@ class JsonGuide:
         if not self.left:
             return torch.tensor([self.rules.eos])
         tokens = self.rules.following(self._matcher)
+        if not len(tokens):  # a grammar that promised more than its vocabulary can say
+            return torch.tensor([self.rules.eos])
         held = self._held(tokens)
         tokens = held if len(held) else tokens
         return torch.from_numpy(self._ending(tokens) if self.left <= self.rules.room else tokens)
@@ -160,6 +173,8 @@ class JsonGuide:
         match = OPEN.search(self._written)
         declared = self.rules.fields.get(match[1]) if match else None
         if match and match[2] is not None:
+            if declared and declared.type == "string" and declared.values is None:
+                tokens = tokens[self.rules.characters[tokens] <= declared.max_characters - _characters(match[2])]
             if declared and declared.verbatim and declared.type == "string" and declared.values is None:
                 copies = self._copies(match[1], match[2])
                 tokens = tokens[np.isin(tokens, copies) | (self.rules.first[tokens] == ord('"'))]
@@ -197,10 +212,11 @@ class JsonGuide:
             return True
         if declared.type in EXACT:
             return begins(declared, value.decode(errors="replace"))
-        if not declared.verbatim or declared.type != "string":
-            return True
+        if declared.type != "string" or not declared.verbatim:
+            return declared.type != "string" or _characters(value) <= declared.max_characters
         said, before = self._said[name]
-        return not value[:1].isspace() and next(_places(said, before + value), None) is not None
+        fits = not value[:1].isspace() and _characters(value) <= declared.max_characters
+        return fits and next(_places(said, before + value), None) is not None
 
     def _is_one(self, name: bytes, value: bytes) -> bool:
         declared = self.rules.fields.get(name)
@@ -224,7 +240,8 @@ def _said(declared: OutputField, regions: Sequence[str]) -> tuple[bytes, bytes]:
     """What a verbatim text is a part of, and what stands before it there: the prompt's values, or what in them has the field's pattern."""
     if declared.pattern is None:
         return b"\n".join(map(_escaped, regions)), b""
-    pattern = re.compile(declared.pattern.removeprefix("^").removesuffix("$"))
+    end = "" if declared.pattern.endswith("\\$") else "$"
+    pattern = re.compile(declared.pattern.removeprefix("^").removesuffix(end))
     return b"".join(b"\n" + _escaped(match[0]) for region in regions for match in pattern.finditer(region)), b"\n"
 
 

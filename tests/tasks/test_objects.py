@@ -39,11 +39,15 @@ def process(fields: dict[str, Any]) -> Process:
     return Process.model_validate(declared)
 
 
-@pytest.fixture(scope="module")
-def rules() -> JsonRules:
+def rules_for(fields: dict[str, Any]) -> JsonRules:
     tokens = train_vocabulary([TEXT, json.dumps(FIELDS), '"a", "b"}, {"c": "d"], '], 420, ["<|special|>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=EOS, additional_special_tokens=["<|special|>"])
-    return JsonRules(process(FIELDS), tokenizer, len(tokenizer) + 9, 0)
+    return JsonRules(process(fields), tokenizer, len(tokenizer) + 9, 0)
+
+
+@pytest.fixture(scope="module")
+def rules() -> JsonRules:
+    return rules_for(FIELDS)
 
 
 def said(rules: JsonRules, seed: int, most: int) -> tuple[str, bool]:
@@ -67,6 +71,21 @@ def test_what_chance_writes_is_as_declared_and_ends(rules: JsonRules, free: int)
         assert copied(rules.process, TEXT, output) == output
         assert (output["order"] == "AB-1234" and output["name"].strip() == output["name"]) or free
         assert "special" not in text and list(output) == [name for name in FIELDS if name in output]
+
+
+@pytest.mark.parametrize("verbatim", [False, True])
+@pytest.mark.parametrize(
+    "pattern", [r"^[0-9]+ \$", "^.{1,2000}$", r"^\\d$"]
+)  # xgrammar makes nothing of the second, too little of the third
+def test_a_pattern_that_no_grammar_can_be_made_of_stops_nobody(pattern: str, verbatim: bool) -> None:
+    rules = rules_for({"price": {"pattern": pattern, "verbatim": verbatim, "max_characters": 12}})
+    for seed in range(3):
+        text, ended = said(rules, seed, 60 + rules.room)
+        assert ended and len(text) < len(' {"price": ""}') + 24
+
+
+def test_an_answer_has_room_for_the_longest_value_of_each_field_not_for_all() -> None:
+    assert rules_for({"size": {"values": ["small", "medium"]}, "note": {}}).room == 2 * 48 + len("size") + len("note") + len("medium")
 
 
 def test_a_verbatim_value_that_is_not_in_the_input_is_left_out_and_a_required_one_is_no_answer() -> None:

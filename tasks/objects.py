@@ -227,12 +227,13 @@ class JsonGuide:
         return bool(value) and self._begins(name, value)
 
     def _ending(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of them that come nearest to the end."""
+        """Those of them that come nearest to the end: alone where they can be, for behind a quote the next of a list may begin."""
         within = b'"' in STRING.sub(b"", self._written)
         for byte in b'"' if within else b'}],"':
             nearest: NDArray[np.int64] = tokens[self.rules.first[tokens] == byte]
+            alone = nearest[np.isin(nearest, self.rules.copies.get(bytes([byte]), []))]
             if len(nearest):
-                return nearest
+                return alone if len(alone) else nearest
         return tokens
 
 

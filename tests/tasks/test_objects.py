@@ -73,6 +73,19 @@ def test_what_chance_writes_is_as_declared_and_ends(rules: JsonRules, free: int)
         assert "special" not in text and list(output) == [name for name in FIELDS if name in output]
 
 
+def test_a_list_ends_in_time_whatever_is_likeliest() -> None:
+    rules = rules_for({"days": {"type": "date", "list": True}, "names": {"list": True}, "count": "integer"})
+    guide, longest, found = JsonGuide(rules, TEXT, 40 + rules.room), np.array([len(each) for each in rules.bytes]), b""
+    while not found.endswith(b"}"):
+        allowed = guide.allowed().numpy()
+        more = [token for token in allowed.tolist() if rules.bytes[token] == b'",']
+        token = int(more[0] if more else allowed[longest[allowed].argmax()])
+        guide.take(token)
+        found += rules.bytes[token]
+        assert guide.left > 0, found
+    assert parse(rules.process, found.decode())
+
+
 @pytest.mark.parametrize("verbatim", [False, True])
 @pytest.mark.parametrize(
     "pattern", [r"^[0-9]+ \$", "^.{1,2000}$", r"^\\d$"]

@@ -203,6 +203,8 @@ class JsonGuide:
                 return self._begins(match[1], value)
             if (value or match[2] is not None) and not self._is_one(match[1], value):
                 return False
+        if token.count(b'"') > 1 and (whole := OPEN.search(text[: text.rindex(b'"')])) and whole[2] is not None:  # both quotes of a value
+            return self._is_one(whole[1], whole[2])
         after = OPEN.search(text)
         return after is None or self._begins(after[1], after[3] if after[2] is None else after[2])
 

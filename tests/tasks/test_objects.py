@@ -1,6 +1,7 @@
 """Objects: whatever is said, the JSON that comes out is as declared, and ends in time."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,10 @@ def process(fields: dict[str, Any]) -> Process:
     return Process.model_validate(declared)
 
 
-def rules_for(fields: dict[str, Any]) -> JsonRules:
+def rules_for(fields: dict[str, Any], added: Sequence[str] = ()) -> JsonRules:
     tokens = train_vocabulary([TEXT, json.dumps(FIELDS), '"a", "b"}, {"c": "d"], '], 420, ["<|special|>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=EOS, additional_special_tokens=["<|special|>"])
+    tokenizer.add_tokens(list(added))
     return JsonRules(process(fields), tokenizer, len(tokenizer) + 9, 0)
 
 
@@ -71,6 +73,16 @@ def test_what_chance_writes_is_as_declared_and_ends(rules: JsonRules, free: int)
         assert copied(rules.process, TEXT, output) == output
         assert (output["order"] == "AB-1234" and output["name"].strip() == output["name"]) or free
         assert "special" not in text and list(output) == [name for name in FIELDS if name in output]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_token_that_is_a_whole_value_with_its_quotes_is_held_to_the_prompt_too(many: bool) -> None:
+    rules = rules_for({"name": {"verbatim": True, "list": many, "max_characters": 4}}, ['"pens"', '"Anna"', '"order"'])
+    guide, tokens = JsonGuide(rules, TEXT, 200), {text: number for number, text in enumerate(rules.bytes)}
+    for byte in b'{"name": [' if many else b'{"name": ':
+        guide.take(tokens[bytes([byte])])
+    allowed = set(guide.allowed().tolist())
+    assert [tokens[text] in allowed for text in (b'"', b'"pens"', b'"Anna"', b'"order"')] == [True, True, False, False]
 
 
 def test_a_list_ends_in_time_whatever_is_likeliest() -> None:

@@ -49,7 +49,7 @@ def test_a_process_is_trained_published_used_watched_and_trained_again(toy: Path
     assert not monitor("toy").facts["drifted"]
 
     strange = [{"id": f"s{n}", "text": "completely other words about leave and holidays and salary " * 3} for n in range(120)]
-    score("toy", str(write_rows(toy / "strange.jsonl", strange)))
+    score("toy", str(write_rows(toy / "strange.jsonl", strange)), overrides={"batch": {"max_dead": 1}})  # too long, all of them
     arrived = [row | {"text": f"{row['text']} leave holidays"} for row in tickets(120, 3)]
     store.upload(write_rows(toy / "arrived.jsonl", arrived), "toy/inbox/arrived.jsonl")
     assert monitor("toy").facts["drifted"]

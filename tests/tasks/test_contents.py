@@ -102,11 +102,11 @@ def test_of_two_contents_that_both_wait_the_word_on_what_was_seen_last_counts_wh
     change("INSERT INTO mails VALUES (1, 'old words'), (2, 'old too')", accepts=False)
     change("UPDATE mails SET text = CASE id WHEN 1 THEN 'new words' ELSE 'new too' END", accepts=False)
     say("old words", "corrected")
-    change()
+    change(accepts=False)
     assert shown(database) == {}
     right, newer = say("new words", "corrected"), say("new too", "corrected")
     say("old too", "corrected")
-    (_, released) = change()
+    (_, released) = change(accepts=False)
     assert shown(database) == {"1": (right, "reviewed"), "2": (newer, "reviewed")}
     assert [released.facts[name] for name in ("rows", "done", "dead", "outdated")] == [3, 2, 1, 1]
 

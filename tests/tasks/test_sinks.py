@@ -10,9 +10,9 @@ import openpyxl
 import pyarrow.parquet
 import pytest
 
-from tasks.contents import READERS
 from tasks.declaration import parse_process
 from tasks.process import Process
+from tasks.rows import READERS
 from tasks.sinks import WRITERS, DeadLetter, Predicted, json_lines, safe_cell
 
 

@@ -123,9 +123,20 @@ def said_by(process: Process, prompt: str, inputs: Mapping[str, Any], output: st
 
 
 def lines_of(domain: Domain, folder: Path) -> list[Text]:
-    """The texts of the declared files."""
-    lines = [line for name in domain.corpus for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+    """The texts of the declared files.
+
+    Raises:
+        ValueError: one of them is not in UTF-8.
+    """
+    lines = [line for name in domain.corpus for line in _read(folder / name).splitlines()]
     return [Text(line, Said(said := frozenset([digest(fold(line))]), said)) for line in lines]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8 from its byte {error.start} on; save it as UTF-8") from None
 
 
 def readable(texts: Sequence[Text], measured: Iterable[Said]) -> list[str]:

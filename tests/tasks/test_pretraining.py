@@ -201,3 +201,10 @@ def test_mistakes_in_a_base_are_told_all_at_once(tmp_path: Path) -> None:
         assert part in str(told.value)
     with pytest.raises(DeclarationError, match="declared are: base-x"):
         load_domain("base-z", tmp_path)
+
+
+def test_a_corpus_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_bytes("old notes\n订单".encode("gbk"))
+    asked = {"name": "base-any", "owner": "o", "processes": ["one"], "corpus": ["notes.txt"]}
+    with pytest.raises(ValueError, match=r"notes\.txt is not UTF-8 from its byte 10 on"):
+        lines_of(Domain.model_validate(asked), tmp_path)

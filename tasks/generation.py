@@ -144,7 +144,7 @@ class Predictor:
         guides = [self._guide(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
         found: dict[int, Prediction] = {}
         for batch in by_length([len(row) + guide.most for row, guide in zip(rows, guides, strict=True)], TOKENS_PER_BATCH):
-            asked, most = [guides[index] for index in batch], max(guides[index].most for index in batch)
+            asked, most = [guides[index] for index in batch], 1 + max(guides[index].most for index in batch)  # behind the last one the end
             for index, written in zip(batch, self.write([rows[index] for index in batch], asked, most=most), strict=True):
                 guide = guides[index]
                 label = guide.output() if isinstance(guide, LabelGuide) else None

@@ -140,7 +140,7 @@ class JsonGuide:
 
     Args:
         prompt: of the record.
-        most: tokens that may be written, with the end.
+        most: tokens that may be written before the end.
     """
 
     def __init__(self, rules: JsonRules, prompt: str, most: int) -> None:

@@ -7,13 +7,12 @@ come from the ledger.
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import told_by
+from benchmarks.measuring import told_by, work_in
 from benchmarks.memory import MEBIBYTE, write_records
 
 JOB = "benchmarks.batches"  # whose child() scores a file
@@ -26,7 +25,7 @@ def main() -> int:
     rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
         folder = Path(name)
-        os.environ |= {"CLERKFLOW_STORE": f"{folder}/store", "CLERKFLOW_CACHE": f"{folder}/cache", "PREFECT_HOME": f"{folder}/prefect"}
+        work_in(Path(folder))
         found = {}
         for count in rows:
             file = write_records(folder / f"{count}.jsonl", count)

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import ROOT, told_by
+from benchmarks.measuring import ROOT, told_by, work_in
 
 BAR = 0.8  # of the engine's pace
 
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as folder:
-        os.environ |= {"CLERKFLOW_STORE": f"{folder}/store", "CLERKFLOW_CACHE": f"{folder}/cache", "PREFECT_HOME": f"{folder}/prefect"}
+        work_in(Path(folder))
         os.environ["BENCH_PROCESS"] = asked.process
         train(asked.process)
         os.environ["CLERKFLOW_THREADS"] = "1"

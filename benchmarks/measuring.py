@@ -1,11 +1,15 @@
-"""Measuring: what a benchmark asks of its own process, and of one that it starts."""
+"""Measuring: what a benchmark asks of its own process, of one that it starts, and of the store that it works in."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks.artifacts import Artifact
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,3 +35,24 @@ def peak_bytes() -> int:
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def work_in(folder: Path) -> None:
+    """Let store, cache and Prefect's files of this program stand in a folder, apart from a person's own."""
+    os.environ |= {"CLERKFLOW_STORE": f"{folder}/store", "CLERKFLOW_CACHE": f"{folder}/cache", "PREFECT_HOME": f"{folder}/prefect"}
+
+
+def last_training(process: str) -> "tuple[Artifact, Artifact]":
+    """model/ and evaluation/ of a process's last run."""
+    from infra.store import open_store
+    from tasks.artifacts import Artifact
+
+    store = open_store()
+    run = json.loads(store.read(max(info.key for info in store.list(f"{process}/runs/") if info.key.endswith("/run.json")))[0])
+    model, evaluation = (Artifact.model_validate(found) for found in run["artifacts"][-2:])
+    return model, evaluation
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

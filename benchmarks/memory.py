@@ -6,14 +6,13 @@ Each batch runs in a process of its own, with a tiny label model that is made he
 
 import argparse
 import json
-import os
 import random
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import told_by
+from benchmarks.measuring import told_by, work_in
 
 LABELS = ("complaint", "delivery", "invoice", "refund")
 WORDS = ("please", "card", "order", "urgent", "退款", "发票", "送货", "late", "twice", "help")
@@ -30,7 +29,7 @@ def main() -> int:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
         folder = Path(name)
-        os.environ |= {"CLERKFLOW_STORE": f"{folder}/store", "CLERKFLOW_CACHE": f"{folder}/cache", "PREFECT_HOME": f"{folder}/prefect"}
+        work_in(Path(folder))
         publish_tiny(tiny_process(), folder / "version")
         found = []
         for count in rows:

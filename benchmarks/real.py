@@ -7,8 +7,6 @@ What was tried for them, and what did not help, stands in data/kinds.md.
 """
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import tempfile
@@ -16,6 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.measuring import last_training, work_in
 
 WIDTH = 150  # a table that is cut says nothing
 HERE = Path(__file__).parent
@@ -55,7 +55,7 @@ def main(names: list[str], seeds: list[int], samples: int | None = None) -> int:
 
     console.out.width = max(console.out.width, WIDTH)
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as folder:
-        os.environ |= {"CLERKFLOW_STORE": f"{folder}/store", "CLERKFLOW_CACHE": f"{folder}/cache", "PREFECT_HOME": f"{folder}/prefect"}
+        work_in(Path(folder))
         console.quiet_libraries()
         declared = {name: str(cut(name, samples, Path(folder)) if samples else HERE / "processes" / name) for name in names}
         rows = [row for name in names for row in over_seeds([measure(name, declared[name], seed, not samples) for seed in seeds])]
@@ -105,15 +105,13 @@ def measure(name: str, declared: str, seed: int, whole: bool = True) -> list[dic
     from flows.parameters import Overrides
     from flows.train import train
     from infra.store import open_store
-    from tasks.artifacts import Artifact, fetch_file, read_json, scratch
+    from tasks.artifacts import fetch_file, read_json, scratch
 
     console.out.print(f"[bold]{name}[/], seed {seed}")
     started = time.perf_counter()
     verdict = train(declared, Overrides.model_validate({"finetuning": {"seed": seed}}), dry_run=True)
     minutes = (time.perf_counter() - started) / 60
-    store = open_store()
-    run = json.loads(store.read(max(info.key for info in store.list(f"{name}/runs/") if info.key.endswith("/run.json")))[0])
-    model_stored, evaluation = (Artifact.model_validate(found) for found in run["artifacts"][-2:])
+    store, (model_stored, evaluation) = open_store(), last_training(name)
     metrics, training = read_json(store, evaluation, "metrics.json"), read_json(store, model_stored, "training.json")
     model, baselines = side_of(metrics, "model"), [side_of(metrics, name) for name in metrics["baselines"]]
     if name == "e2e_nlg":

@@ -6,12 +6,13 @@ Trained as declared, nothing is published. The exit status is 1 where a gate ref
 """
 
 import argparse
-import os
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import work_in
 from infra.settings import ROOT
 
 PROCESSES = ROOT / "data" / "processes"
@@ -30,7 +31,7 @@ def main() -> int:
 
     console.quiet_libraries()
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
-        os.environ |= {"CLERKFLOW_STORE": f"{name}/store", "CLERKFLOW_CACHE": f"{name}/cache", "PREFECT_HOME": f"{name}/prefect"}
+        work_in(Path(name))
         found = [trained(process, seed) for process in asked.processes for seed in asked.seeds or [None]]
     console.out.print(table_of(found))
     return 0 if all(verdict.passed for *_, verdict in found) else 1

@@ -5,11 +5,11 @@ al. 2019 (arXiv:1911.03905) count it. A price or a rating is one of three levels
 Patterns are not perfect: `make bench-real` prints the error rate of people's own texts beside the model's.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+
+from benchmarks.measuring import read_lines
 
 LOW, MIDDLE, HIGH = "low", "middle", "high"
 LEVELS = {
@@ -133,13 +133,9 @@ def of_model_and_people(folder: Path, predictions: Path) -> tuple[float, float]:
         folder: e2e_nlg of the public data.
         predictions: predictions.jsonl of an evaluation.
     """
-    train, test, said = (_read(path) for path in (folder / "train.jsonl", folder / "test.jsonl", predictions))
+    train, test, said = map(read_lines, (folder / "train.jsonl", folder / "test.jsonl", predictions))
     names = {record["input"][slot] for record in (*train, *test) for slot in NAMED if slot in record["input"]}
     inputs = {record["id"]: record["input"] for record in test}
     ours = [(inputs[each["record_id"]], each["output"] or "") for each in said]
     people = [(record["input"], text) for record in test for text in record["meta"]["references"]]
     return slot_error_rate(ours, names), slot_error_rate(people, names)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines() if row.strip()]

@@ -9,13 +9,13 @@ would have to look at each of them.
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import last_training, read_lines, work_in
 from benchmarks.real import HERE, SHARED
 
 PROCESS, FAR = "banking77", "atis"
@@ -34,7 +34,7 @@ def main() -> int:
 
     console.quiet_libraries()
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
-        os.environ |= {"CLERKFLOW_STORE": f"{name}/store", "CLERKFLOW_CACHE": f"{name}/cache", "PREFECT_HOME": f"{name}/prefect"}
+        work_in(Path(name))
         found = [told(Path(name) / str(fold), fold, asked.every, asked.minutes) for fold in range(asked.folds)]
     console.out.print(table_of(found))
     return 0 if all(2 * each["other intents"]["accepted"] < each["known intents"]["accepted"] for each in found) else 1
@@ -42,16 +42,11 @@ def main() -> int:
 
 def told(folder: Path, fold: int, every: int, minutes: float) -> dict[str, dict[str, float]]:
     """Sort of test record -> the share of each of the REASONS."""
-    records = {split: read(SHARED / PROCESS / f"{split}.jsonl") for split in ("train", "test")}
+    records = {split: read_lines(SHARED / PROCESS / f"{split}.jsonl") for split in ("train", "test")}
     out = set(sorted({str(record["output"]) for record in records["train"]})[fold::every])
     declared = declare(folder, records, out, minutes)
     close = [record for record in records["test"] if record["output"] in out]
-    return asked_about(declared, {"other intents": close, "flights": read(SHARED / FAR / "test.jsonl")})
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return asked_about(declared, {"other intents": close, "flights": read_lines(SHARED / FAR / "test.jsonl")})
 
 
 def declare(folder: Path, records: Mapping[str, Sequence[dict[str, Any]]], out: Set[str], minutes: float) -> Path:
@@ -73,15 +68,13 @@ def asked_about(declared: Path, unknown: Mapping[str, Sequence[dict[str, Any]]])
     """Train, then route records that have a label, which is what the evaluation measured, and those that have none."""
     from flows.train import train
     from infra.store import open_store
-    from tasks.artifacts import Artifact, fetch_folder, scratch
+    from tasks.artifacts import fetch_folder, scratch
     from tasks.certificate import read_certificate
     from tasks.generation import Predictor
     from tasks.routing import Router
 
     train(str(declared), dry_run=True)
-    store = open_store()
-    run = json.loads(store.read(max(info.key for info in store.list(f"{PROCESS}/runs/") if info.key.endswith("/run.json")))[0])
-    model, evaluation = (Artifact.model_validate(found) for found in run["artifacts"][-2:])
+    store, (model, evaluation) = open_store(), last_training(PROCESS)
     with scratch() as folder:
         predictor = Predictor.load(fetch_folder(store, model, folder / "model"))
         judged = fetch_folder(store, evaluation, folder / "evaluation")

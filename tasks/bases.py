@@ -68,6 +68,11 @@ def lacks_tokenizer(base: str) -> bool:
     return folder is not None and (folder / "config.json").is_file() and not any((folder / name).is_file() for name in TOKENIZERS)
 
 
+def brings_tokenizer(base: str) -> bool:
+    """Whether a vocabulary comes with a base, and is not trained for it."""
+    return base != SCRATCH and not lacks_tokenizer(base)
+
+
 def config_of(base: str, revision: str | None = None) -> dict[str, Any]:
     """A base's config.json.
 

@@ -19,6 +19,7 @@ from tasks.readers import UnreadableRowError, id_of, parse_object
 from tasks.reasons import Reason
 from tasks.reviews import Reviewed, shown_id
 from tasks.routing import FILE as REVIEW
+from tasks.rows import json_rows
 from tasks.sinks import LETTERS
 from tasks.terms import SinkTable
 
@@ -46,20 +47,15 @@ def absent_in(folder: Path, known_by: Callable[[str, Mapping[str, Any]], str], k
     Args:
         key: the column that holds a record's id.
     """
-    for row in _rows(folder / REVIEW):
+    for row in json_rows(folder / REVIEW):
         yield row["record_id"], known_by(row["record_id"], row["inputs"])
-    for row in _rows(folder / LETTERS):
+    for row in json_rows(folder / LETTERS):
         if row["code"] == Reason.UNREADABLE:
             with suppress(UnreadableRowError):
                 if id := id_of(parse_object(row["content"]), key):
                     yield id, ""
         elif row["code"] not in (Reason.DOUBLED_ID, Reason.GONE):
             yield row["record_id"], known_by(row["record_id"], json.loads(row["content"]))
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="\n") as stream:
-        yield from map(json.loads, stream)
 
 
 class Contents:

@@ -147,7 +147,7 @@ class JsonGuide:
         self.rules, self.most, self.left = rules, most, most
         self._matcher = rules.matcher()
         self._written = b""
-        regions = [prompt[start:end] for start, end in regions_in(rules.process, prompt)]
+        regions = _inputs(rules.process, prompt)
         self._said = {name: _said(declared, regions) for name, declared in rules.fields.items()}
 
     def allowed(self) -> Tensor:
@@ -175,7 +175,8 @@ class JsonGuide:
         if match and match[2] is not None:
             if declared and declared.type == "string" and declared.values is None:
                 tokens = tokens[self.rules.characters[tokens] <= declared.max_characters - _characters(match[2])]
-            if declared and declared.verbatim and declared.type == "string" and declared.values is None:
+                if not declared.verbatim:
+                    return tokens
                 copies = self._copies(match[1], match[2])
                 tokens = tokens[np.isin(tokens, copies) | (self.rules.first[tokens] == ord('"'))]
             elif not declared or declared.type not in EXACT:
@@ -214,11 +215,14 @@ class JsonGuide:
             return True
         if declared.type in EXACT:
             return begins(declared, value.decode(errors="replace"))
-        if declared.type != "string" or not declared.verbatim:
-            return declared.type != "string" or _characters(value) <= declared.max_characters
+        if declared.type != "string":
+            return True
+        if _characters(value) > declared.max_characters:
+            return False
+        if not declared.verbatim:
+            return True
         said, before = self._said[name]
-        fits = not value[:1].isspace() and _characters(value) <= declared.max_characters
-        return fits and next(_places(said, before + value), None) is not None
+        return not value[:1].isspace() and next(_places(said, before + value), None) is not None
 
     def _is_one(self, name: bytes, value: bytes) -> bool:
         declared = self.rules.fields.get(name)
@@ -237,6 +241,11 @@ class JsonGuide:
             if len(nearest):
                 return alone if len(alone) else nearest
         return tokens
+
+
+def _inputs(process: Process, prompt: str) -> list[str]:
+    """What a prompt shows of its record, without the template's own words."""
+    return [prompt[start:end] for start, end in regions_in(process, prompt)]
 
 
 def _said(declared: OutputField, regions: Sequence[str]) -> tuple[bytes, bytes]:
@@ -264,7 +273,7 @@ def copied(process: Process, prompt: str, output: Mapping[str, Any]) -> dict[str
         ValueError: a field that is required has none that does.
     """
     fields, found = process.output.fields or {}, dict(output)
-    regions = [prompt[start:end] for start, end in regions_in(process, prompt)]
+    regions = _inputs(process, prompt)
     for name in [name for name in output if fields[name].verbatim and fields[name].type in COPIED]:
         declared, values = fields[name], values_of(fields[name], output[name])
         there = [each for each in values if any(text in said for text in spellings_of(process, declared, each, prompt) for said in regions)]

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from infra.cluster import check_installed
 from tasks import expectations
-from tasks.bases import base_folder, lacks_tokenizer
+from tasks.bases import base_folder, brings_tokenizer
 from tasks.cleaning import alike
 from tasks.process import Process
 from tasks.prompts import completion_of, output_of, prompt_of
@@ -168,7 +168,7 @@ def _count(process: Process, pairs: Sequence[tuple[str, str]]) -> tuple[Tokens |
 
 def _tokenizer(process: Process, pairs: Sequence[tuple[str, str]]) -> tuple[Tokenizer, str]:
     base = process.finetuning.base
-    if base != "scratch" and not lacks_tokenizer(base):
+    if brings_tokenizer(base):
         return base_tokenizer(base, process.finetuning.revision), f"the vocabulary of {base}"
     special = sorted({completion for _, completion in pairs}) if process.label_tokens else []
     texts = [text for pair in pairs for text in (pair[:1] if process.label_tokens else pair)]

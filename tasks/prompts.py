@@ -35,12 +35,7 @@ def regions_of(process: Process, inputs: Mapping[str, Any]) -> list[tuple[int, i
 
 def regions_in(process: Process, prompt: str) -> list[tuple[int, int]]:
     """The same of a prompt alone; a value that holds the template's next words ends there, and one behind it begins."""
-    words, end = [""], 0
-    for match in PLACEHOLDER.finditer(process.sample.prompt):
-        words[-1] += process.sample.prompt[end : match.start()] + (match[0][0] if match[1] is None else "")
-        words += [] if match[1] is None else [""]
-        end = match.end()
-    words[-1] += process.sample.prompt[end:]
+    words = _around(process.sample.prompt).split("\0")
     at, last = len(words[0]), len(prompt) - len(words[-1])
     found = []
     for before in words[1:-1]:
@@ -137,7 +132,7 @@ def check_output(process: Process, output: Any) -> None:
 
 
 def _around(template: str) -> str:
-    """A completion's template with NUL where the output stands."""
+    """A template's own words, with NUL where a value stands."""
     return PLACEHOLDER.sub(lambda match: match[0][0] if match[1] is None else "\0", template)
 
 

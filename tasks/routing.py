@@ -43,7 +43,7 @@ class Router:
 
     process: Process  # the version's own declaration
     version: str
-    certificate: Certificate | None
+    certificate: Certificate | None  # none where it is withheld
     scope: "Scope | None"
     withheld: bool  # nothing is accepted: today's declaration wants a certificate that this version does not have
 
@@ -64,7 +64,7 @@ class Router:
         withheld = terms is not None and not (certificate and certificate.vouches_for(terms))
         if terms and withheld:
             logger.warning("scoring: all answers of %s go to review: %s; train again", version, lack_of(certificate, terms))
-        return cls(process, version, certificate, scope, withheld)
+        return cls(process, version, None if withheld else certificate, scope, withheld)
 
     def similarities(self, asked: Sequence[tuple[Record, str]]) -> Sequence[float | None]:
         """How much each record is like the training records; None where nobody asks.
@@ -84,7 +84,7 @@ class Router:
         """
         label = label_of(self.process.output.kind, prediction.output)
         reason: Reason | None = "uncertified" if self.withheld else None
-        if self.certificate and not self.withheld:
+        if self.certificate:
             reason = self.certificate.reason(label, prediction.confidence, similarity)
         if prediction.output is None or reason is None:
             return None
@@ -94,7 +94,7 @@ class Router:
             reason=reason,
             output=prediction.output,
             confidence=prediction.confidence,
-            threshold=self.certificate.threshold_of(label) if self.certificate and not self.withheld else None,
+            threshold=self.certificate.threshold_of(label) if self.certificate else None,
             fields=prediction.fields,
             similarity=None if similarity is None else round(similarity, 4),
             model_version=self.version,

@@ -32,8 +32,8 @@ def known_as(id: str) -> str:
     return str(safe_cell(id))
 
 
-def _json_lines(path: Path, record: str | None) -> Iterator[Facts]:
-    """Only lines that hold the id are parsed."""
+def json_rows(path: Path, record: str | None = None) -> Iterator[Facts]:
+    """Rows of a file of JSON lines; where an id is given, only lines that hold it are parsed."""
     wanted = "" if record is None else json.dumps(record, ensure_ascii=False)
     with path.open(encoding="utf-8", newline="\n") as stream:
         for line in stream:
@@ -69,7 +69,7 @@ def _spreadsheet(path: Path, record: str | None) -> Iterator[Facts]:
 
 
 READERS: dict[str, Callable[[Path, str | None], Iterator[Facts]]] = {
-    "jsonl": _json_lines,
+    "jsonl": json_rows,
     "csv": _comma_separated,
     "parquet": _parquet,
     "xlsx": _spreadsheet,

@@ -1,6 +1,5 @@
 """Tallies: what became of a batch's records, and when too many of them are dead letters for the batch to be seen."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,4 +50,6 @@ def check_budget(tally: Tally, most: float, name: str, ended: bool) -> None:
 
 def chance_of(dead: int, rows: int, share: float) -> float:
     """That so many of a few records or more are dead letters, where this share of all records is: exact binomial."""
-    return math.fsum(math.comb(rows, count) * share**count * (1 - share) ** (rows - count) for count in range(dead, rows + 1))
+    from scipy.special import bdtrc
+
+    return float(bdtrc(dead - 1, rows, share))

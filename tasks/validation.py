@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 
 from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, scratch, store_folder, write_json
-from tasks.bases import lacks_tokenizer
+from tasks.bases import brings_tokenizer
 from tasks.datadocs import self_contained
 from tasks.expectations import TOKENS, columns_of, derived, look_at, shown
 from tasks.ingestion import of_kind
@@ -80,7 +80,7 @@ class Tokens:
         """The base's own, or one learned from the first prompts where it has none."""
         if self._tokenizer is None:
             tuning = self.process.finetuning
-            own = tuning.base != "scratch" and not lacks_tokenizer(tuning.base)
+            own = brings_tokenizer(tuning.base)
             self._tokenizer = base_tokenizer(tuning.base, tuning.revision) if own else self._provisional()
         return self._tokenizer
 

@@ -28,7 +28,8 @@ ONE_BY_ONE, BATCHES, SORTED, OURS = "pipeline, one by one", "generate, 32 a batc
 BARS = {ONE_BY_ONE: 8.0, BATCHES: 3.5, SORTED: 2.3}
 LARGE_BAR = {SORTED: 1.2}
 
-Way = Callable[[Sequence[str]], list[str]]  # prompts -> completions
+Answer = tuple[str, list[int] | None]  # a text and its tokens without the end; None where the text alone is told
+Way = Callable[[Sequence[str]], list[Answer]]  # prompts -> answers
 Make = Callable[[Sequence[str]], tuple[Any, Any, int]]  # prompts -> a model, its tokens, tokens of a text at most
 
 
@@ -161,17 +162,18 @@ def ways_of(predictor: Any) -> dict[str, Way]:
     options = {"max_new_tokens": predictor.max_new_tokens, "do_sample": False}
     one = pipeline("text-generation", model=predictor.model, tokenizer=tokenizer)
 
-    def read(ids: Sequence[int]) -> str:
-        return str(predictor.tokens.decode([token for token in ids if token != predictor.eos], skip_special_tokens=True))
+    def read(ids: list[int]) -> Answer:
+        ids = ids[: ids.index(predictor.eos)] if predictor.eos in ids else ids
+        return str(predictor.tokens.decode(ids, skip_special_tokens=True)), ids
 
-    def one_by_one(prompts: Sequence[str]) -> list[str]:
+    def one_by_one(prompts: Sequence[str]) -> list[Answer]:
         answers = [one(prompt, return_tensors=True, **options)[0]["generated_token_ids"] for prompt in prompts]
         return [read(answer[len(row) :]) for answer, row in zip(answers, predictor.encode(prompts), strict=True)]
 
-    def batches(prompts: Sequence[str], order: Sequence[int]) -> list[str]:
+    def batches(prompts: Sequence[str], order: Sequence[int]) -> list[Answer]:
         from tasks.batching import left_padded
 
-        rows, found = predictor.encode(prompts), [""] * len(prompts)
+        rows, found = predictor.encode(prompts), [("", None)] * len(prompts)
         for start in range(0, len(order), BATCH):
             indices = order[start : start + BATCH]
             ids, mask = left_padded([rows[index] for index in indices])
@@ -180,7 +182,7 @@ def ways_of(predictor: Any) -> dict[str, Way]:
                 found[index] = read(answer)
         return found
 
-    def by_length(prompts: Sequence[str]) -> list[str]:
+    def by_length(prompts: Sequence[str]) -> list[Answer]:
         lengths = [len(row) for row in predictor.encode(prompts)]
         return batches(prompts, sorted(range(len(prompts)), key=lengths.__getitem__))
 
@@ -188,7 +190,7 @@ def ways_of(predictor: Any) -> dict[str, Way]:
         ONE_BY_ONE: one_by_one,
         BATCHES: lambda prompts: batches(prompts, range(len(prompts))),
         SORTED: by_length,
-        OURS: lambda prompts: [each.completion for each in predictor.predict(prompts)],
+        OURS: lambda prompts: [(each.completion, None) for each in predictor.predict(prompts)],
     }
 
 
@@ -198,29 +200,31 @@ def one_round(predictor: Any, ways: dict[str, Way], prompts: Sequence[str]) -> d
     Raises:
         RuntimeError: two ways wrote different texts.
     """
-    found, expected = {}, dict(zip(prompts, ways[OURS](prompts), strict=True))
+    found = {}
+    written = [answer.ids for answer in (predictor.engine or predictor).write(predictor.encode(prompts))]
+    expected = {prompt: (predictor.tokens.decode(ids), ids) for prompt, ids in zip(prompts, written, strict=True)}
     for way, ask in ways.items():
         asked = prompts[::16] if way == ONE_BY_ONE else prompts
         began = time.process_time()
         answers = ask(asked)
         found[way] = len(asked) / (time.process_time() - began)
-        others = [(prompt, answer) for prompt, answer in zip(asked, answers, strict=True) if answer != expected[prompt]]
-        wrong = sum(not tied(predictor, prompt, answer, expected[prompt]) for prompt, answer in others)
-        if wrong:
+        pairs = zip(asked, answers, strict=True)
+        if wrong := sum(not alike(predictor, prompt, answer, expected[prompt]) for prompt, answer in pairs):
             raise RuntimeError(f"{way}: {wrong} of {len(asked)} texts are not what clerkflow writes")
     return found
 
 
-def tied(predictor: Any, prompt: str, one: str, other: str) -> bool:
-    """Whether two texts part at two tokens that are equally likely, but for rounding: padding alone makes transformers choose either."""
+def alike(predictor: Any, prompt: str, one: Answer, other: tuple[str, list[int]]) -> bool:
+    """Whether two answers are the same tokens, or part at two that are equally likely but for rounding: padding decides between such."""
     import torch
 
-    before, after = predictor.encode([prompt])[0], [[*predictor.tokens.encode(text).ids, predictor.eos] for text in (one, other)]
+    if one[1] is None or one[1] == other[1]:
+        return one[0] == other[0]
+    before, after = predictor.encode([prompt])[0], [[*ids, predictor.eos] for ids in (one[1], other[1])]
     same = next(index for index, pair in enumerate(zip(*after, strict=False)) if pair[0] != pair[1])
     with torch.no_grad():
         scores = predictor.model(input_ids=torch.tensor([before + after[0][:same]])).logits[0, -1]
-    tokens = [ids[same] for ids in after]
-    return bool(scores.max() - scores[tokens].min() < TIE)  # each of the two is as good as the best
+    return bool(scores.max() - scores[[ids[same] for ids in after]].min() < TIE)  # each of the two is as good as the best
 
 
 def table_of(title: str, found: list[dict[str, float]], ratios: dict[str, list[float]], bars: dict[str, float]) -> Any:

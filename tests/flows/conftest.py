@@ -121,7 +121,7 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
 def clerkflow(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """The command line, as a user runs it."""
     line = [sys.executable, "-m", "flows", *words]
-    return subprocess.run(line, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run(line, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture

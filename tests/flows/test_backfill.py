@@ -80,7 +80,7 @@ def test_a_backfill_that_was_killed_goes_on_where_it_stopped_at_the_command_line
     child.wait(20)
     done = {info.key: info.etag for info in store.list("memory/batches/") if info.key.endswith("/manifest.json")}
     assert 1 <= len(done) < 4
-    answer = subprocess.run(line, cwd=ROOT, env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(line, cwd=ROOT, env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stderr
     now = {info.key: info.etag for info in store.list("memory/batches/") if info.key.endswith("/manifest.json")}
     assert (len(now), {key: now[key] for key in done}) == (4, done)
@@ -90,6 +90,6 @@ def test_a_backfill_that_was_killed_goes_on_where_it_stopped_at_the_command_line
 def test_days_without_a_champion_are_refused_at_the_command_line(declared: None, server: str) -> None:
     days.put(open_store(), "2026-11-02/a.jsonl", "card")
     line = [sys.executable, "-m", "flows", "backfill", "memory", "--from", str(FIRST), "--to", str(LAST)]
-    answer = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (answer.returncode, "Traceback" in answer.stderr) == (1, False)
     assert "2026-11-02 has files and had no champion" in answer.stderr

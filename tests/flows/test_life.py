@@ -312,7 +312,7 @@ def test_of_two_trainings_at_once_one_works_and_when_it_falls_asleep_the_next_on
         alias = champion_of(store, "toy")
     finally:
         sleeper.send_signal(signal.SIGCONT)
-    told = sleeper.communicate(timeout=100)[0]
+    told = sleeper.communicate(timeout=240)[0]
     assert sleeper.returncode == 1
     assert "took it over" in told
     assert "Traceback" not in told

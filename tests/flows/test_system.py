@@ -126,7 +126,7 @@ def test_a_person_starts_a_training_from_the_form_and_opens_what_it_found(system
         run = submitted(page, system, deployment["id"])
         page.picture(PICTURES / "submitted.png")
         page.go(f"{page_of}/runs/flow-run/{run['id']}")
-        ended = until(lambda: [one for one in ask(system, "/flow_runs/filter", {}) if one["id"] == run["id"] and one["end_time"]], 150)
+        ended = until(lambda: [one for one in ask(system, "/flow_runs/filter", {}) if one["id"] == run["id"] and one["end_time"]], 300)
         assert [one["state_type"] for one in ended] == ["COMPLETED"]
         assert ended[0]["parameters"]["overrides"]["finetuning"]["num_train_epochs"] == 1
         page.wait_for("Completed")

@@ -155,7 +155,7 @@ def test_runs_that_died_with_their_worker_are_taken_up_by_the_next_one_whether_t
         assert (set(found["marked"]), set(found["tried again"]), found["given up"]) == (names, names, [])
         assert states() == ["SCHEDULED", "SCHEDULED"]
         with worker():
-            until(lambda: states() == ["COMPLETED", "COMPLETED"], 90)
+            until(lambda: states() == ["COMPLETED", "COMPLETED"], 240)
         assert client.read_flow_run(begun).run_count == 2
     assert batches() == ["a.jsonl"]
     assert watchdog("memory") == {"marked": [], "tried again": [], "given up": []}

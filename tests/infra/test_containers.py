@@ -30,7 +30,7 @@ def compose(*words: str, environment: dict[str, str]) -> "subprocess.CompletedPr
         assert not os.environ.get("CI"), "CI reads the containers' files too: apt-get install docker-compose"
         pytest.skip("no docker-compose: apt-get install docker-compose")
     line = [program, "-f", str(INFRA / "compose.yaml"), *words]
-    return subprocess.run(line, env={"PATH": "/usr/bin:/bin"} | environment, cwd=INFRA, capture_output=True, text=True, timeout=60)
+    return subprocess.run(line, env={"PATH": "/usr/bin:/bin"} | environment, cwd=INFRA, capture_output=True, text=True, timeout=300)
 
 
 def test_compose_takes_the_file_and_publishes_on_loopback_only() -> None:

@@ -82,7 +82,7 @@ def test_the_signing_key_is_in_no_text_of_the_settings(monkeypatch: pytest.Monke
 
 
 def make_pair(file: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "infra.signing", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "infra.signing", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_makes_a_pair_that_fits_and_keeps_the_private_key_for_its_owner(
@@ -116,5 +116,5 @@ def test_a_shell_can_load_the_file_as_the_command_says(tmp_path: Path) -> None:
     make_pair(file)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLERKFLOW_")}
     line = f"set -a; . {file}; set +a; printenv CLERKFLOW_SIGNING_KEY"
-    answer = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True, timeout=300)
     assert len(base64.b64decode(answer.stdout)) == 32

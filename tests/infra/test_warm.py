@@ -79,7 +79,7 @@ def test_a_signal_to_the_asker_ends_the_fork_and_so_does_its_death(waiting: tupl
 
 def test_when_nobody_waits_the_engine_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     asker = ask(tmp_path / "nothing", tmp_path, 0)
-    out, error = asker.communicate(timeout=60)
+    out, error = asker.communicate(timeout=240)
     assert asker.returncode == 1
     assert "Invalid flow run id" in out + error
 
@@ -87,7 +87,7 @@ def test_when_nobody_waits_the_engine_runs_in_a_process_of_its_own(tmp_path: Pat
 def test_after_a_change_of_what_was_imported_nobody_is_forked_any_more(waiting: tuple[Path, psutil.Popen], tmp_path: Path) -> None:
     os.utime(tmp_path / "imported.py", (1, 1))
     asker = ask(waiting[0], tmp_path, 0)
-    out, error = asker.communicate(timeout=60)
+    out, error = asker.communicate(timeout=240)
     assert "word" not in out
     assert "Invalid flow run id" in out + error
 

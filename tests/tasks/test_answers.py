@@ -92,7 +92,7 @@ with opened_ledger(sys.argv[1], "LEDGER") as ledger:
 
 def test_two_jobs_at_once_agree_on_every_answer(database: str) -> None:
     jobs = [subprocess.Popen([sys.executable, "-c", CHILD, database, name], stdout=subprocess.PIPE, text=True) for name in "ab"]
-    told = [job.communicate(timeout=90)[0].split() for job in jobs]
+    told = [job.communicate(timeout=240)[0].split() for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0]
     assert told[0] == told[1]
     assert len(told[0]) == 400

@@ -176,7 +176,7 @@ def child(*words: str, code: str = DECIDE) -> "subprocess.Popen[str]":
 def test_of_two_processes_that_decide_at_once_one_is_heard(store: Store) -> None:
     found = asked(store)
     both = [child("p", found.id, word, name, "now") for word, name in (("approved", "anna"), ("rejected", "cleo"))]
-    said = [each.communicate(timeout=60) for each in both]
+    said = [each.communicate(timeout=240) for each in both]
     assert sorted(each.returncode for each in both) == [0, 1]
     winner = next(out.strip() for (out, _), each in zip(said, both, strict=True) if each.returncode == 0)
     assert any("a decision is never changed" in error for _, error in said)
@@ -195,7 +195,7 @@ KILLED = (
 def test_a_kill_between_the_decision_and_the_alias_is_made_good(store: Store, way: str) -> None:
     found = asked(store)
     killed = child("p", found.id, "approved", "anna", "yes", code=KILLED)
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=240)
     assert (killed.returncode, champion(store)) == (-9, None)
     assert (standing(store, "p", found.id).state, standing(store, "p", found.id).open) == ("approved", True)
     if way == "the same command":
@@ -226,14 +226,14 @@ def test_a_request_that_was_changed_is_not_decided_on(store: Store, change: dict
 )
 def test_a_decision_that_was_changed_releases_nothing(store: Store, change: dict[str, Any]) -> None:
     found = asked(store)
-    child("p", found.id, "approved", "anna", "yes", code=KILLED).communicate(timeout=60)
+    child("p", found.id, "approved", "anna", "yes", code=KILLED).communicate(timeout=240)
     rewrite(store, decision_key("p", found.id), **change)
     assert (standing(store, "p", found.id).state, complete_decided(store, "p"), champion(store)) == ("damaged", [], None)
 
 
 def test_a_request_that_was_changed_after_the_decision_releases_nothing(store: Store) -> None:
     found = asked(store)
-    child("p", found.id, "approved", "anna", "yes", code=KILLED).communicate(timeout=60)
+    child("p", found.id, "approved", "anna", "yes", code=KILLED).communicate(timeout=240)
     rewrite(store, request_key("p", found.id), run="another")
     assert standing(store, "p", found.id).fault.endswith("one of the two was changed")
     assert (complete_decided(store, "p"), champion(store)) == ([], None)

@@ -110,7 +110,7 @@ def test_a_killed_writer_leaves_no_listing_or_a_whole_artifact(store: Store, tmp
     child.stdout.readline()
     time.sleep(random.Random(seed).uniform(0, 0.2))
     child.send_signal(signal.SIGKILL)
-    child.communicate(timeout=30)
+    child.communicate(timeout=240)
     try:
         listing, _ = store.read("p/raw/files.json")
     except MissingObject:

@@ -70,7 +70,7 @@ def test_a_publisher_killed_in_the_middle_sends_only_what_is_missing_when_starte
     for _ in range(after):
         child.stdout.readline()
     child.send_signal(signal.SIGKILL)
-    child.communicate(timeout=30)
+    child.communicate(timeout=240)
     assert list(version_names(bucket, "p")) == []
     there = len(list(bucket.list("p/models/shards/")))
     assert after <= there < 12
@@ -99,7 +99,7 @@ def test_a_fetch_killed_in_the_middle_fetches_only_what_is_missing_when_started_
     for _ in range(THREADS):
         child.stdout.readline()
     child.send_signal(signal.SIGKILL)
-    child.communicate(timeout=30)
+    child.communicate(timeout=240)
     store = Counting(bucket.client, bucket.pool, bucket.bucket)
     folder = fetch_version(store, "p", manifest.version, tmp_path)
     assert store.opened == 12 - after

@@ -287,7 +287,7 @@ def test_a_killed_publisher_leaves_no_half_version_and_ends_the_same_when_starte
     child.stdout.readline()
     time.sleep(random.Random(seed).uniform(0, 0.15))
     child.send_signal(signal.SIGKILL)
-    child.communicate(timeout=30)
+    child.communicate(timeout=240)
     alias = champion_of(store, "p")
     for manifest in versions_of(store, "p"):
         fetch_version(store, "p", manifest.version, tmp_path / "cache")

@@ -214,7 +214,7 @@ print(score(database, many(folder / "new.jsonl", 60), folder / "out").done)
 @pytest.mark.parametrize(("point", "calls"), [("staged", 3), ("written", 6), ("published", 1)])
 def test_killed_at_any_step_and_done_again_each_record_stands_once(database: str, tmp_path: Path, point: str, calls: int) -> None:
     words = [sys.executable, "-c", CHILD, database, str(tmp_path), point, str(calls)]
-    killed = subprocess.run(words, capture_output=True, text=True, timeout=90, check=False)
+    killed = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert killed.returncode == -9, killed.stderr
     before = rows_of(database)
     assert before == (expected(60) if point == "published" else [])
@@ -230,7 +230,7 @@ def test_two_jobs_at_once_on_one_table_agree(database: str, tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         words = [sys.executable, "-c", code, database, str(tmp_path / name), name, "0"]
         jobs.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    told = [job.communicate(timeout=90) for job in jobs]
+    told = [job.communicate(timeout=240) for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
     assert [(row[0], row[1]) for row in rows_of(database)] == [(row[0], row[1]) for row in expected(300)]
     with ask(database) as select:

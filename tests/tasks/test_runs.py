@@ -141,7 +141,7 @@ def test_changed_code_is_other_work(tmp_path: Path) -> None:
     line = [sys.executable, "-c", "from tasks.runs import fingerprint_of; print(fingerprint_of('gate', [], {}))"]
 
     def fingerprint() -> str:
-        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True).stdout
 
     before = fingerprint()
     assert fingerprint() == before

@@ -13,10 +13,12 @@ from flows import console
 from flows.again import Name
 from infra.settings import settings
 from tasks.declaration import load_process
-from tasks.shards import ADAPTER
+from tasks.shards import ADAPTER, LINEAR
 
 if TYPE_CHECKING:
     from infra.store import Store
+
+ALONE = f"a regression on words ({LINEAR}) answers with this model, which alone answers otherwise"
 
 
 def models(process: Name) -> None:
@@ -98,6 +100,8 @@ def export(
     console.out.print(f"{name}: version {found} is in {folder}", soft_wrap=True)
     if doubt:
         console.out.print(f"  warning: {doubt}: measure what it answers before it is used", soft_wrap=True)
+    if format == "transformers" and (folder / LINEAR).exists():
+        console.out.print(f"  warning: {ALONE}, and others do not read it: finetuning.linear: false trains a version that is one model.")
     if (folder / ADAPTER).exists():
         console.out.print(
             f"  its LoRA adapter is a file of its own, {ADAPTER}: without peft, transformers opens the base alone; vLLM is given it"
@@ -114,6 +118,8 @@ def _export_engine(store: "Store", name: str, version: str, folder: Path, quanti
         fetched = fetch_version(store, name, version, settings().cache)
         wanted = quantization or quantization_of(fetched)
         export(fetched, incoming, None if wanted == "float32" else wanted)
+    if (fetched / LINEAR).exists():
+        return f"{ALONE}, and CTranslate2 does not read it"
     return unjudged(fetched, wanted)
 
 

@@ -23,8 +23,8 @@ from sklearn.pipeline import FeatureUnion
 from sklearn.svm import LinearSVC
 
 from tasks.metrics import Answers
-from tasks.process import PLACEHOLDER, OutputField, Process
-from tasks.prompts import typed
+from tasks.process import OutputField, Process
+from tasks.prompts import read_of, typed
 from tasks.records import as_text
 from tasks.tabular import CHARACTERS, tabular_answers
 
@@ -95,10 +95,7 @@ def _filled(form: Mapping[str, Any]) -> dict[str, Any]:
 
 def texts_of(rows: Iterable[Row], process: Process) -> list[str]:
     """The prompts without the words that every prompt begins and ends with."""
-    template = process.sample.prompt
-    places = [match for match in PLACEHOLDER.finditer(template) if match[1] is not None]
-    before, after = template[: places[0].start()], template[places[-1].end() :]
-    return [row["prompt"].removeprefix(before).removesuffix(after)[:CHARACTERS] for row in rows]
+    return [read_of(process, row["prompt"])[:CHARACTERS] for row in rows]
 
 
 def word_and_character_features() -> FeatureUnion:

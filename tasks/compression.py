@@ -22,6 +22,7 @@ from tasks.checkpoints import Checkpoints
 from tasks.engines import choose
 from tasks.finetuning import SECTIONS, fetch_samples, trainer_of
 from tasks.generation import Predictor
+from tasks.joining import join
 from tasks.metrics import LOWER_IS_BETTER, TOLERANCE, Answers, measure
 from tasks.process import Process
 from tasks.runs import Run, fingerprint_of, once
@@ -78,6 +79,7 @@ def compress_model(process: Process, model: Path, samples: Path, folder: Path, c
     if declared.student:
         student = folder.with_name("student")
         trainer_of(process)(process, samples, student, checkpoints, teacher=model)
+        join(samples, student)
         tried["student"], seconds = _tried(student, process, validation, before)
         if (size := _parameters(student)) >= _parameters(model):
             more = f"it has {size:,} weights, the tuned model {_parameters(model):,}"

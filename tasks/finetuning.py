@@ -23,6 +23,7 @@ from tasks.columns import Columns
 from tasks.distillation import Doubts, Tutor
 from tasks.embeddings import neighbourly
 from tasks.forms import READ, Form, Writing
+from tasks.joining import join
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
 from tasks.parallel import Team, train_together
 from tasks.process import Process
@@ -253,8 +254,9 @@ def finetune(samples: Artifact, run: Run) -> Artifact:
 
     def work(store: Store, prefix: str, fingerprint: str) -> Artifact:
         with scratch() as folder:
-            facts = trainer_of(process)(process, fetch_samples(store, samples, folder / "samples", process), folder / "model", checkpoints)
-            return store_folder(store, folder / "model", prefix, **facts)
+            fetched = fetch_samples(store, samples, folder / "samples", process)
+            facts = trainer_of(process)(process, fetched, folder / "model", checkpoints)
+            return store_folder(store, folder / "model", prefix, **facts | join(fetched, folder / "model"))
 
     model = once(run, STAGE, "model", [samples], settings, work)
     checkpoints.clear()  # only now: until the stage is remembered, a kill must find them

@@ -32,11 +32,12 @@ from tasks.engines import Engine, Written, reopen
 from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, ordered
 from tasks.forms import Form, Writing
 from tasks.guiding import LabelGuide, Labels, Leading
+from tasks.linear import Linear
 from tasks.models import LOADING, Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
 from tasks.objects import JsonGuide, JsonRules, copied
 from tasks.predictions import Prediction
 from tasks.process import Process
-from tasks.prompts import completion_of, parse, prompt_of
+from tasks.prompts import completion_of, parse, prompt_of, read_of
 from tasks.tokenising import Encoder
 from tasks.vocabulary import as_written
 
@@ -61,6 +62,7 @@ class Predictor:
         self._grammar = Grammar(self.writing, self.eos) if self.writing else None
         self._marker = Marker(self.writing) if self.writing else None
         self.engine: Engine | None = None  # transformers
+        self.linear: Linear | None = None  # what answers with the model
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -75,6 +77,8 @@ class Predictor:
         with LOADING:
             predictor = cls(process, load_model(folder), load_tokenizer(folder), found["contract.json"])
         predictor.engine = reopen(predictor, folder)
+        if predictor.label_ids:
+            predictor.linear = Linear.load(folder, len(predictor.label_ids))
         return predictor
 
     def prompt_of(self, values: Mapping[str, Any]) -> str:
@@ -126,7 +130,7 @@ class Predictor:
 
     def _answers(self, prompts: Sequence[str], rows: Sequence[list[int]]) -> Iterator[Prediction]:
         if self.label_ids:
-            yield from self._labels(rows, self.label_ids)
+            yield from self._labels(prompts, rows)
             return
         if self.writing:
             yield from self._forms(prompts, rows, self.writing)
@@ -170,13 +174,23 @@ class Predictor:
         return JsonRules(self.process, self._tokenizer, self.model.get_input_embeddings().weight.shape[0], self.eos)
 
     @torch.inference_mode()
-    def _labels(self, rows: Sequence[list[int]], label_ids: list[int]) -> Iterator[Prediction]:
-        """The likeliest label of each row from a single forward pass: nothing has to be written."""
+    def label_logits(self, rows: Sequence[list[int]]) -> Tensor:
+        """What the model alone holds of each label behind prompts, from a single forward pass: (rows, labels), float64, on the CPU.
+
+        Args:
+            rows: token ids of prompts.
+        """
         batch = right_padded(rows, [0] * len(rows))
         last = torch.arange(batch.input_ids.shape[1]) == batch.lengths[:, None] - 1
         device = self.model.device
-        logits = logits_at(self.model, batch.input_ids.to(device), last.to(device), self.plain_head)[:, label_ids]
-        shares, best = functional.softmax(logits.double(), dim=-1).max(-1)
+        return logits_at(self.model, batch.input_ids.to(device), last.to(device), self.plain_head)[:, self.label_ids].double().cpu()
+
+    def _labels(self, prompts: Sequence[str], rows: Sequence[list[int]]) -> Iterator[Prediction]:
+        """The likeliest label of each row: nothing has to be written."""
+        logits = self.label_logits(rows)
+        if self.linear:
+            logits = torch.from_numpy(self.linear.joined(logits.numpy(), [read_of(self.process, prompt) for prompt in prompts]))
+        shares, best = functional.softmax(logits, dim=-1).max(-1)
         for row, share, number in zip(rows, shares.tolist(), best.tolist(), strict=True):
             label = self.labels[number]
             yield Prediction(label, label, round(share, DECIMALS), None, len(row))

@@ -46,6 +46,12 @@ def regions_in(process: Process, prompt: str) -> list[tuple[int, int]]:
     return [region for region in (*found, (at, last)) if region[0] < region[1]]
 
 
+def read_of(process: Process, prompt: str) -> str:
+    """A prompt without the words that every prompt begins and ends with."""
+    words = _around(process.sample.prompt).split("\0")
+    return prompt.removeprefix(words[0]).removesuffix(words[-1])
+
+
 def clean(process: Process, text: str) -> str:
     """The declared cleaners, in their order."""
     for name in process.sample.cleaning:

@@ -19,6 +19,8 @@ ALONE_BYTES = 2**20
 HEADER_BYTES = 100_000_000  # the format's own limit
 METADATA = {"__metadata__": {"format": "pt"}}  # transformers refuses files without it
 ADAPTER = "adapter_model.safetensors"
+LINEAR = "linear.safetensors"
+WHOLE = (ADAPTER, LINEAR)  # files that transformers does not take for a part of the model
 INDEX = "model.safetensors.index.json"
 LAYER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")  # transformer.h.10 of transformer.h.10.mlp.c_fc.bias
 
@@ -48,13 +50,13 @@ def shards_of(model: Path, shard_bytes: int) -> dict[str, Spans]:
     """File name -> bytes of the shards and the index that `from_pretrained` opens.
 
     Args:
-        model: folder of a saved model; all its *.safetensors are cut, but an adapter stays the file that it is.
+        model: folder of a saved model; all its *.safetensors are cut, but those of WHOLE stay the files that they are.
         shard_bytes: no shard of several tensors is larger, its header included; a single tensor may be.
 
     Raises:
         ValueError: there is no safetensors file, one is damaged, or a tensor is there twice.
     """
-    tensors = [tensor for path in sorted(model.glob("*.safetensors")) if path.name != ADAPTER for tensor in tensors_of(path)]
+    tensors = [tensor for path in sorted(model.glob("*.safetensors")) if path.name not in WHOLE for tensor in tensors_of(path)]
     if not tensors:
         raise ValueError(f"{model.name} holds no tensors: expected *.safetensors, as save_pretrained writes them")
     if len({tensor.name for tensor in tensors}) < len(tensors):
@@ -64,8 +66,8 @@ def shards_of(model: Path, shard_bytes: int) -> dict[str, Spans]:
     homes = {tensor.name: name for group, name in zip(groups, names, strict=True) for tensor in group}
     index = {"metadata": {"total_size": sum(tensor.extent.size for tensor in tensors)}, "weight_map": homes}
     shards = {name: _shard(group) for group, name in zip(groups, names, strict=True)}
-    adapter = {ADAPTER: Spans.of(model / ADAPTER)} if (model / ADAPTER).exists() else {}
-    return shards | adapter | {INDEX: Spans((json.dumps(index, sort_keys=True, indent=1).encode() + b"\n",))}
+    whole = {name: Spans.of(model / name) for name in WHOLE if (model / name).exists()}
+    return shards | whole | {INDEX: Spans((json.dumps(index, sort_keys=True, indent=1).encode() + b"\n",))}
 
 
 def tensors_of(path: Path) -> list[Tensor]:

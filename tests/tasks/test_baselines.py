@@ -77,7 +77,7 @@ def test_only_the_most_frequent_classes_are_learned() -> None:
 def test_the_words_of_every_prompt_are_no_features() -> None:
     assert texts_of([row("hello")], process({"label": "q"})) == ["hello"]
     template = "{{x}} {a}: {b} end"
-    assert texts_of([{"prompt": "{x} 1: 2 end"}], process({"label": "q"}, template)) == ["{x} 1: 2"]
+    assert texts_of([{"prompt": "{x} 1: 2 end"}], process({"label": "q"}, template)) == ["1: 2"]
 
 
 def test_a_sample_of_the_training_rows_is_drawn_by_the_seed() -> None:

@@ -1,0 +1,115 @@
+"""Joining: a tuned model of labels + samples/ -> the regression on words that answers with it, where that helps on the validation split."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.artifacts import write_json
+from tasks.baselines import TRAIN_ROWS, sampled
+from tasks.batching import by_length
+from tasks.columns import Columns
+from tasks.linear import Floats, Linear
+from tasks.prompts import read_of
+
+if TYPE_CHECKING:
+    from tasks.generation import Predictor
+
+MOST_LABELS = 200  # each costs a weight for every feature
+WEIGHING_ROWS = 5_000  # of the validation split
+FEWEST_ROWS = 20  # of it, below which nothing can be weighed
+TOKENS = 8_192  # of a batch that the model reads
+GAIN = 2.0  # nats on all those rows together that must be saved: two numbers were chosen on them, and not one (Akaike 1974)
+STEADY = 2.0  # nats that a factor costs, times its distance from 1 squared: where all answers are right, none grows without end
+
+
+def join(samples: Path, folder: Path) -> dict[str, Any]:
+    """Put a regression beside a model where both together foretell the validation split better; training.json says what it gains.
+
+    Tables are left out: boosted trees have taught their models (`tasks.synthetic`).
+
+    Args:
+        samples: folder with train/, validation/ and contract.json.
+        folder: the model/.
+
+    Returns:
+        For people: the validation loss with it; nothing where the model answers alone.
+    """
+    from datasets import load_from_disk
+
+    from tasks.generation import Predictor
+
+    contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
+    predictor = Predictor.load(folder)
+    train, validation = (load_from_disk(str(samples / side)) for side in ("train", "validation"))
+    if not _may_help(predictor, Columns.read(contract.get("columns")).whole, len(validation)):
+        return {}
+    seed = predictor.process.finetuning.seed
+    texts, answers = _read(predictor, sampled(train, seed, TRAIN_ROWS))
+    asked, right = _read(predictor, sampled(validation, seed, WEIGHING_ROWS))
+    if len(set(answers)) < 2 or len(right) < FEWEST_ROWS:
+        return {}
+    found = Linear.learn([read_of(predictor.process, text) for text in texts], answers, len(predictor.labels))
+    scores = found.scores([read_of(predictor.process, text) for text in asked])
+    shares, (alone, both) = weighed(_logits(predictor, asked), scores, np.array(right))
+    if (alone - both) * len(right) < GAIN:
+        return {}
+    Linear(found.buckets, found.rarity, found.weights, found.bias, shares).save(folder)
+    told = {"features": len(found.buckets), "model": shares[0], "linear": shares[1], "loss_alone": alone, "loss": both}
+    story = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    write_json(folder / "training.json", story | {"linear": told})
+    return {"loss_with_linear": both}
+
+
+def _may_help(predictor: "Predictor", table: bool, held_out: int) -> bool:
+    wanted = predictor.process.finetuning.linear and predictor.label_ids and held_out >= FEWEST_ROWS
+    return bool(wanted) and not table and 2 <= len(predictor.labels) <= MOST_LABELS
+
+
+def _read(predictor: "Predictor", rows: list[Mapping[str, Any]]) -> tuple[list[str], list[int]]:
+    """Prompts of rows, and the numbers of their labels; those of unknown labels are left out."""
+    numbers = {label: number for number, label in enumerate(predictor.labels)}
+    pairs = [(str(row["prompt"]), numbers.get(json.loads(row["output"]))) for row in rows]
+    known = [(prompt, number) for prompt, number in pairs if number is not None]
+    return [prompt for prompt, _ in known], [number for _, number in known]
+
+
+def _logits(predictor: "Predictor", prompts: list[str]) -> Floats:
+    """The model's own, (prompts, labels)."""
+    rows = predictor.encode(prompts)
+    found = np.empty((len(rows), len(predictor.labels)))
+    for batch in by_length([len(row) for row in rows], TOKENS):
+        found[batch] = predictor.label_logits([rows[index] for index in batch]).numpy()
+    return found
+
+
+def weighed(logits: Floats, scores: Floats, answers: NDArray[np.int64]) -> tuple[Floats, tuple[float, float]]:
+    """How much the word of each counts so that together they foretell held-out answers best.
+
+    Args:
+        logits: of the model, (rows, labels).
+        scores: log-chances of the regression, (rows, labels).
+        answers: the number of each row's label.
+
+    Returns:
+        Factors of both, (2,); mean loss in nats of the model with the best factor of its own, and of both.
+    """
+    from scipy.optimize import minimize
+
+    def loss(factors: Floats) -> float:
+        return _loss(sum(factor * each for factor, each in zip(factors, (logits, scores), strict=False)), answers)
+
+    def steadied(factors: Floats) -> float:
+        return loss(factors) + STEADY * float(((factors - 1) ** 2).sum()) / len(answers)
+
+    alone, both = (minimize(steadied, np.ones(count), method="L-BFGS-B", bounds=[(0, None)] * count).x for count in (1, 2))
+    return both, (loss(alone), loss(both))
+
+
+def _loss(logits: Any, answers: NDArray[np.int64]) -> float:
+    from scipy.special import logsumexp
+
+    return float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(answers)), answers]))

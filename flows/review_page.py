@@ -140,7 +140,7 @@ a { color: var(--accent); } small { opacity: .8; }
 <form method="post" action="{{ action }}" id="reject"><input type="hidden" name="action" value="reject">
 <label>{{ words.reason_needed }}<input name="reason" maxlength="2000" required autocomplete="off"></label>
 <button>{{ words.reject }} (r)</button></form>
-<p><small>{{ words.keys }}</small></p>
+<p><small>{{ words['keys'] }}</small></p>
 {% elif count %}<p><a rel="next" href="{{ first }}">{{ words.first }} (j)</a></p>
 {% else %}<p>{{ words.empty }}</p>{% endif %}
 </main>

@@ -128,6 +128,7 @@ def test_a_person_decides_with_keys_in_a_real_browser_in_both_languages(local: S
         tab.go(address + "?lang=en")
         tab.wait_for("1 of 4 waiting")
         tab.wait_for("41.0%")
+        tab.wait_for("Keys: a accept, e edit")
         assert tab.run("document.querySelector('.doubtful').textContent") == "41.0%"
         press("j")
         tab.wait_for("2 of 4")

@@ -172,7 +172,7 @@ def review(
     as_: Annotated[str, typer.Option("--as", metavar="NAME", help="Who reviews; kept with each decision.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="On loopback; any that is free when absent.")] = 0,
 ) -> None:
-    """Open a page on which a person accepts, corrects or rejects what batches left to review; stop it with Ctrl-C."""
+    """Open a page on which a person accepts, corrects or rejects what batches left to review, then what is audited; stop it with Ctrl-C."""
     declared = load_process(process, settings().processes)
     from flows.review import serve as show
     from infra.store import open_store

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tasks.aliases import Move
     from tasks.approvals import Standing
     from tasks.artifacts import Artifact
+    from tasks.audit import Audit
     from tasks.backfill import Filled
     from tasks.explaining import Link
     from tasks.manifests import Manifest
@@ -217,8 +218,10 @@ def columns_table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table
     return table
 
 
-def show_models(manifests: Sequence["Manifest"], aliases: Mapping[str, str], log: Sequence["Move"], process: str) -> None:
-    """Published versions, newest first, and who was champion when and why."""
+def show_models(
+    manifests: Sequence["Manifest"], aliases: Mapping[str, str], log: Sequence["Move"], process: str, audit: "Audit | None" = None
+) -> None:
+    """Published versions, newest first, who was champion when and why, and what people found among its accepted answers."""
     table = Table(title=f"models of {process}", title_justify="left")
     for heading in ("version", "", "published", "size", "measures"):
         table.add_column(heading, no_wrap=heading in ("version", "size"))
@@ -236,6 +239,8 @@ def show_models(manifests: Sequence["Manifest"], aliases: Mapping[str, str], log
         next_command(f"clerkflow train {process}")
     elif log:
         out.print(log_table(log[-20:]))
+    if audit:
+        out.print(escape(audit.told))
 
 
 def _is_trusted(manifest: "Manifest") -> bool:
@@ -284,8 +289,10 @@ def show_standings(found: Sequence["Standing"], process: str) -> None:
 
 def show_filled(filled: Sequence["Filled"], process: str) -> None:
     """What became of each past day."""
+    from tasks.batches import COUNTS
+
     table = Table(title=f"backfill of {process}", title_justify="left")
-    numbers = ("files", "reused", "rows", "done", "review", "dead")
+    numbers = ("files", "reused", *COUNTS)
     columns = ("day", "version", *numbers) + (("drift",) if any(day.why for day in filled) else ())
     for heading in columns:
         table.add_column(

@@ -1,5 +1,6 @@
 """Review: what batches leave to people -> a page on loopback to accept, correct or reject it, with few keys, in Chinese or English.
 
+Behind that come accepted answers that were drawn for an audit, marked as such.
 Every address begins with a secret that is drawn at each start and printed once; whoever has not got it finds nothing here, other pages
 in the same browser neither. Nothing changes without a POST from this very page. It loads nothing from anywhere.
 """
@@ -24,7 +25,7 @@ from infra.store import Conflict, Store
 from tasks.process import Column, Process
 from tasks.records import as_text
 from tasks.reviewing import Item, Queue
-from tasks.reviews import Word
+from tasks.reviews import AUDIT, Word
 
 LARGEST = 1_000_000  # bytes of a form
 UNSURE = 0.9  # a field below it is marked
@@ -158,6 +159,7 @@ class Desk:
             "line": proposed.line,
             "version": proposed.model_version,
             "why": words[proposed.reason],
+            "audited": proposed.reason == AUDIT,
             "confidence": f"{proposed.confidence:.1%}",
             "threshold": "" if proposed.threshold is None else f"{proposed.threshold:.1%}",
             "similarity": "" if proposed.similarity is None else f"{proposed.similarity:.1%}",

@@ -17,6 +17,8 @@ WORDS: dict[str, dict[str, str]] = {
         "unsure": "the model is not sure enough",
         "uncertified": "no such answer may be accepted without a person yet",
         "out_of_scope": "unlike the records the model learned from",
+        "audit": "it was accepted without a person, and is delivered; is it right?",
+        "audited": "Audit: this answer was accepted already. Is it right?",
         "record": "Record",
         "line": "line",
         "accept": "Accept",
@@ -52,6 +54,8 @@ WORDS: dict[str, dict[str, str]] = {
         "unsure": "模型把握不足",
         "uncertified": "此类答案尚不能自动通过",
         "out_of_scope": "与模型学过的记录不相似",
+        "audit": "已自动通过并交付；请核对是否正确",
+        "audited": "抽查：此答案已自动通过。是否正确？",
         "record": "记录",
         "line": "行",
         "accept": "通过",
@@ -114,6 +118,7 @@ a { color: var(--accent); } small { opacity: .8; }
 <nav><span>{{ place }} {{ words.of }} {{ count }} {{ words.waiting }}</span>
 {% if before %}<a rel="prev" href="{{ before }}">{{ words.previous }} (k)</a>{% endif %}
 {% if after %}<a rel="next" href="{{ after }}">{{ words.next }} (j)</a>{% endif %}</nav>
+{% if item.audited %}<p class="said" id="audit">{{ words.audited }}</p>{% endif %}
 <h2>{{ words.input }}</h2>
 <dl>{% for name, value in item.inputs %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 <h2>{{ words.proposed }}</h2>

@@ -22,14 +22,19 @@ ALONE = f"a regression on words ({LINEAR}) answers with this model, which alone 
 
 
 def models(process: Name) -> None:
-    """List the published versions: which is champion, challenger, previous; how good each was; who was champion when and why."""
+    """List the published versions: which is champion, challenger, previous; how good each was; who was champion when and why.
+
+    Where people have looked at accepted answers of the champion: how many of them were wrong.
+    """
     from infra.store import open_store
     from tasks.aliases import aliases_of, log_of
+    from tasks.audit import audit_of
     from tasks.registry import versions_of
 
-    name = load_process(process, settings().processes).name
-    store = open_store()
-    console.show_models(versions_of(store, name, skip_damaged=True), aliases_of(store, name), log_of(store, name), name)
+    declared, store = load_process(process, settings().processes), open_store()
+    name, aliases = declared.name, aliases_of(store, declared.name)
+    audit = audit_of(store, declared, aliases.get("champion", ""))
+    console.show_models(versions_of(store, name, skip_damaged=True), aliases, log_of(store, name), name, audit)
 
 
 def rollback(

@@ -125,6 +125,7 @@ routing.py           accepted, or a person looks at it, and why
 reviewing.py         a person's word, written once -> gold to measure with, then training data
 reviews.py           what a person said on a record, as an object that is written once
 lessons.py           which reviews a training has read, and how many wait for one
+audit.py             words on accepted answers that were drawn for a person -> whether a version's certificate holds
 words.py             what people have said to records before -> it stands, whichever model is asked later
 batches.py           what a batch's manifest says, and which batches there are
 scoring.py           champion + new records -> batches/

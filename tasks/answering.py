@@ -5,7 +5,7 @@ Chunk by chunk, so that memory stays flat. The model is asked only about what th
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ from tasks.repairs import repair
 from tasks.replays import Again
 from tasks.results import ResultTable
 from tasks.reviews import Reviewed
+from tasks.routing import AUDIT_FILE, Proposed, Router
 from tasks.routing import FILE as REVIEW
-from tasks.routing import Proposed, Router
 from tasks.sinks import LETTERS, ORIGINALS, WRITERS, DeadLetter, Keep, Predicted, Write, as_json, json_lines, originals
 from tasks.sources import Source, check_columns
 from tasks.tallies import Tally, check_budget
@@ -116,6 +116,8 @@ class Terms:
 def score_file(source: Source, champion: Champion, process: Process, terms: Terms, folder: Path) -> Tally:
     """Stream a file through the model into predictions.<format>, review.jsonl, dead_letters.jsonl, monitoring.jsonl and what is declared.
 
+    Where people look at some accepted answers, these are in audit.jsonl, too.
+
     Args:
         process: the model's own declaration, with today's word on how files are read.
 
@@ -129,6 +131,7 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
     with (
         WRITERS[terms.output_format](folder / f"predictions.{terms.output_format}", process) as write_done,
         json_lines(folder / REVIEW) as write_review,
+        json_lines(folder / AUDIT_FILE) if champion.router.audit else nullcontext(_nothing) as write_audit,
         json_lines(folder / LETTERS) as write_dead,
         originals(folder / ORIGINALS) as keep,
         json_lines(folder / WORDS) as write_words,
@@ -136,7 +139,7 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
         TemporaryFile(dir=folder) as ids,
         _progress(f"Scoring {process.name}") as show,
     ):
-        writers = Writers(write_done, write_review, write_dead, keep, write_words, deliver)
+        writers = Writers(write_done, write_review, write_audit, write_dead, keep, write_words, deliver)
         job = Job(source, champion, process, terms, writers, Ids(ids))
         for asking in ahead(job.ask(chunk) for chunk in chunks(job.asked(reader))):
             job.answer(asking)
@@ -150,6 +153,10 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
     _check_whole(source, rows, job.tally)
     job.tally.reading = {name: reader.facts.get(name) for name in ("encoding", "encoding_known")}
     return job.tally
+
+
+def _nothing(rows: Sequence[Proposed]) -> None:
+    """Where no answers are drawn, there are none to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +175,7 @@ class Settled:
     """Which records of a chunk are accepted, which are for a person, and by line why an accepted one cannot stand in the table."""
 
     accepted: list[Predicted]
+    drawn: list[Proposed]  # of the accepted, for a person to look at afterwards
     doubtful: list[Proposed]
     left: dict[int, tuple[Reason, str]]
 
@@ -178,6 +186,7 @@ class Writers:
 
     done: Write
     review: Write
+    audit: Write
     dead: Write
     keep: Keep
     words: Write
@@ -262,7 +271,8 @@ class Job:
         self, connection: "Connection", asking: Asking, answers: Sequence[Prediction], similarities: Sequence[float | None]
     ) -> Settled:
         """What is accepted, and what a person shall look at; accepted rows are put beside the table of results, where there is one."""
-        doubtful, accepted, left = list[Proposed](), list[Predicted](), dict[int, tuple[Reason, str]]()
+        doubtful, drawn = list[Proposed](), list[Proposed]()
+        accepted, left = list[Predicted](), dict[int, tuple[Reason, str]]()
         for (record, _, word, *_), answer, similarity in zip(asking.chunk, answers, similarities, strict=True):
             doubt = None if word else self.champion.router.proposed(record, answer, similarity)
             if doubt:
@@ -270,10 +280,12 @@ class Job:
             elif answer.output is not None:
                 version = REVIEWED if word else self.champion.version
                 accepted.append(Predicted(record.id, answer.output, answer.confidence, version, record.line, answer.fields))
+                if not word and (looked_at := self.champion.router.audited(record, answer, similarity)):
+                    drawn.append(looked_at)
         if self.terms.results:
             items = {each.record.line: each.item for each in asking.chunk}
             left = self.terms.results.stage(connection, self.terms.batch, accepted, items)
-        return Settled([row for row in accepted if row.line not in left], doubtful, left)
+        return Settled([row for row in accepted if row.line not in left], [row for row in drawn if row.line not in left], doubtful, left)
 
     def _write(self, asking: Asking, answers: Sequence[Prediction], settled: Settled) -> None:
         """Each record of a chunk to where it belongs."""
@@ -288,11 +300,13 @@ class Job:
                 self.bury_record(record, *settled.left[record.line], raw)
         self.write.done(settled.accepted)
         self.write.review(settled.doubtful)
+        self.write.audit(settled.drawn)
         spoken = [Spoken(row.line, row.record_id, words[row.line].id) for row in settled.accepted if row.line in words]
         self.write.words(spoken)
         self.write.deliver([(records[row.line], row) for row in settled.accepted])
         self.tally.done += len(settled.accepted)
         self.tally.reviewed += len(spoken)
+        self.tally.audit += len(settled.drawn)
         self.tally.review += len(settled.doubtful)
         self.tally.doubts.update(each.reason for each in settled.doubtful)
 

@@ -54,6 +54,7 @@ class Filled(BaseModel):
     version: str
     rows: int
     done: int  # accepted
+    audit: int  # of them
     review: int
     dead: int
     files: int

@@ -22,7 +22,10 @@ def batch_id(source_sha256: str, name: str, process: Process, version: str, outp
         replayed: digest of the dead letters that it replays: then it is no batch of the whole source, and does not begin as one; or the
             batch that it comes after, see `tasks.turns`.
     """
-    ends = process.batch.model_dump(mode="json", include={"sink", "sheet", "documents"}, exclude_none=True) | accepted_by(process)
+    ends = process.batch.model_dump(mode="json", include={"sink", "sheet", "documents"}, exclude_none=True)
+    ends |= accepted_by(process)
+    if process.automation and process.automation.audit:
+        ends["audit"] = process.automation.audit
     source = source_id(f"{source_sha256} {replayed}" if replayed else source_sha256, name, process)
     return f"{source}-{version}-{output_format}" + (f"-{digest_of(ends)[:8]}" if ends else "")
 
@@ -33,11 +36,12 @@ def accepted_by(process: Process) -> dict[str, Any]:
     return {"automation": asked.model_dump(mode="json", include={"max_error", "confidence"})} if asked else {}
 
 
-COUNTS = ("rows", "done", "review", "dead")  # of a batch's facts: rows = done + review + dead, where done is accepted
+# Of a batch's facts: rows = done + review + dead, where done is accepted, and audit are those of them that a person looks at afterwards.
+COUNTS = ("rows", "done", "audit", "review", "dead")
 
 
 def counts_of(batches: Iterable[Artifact]) -> dict[str, int]:
-    """What became of the records of some batches; those made before there was a review had none."""
+    """What became of the records of some batches; those made before there was a review, or an audit, had none."""
     found = list(batches)
     return {name: sum(int(batch.facts.get(name, 0)) for batch in found) for name in COUNTS}
 
@@ -45,12 +49,13 @@ def counts_of(batches: Iterable[Artifact]) -> dict[str, int]:
 def accounted(batch: Artifact) -> str:
     """A batch's records in words; the counts add up."""
     count = counts_of([batch])
-    parts = f"{count['done']:,} accepted + {count['review']:,} to review + {count['dead']:,} dead letters"
+    audited = f" ({count['audit']:,} of them for an audit)" if count["audit"] else ""
+    parts = f"{count['done']:,} accepted{audited} + {count['review']:,} to review + {count['dead']:,} dead letters"
     outdated = f" ({batch.facts['outdated']:,} words on what records held before)" if batch.facts.get("outdated") else ""
     return f"{count['rows']:,} records in = {parts}{outdated}"
 
 
-OWN = ("predictions.", "review.", "dead_letters.", "monitoring.", "words.")  # beginnings of the files that every batch has
+OWN = ("predictions.", "review.", "audit.", "dead_letters.", "monitoring.", "words.")  # beginnings of the files that every batch has
 
 
 def delivered(store: Store, batch: Artifact) -> list[str]:

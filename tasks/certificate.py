@@ -139,6 +139,12 @@ def upper_bound(errors: int, rows: int, confidence: float) -> float | None:
     return 1.0 if errors == rows else float(betaincinv(errors + 1, rows - errors, confidence))
 
 
+def lower_bound(errors: int, rows: int, confidence: float) -> float | None:
+    """The lower bound of the same kind; None without rows."""
+    right = upper_bound(rows - errors, rows, confidence)
+    return None if right is None else 1 - right
+
+
 def fewest_rows(max_error: float, risk: float) -> int:
     """Accepted records, all of them right, that certify max_error but for a risk."""
     return math.ceil(math.log(risk) / math.log1p(-max_error))

@@ -1,7 +1,7 @@
 """Deliveries: accepted answers -> what a business works with: a sheet of chosen columns, perhaps one for each queue, and a document each.
 
 They are files of the batch, stored before its manifest, so that they too are seen whole or not at all. What a person still has to look
-at is in none of them; it comes when it was reviewed, in a batch of its own (tasks/released.py).
+at is in none of them; it comes when it was reviewed, in a batch of its own (tasks/released.py), as the correction does of an accepted one.
 """
 
 import re

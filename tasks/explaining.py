@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from infra.store import Store, copy_to
 from tasks.aliases import log_of
 from tasks.approvals import standings
-from tasks.artifacts import fetch_file, json_bytes, read_json, scratch
+from tasks.artifacts import fetch_file, json_bytes, listing_of, read_json, scratch
 from tasks.automation import label_of
 from tasks.batches import Batch, find_batch
 from tasks.certificate import FILE as CERTIFICATE
@@ -24,8 +25,9 @@ from tasks.records import Record
 from tasks.released import WORDS
 from tasks.reviewing import fits
 from tasks.reviews import Reviewed, item_id, last_word, read_word, review_key
+from tasks.routing import AUDIT_FILE
 from tasks.routing import FILE as REVIEW
-from tasks.rows import Facts, rows_of
+from tasks.rows import Facts, rows_in, rows_of
 from tasks.sinks import LETTERS, ORIGINALS
 from tasks.sources import opened, read_as_today
 from tasks.words import FILE as SPOKEN
@@ -73,9 +75,10 @@ def _chain(store: Store, process: Process, told: Batch, name: str, row: Facts) -
     void = word is not None and name == REVIEW and not fits(process, word)
     yield Link("answer", _answer(store, process, name, row, None if void else word, manifest))
     if word:
-        named = {"who": word.reviewer, "when": f"{word.decided:%Y-%m-%d %H:%M}", "word": word.word, "output": word.output}
         used = {"void": "its answer is not declared any more; the record waits again"} if void else {"used for": word.side}
-        yield Link("reviewer", named | {"reason": word.reason} | used)
+        yield Link("reviewer", _said(word) | used)
+    if drawn := _drawn(store, told, name, row):
+        yield Link("audit", _audited(store, process, drawn))
     yield Link("batch", {"name": told.batch, "run": told.run, "finished": told.finished.isoformat()})
 
 
@@ -106,7 +109,7 @@ def _answer(store: Store, process: Process, name: str, row: Facts, word: Reviewe
         return {"became": "dead letter", "stage": row["stage"], "code": row["code"], "reason": row["reason"], "attempt": row["attempt"]}
     if word and name != REVIEW:
         return {
-            "became": "for a person",
+            "became": "accepted, and looked at by a person afterwards" if word.audited else "for a person",
             "why": word.why,
             "output": word.proposed,
             "confidence": word.confidence,
@@ -147,6 +150,25 @@ def _word(store: Store, process: Process, told: Batch, name: str, row: Facts) ->
     if name != REVIEW:
         return None
     return last_word(store, process.name, item_id(row["record_id"], row["inputs"]))
+
+
+def _drawn(store: Store, told: Batch, name: str, row: Facts) -> Facts | None:
+    """An accepted row as it was drawn for a person; None where it was not."""
+    if not name.startswith("predictions.") or AUDIT_FILE not in listing_of(store, told.artifact):
+        return None
+    return next((each for each in rows_in(store, told.artifact, AUDIT_FILE) if each["line"] == int(row["line"])), None)
+
+
+def _audited(store: Store, process: Process, drawn: Facts) -> Facts:
+    """What a person has said on an accepted answer afterwards."""
+    word = last_word(store, process.name, item_id(drawn["record_id"], drawn["inputs"]))
+    return {"drawn": "for a person"} | _said(word) if word else {"drawn": "for a person, who has not looked at it yet"}
+
+
+def _said(word: Reviewed) -> dict[str, Any]:
+    """Who has said what, when and why."""
+    when = f"{word.decided:%Y-%m-%d %H:%M}"
+    return {"who": word.reviewer, "when": when, "word": word.word, "output": word.output, "reason": word.reason}
 
 
 def _source_values(store: Store, process: Process, told: Batch, row: Facts) -> Facts:

@@ -218,12 +218,16 @@ def show(preview: Preview, console: "Console") -> None:
 
 
 def _show_release(process: Process, console: "Console") -> None:
-    """Who must agree to a model that holds every rule, and who is told of what; which addresses this machine does not have."""
+    """Who must agree to a model that holds every rule, what is accepted, and who is told of what; which addresses are not set here."""
     from rich.text import Text
 
     rules, approval = len(process.gate.rules), process.gate.approval
     then = f"then {' or '.join(approval.by)} approves it within {approval.expires_hours:g} hours" if approval else "then it is champion"
     console.print(f"a model is released when {rules} rule{'s' * (rules > 1)} hold{'s' * (rules == 1)}, {then}", markup=False)
+    if terms := process.automation:
+        audit = f"; a person looks at {terms.audit:.3g} of them afterwards" if terms.audit else ""
+        certified = f"at most {terms.max_error:g} of them are wrong, with confidence {terms.confidence:g}{audit}"
+        console.print(f"answers are accepted without a person where {certified}", markup=False)
     for event, names in process.notify:
         missing = [name for name in names if not os.environ.get(name)]
         told = f"on {event}, a message to {', '.join(names)}" + (f"; not set here: {', '.join(missing)}" if missing else "")

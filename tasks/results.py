@@ -3,7 +3,8 @@
 Rows of a batch that is being made stand in a table beside it, written in one transaction with the ledger's answers; when the batch is
 whole, one transaction moves them into the table. A key that is there already is updated, so that the same batch again changes nothing.
 Rows of records that wait for a person in this batch, or are dead in it, are taken out: they were answers to what these held before. A row
-whose record is not in the source any more stays: a source may be a part of what there is.
+whose record is not in the source any more stays: a source may be a part of what there is. What an audit corrects is updated, too, and what
+it rejects is deleted.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -201,12 +202,12 @@ class ResultTable:
             by_id.setdefault(_text(word.record_id), []).append(word)
         return self.contents.judge(by_id)
 
-    def withdraw(self, ids: Sequence[str], version: str) -> int:
-        """Delete the rows of records whose answers are of this version; how many there were."""
+    def withdraw(self, ids: Sequence[str], versions: Iterable[str]) -> int:
+        """Delete the rows of records whose answers are of these versions; how many there were."""
         gone, texts = 0, [_text(id) for id in ids]
         with writing(self.engine) as connection:
             for start in range(0, len(texts), MOST_PARAMETERS):
-                these = self.table.c.record_id.in_(texts[start : start + MOST_PARAMETERS]), self.table.c.model_version == version
+                these = self.table.c.record_id.in_(texts[start : start + MOST_PARAMETERS]), self.table.c.model_version.in_(versions)
                 taken = connection.execute(self.table.delete().where(*these).returning(self.table.c.record_id)).scalars().all()
                 self.contents.mark(connection, taken, there=False)
                 gone += len(taken)

@@ -1,4 +1,4 @@
-"""Reviewing: review.jsonl of the batches -> a person's word on each record, written once -> labelled records.
+"""Reviewing: review.jsonl and audit.jsonl of the batches -> a person's word on each record, written once -> labelled records.
 
 A record is known by its id and its inputs, whichever batch it stood in: it is looked at once. A word is one object of reviews/, written
 with `If-None-Match`, and never changed; of two people the second is told. An answer that the declaration no longer knows (its label is
@@ -26,13 +26,14 @@ from tasks.process import Column, Process, digest_of
 from tasks.prompts import check_output, columns_of, prompt_of
 from tasks.records import as_text
 from tasks.repairs import mend
-from tasks.reviews import Reviewed, Said, Side, Word, item_id, last_of, place_of, read_word, review_key, words_in
-from tasks.routing import FILE, Proposed
+from tasks.reviews import AUDIT, Reviewed, Said, Side, Word, item_id, last_of, place_of, read_word, review_key, words_in
+from tasks.routing import AUDIT_FILE, FILE, Proposed
 from tasks.splitting import group_of
 
 logger = logging.getLogger(__name__)
 
 LONGEST = 2_000  # characters of a reason
+FILES = {"review": FILE, "audit": AUDIT_FILE}  # of a batch: what its manifest counts -> where it stands
 SPLITS: dict[Side, str] = {"gold": "test", "train": "train"}
 
 
@@ -43,6 +44,15 @@ class Item:
     id: str
     batch: str
     proposed: Proposed
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A finished batch, and its files with records for people."""
+
+    prefix: str
+    finished: str
+    files: tuple[str, ...]
 
 
 def text_key(process: Process, inputs: Mapping[str, Any]) -> str:
@@ -58,11 +68,14 @@ def _words_read(place: str) -> dict[tuple[str, str], Reviewed]:
 
 
 class Queue:
-    """What waits in a process's batches, the oldest batch first; finished batches never change, so each is read once."""
+    """What waits in a process's batches, the oldest batch first; finished batches never change, so each is read once.
+
+    Answers that were accepted, and are only looked at, come behind all that wait for one.
+    """
 
     def __init__(self, store: Store, process: Process) -> None:
         self.store, self.process = store, process
-        self._finished_at: dict[str, str] = {}  # manifest -> when its batch was finished; "" where nothing is to review
+        self._kept: dict[str, Kept] = {}  # manifest -> what its batch keeps for people
         self._batches: dict[str, list[Item]] = {}
         self._words = _words_read(store.address(f"{process.name}/reviews"))
         self._first: frozenset[str] | None = None  # words that were there when these were first asked for
@@ -73,38 +86,39 @@ class Queue:
         said, found = self.said(), dict[str, Item]()
         void = {id for id, word in said.standing().items() if not self._stands(word)}
         done = {place_of(name)[0] for name in said.names} - void
-        for batch in sorted(self._finished(), key=lambda each: each[0]):
-            for item in self._items(batch[1]):
+        for batch in sorted(self._finished(), key=lambda each: each.finished):
+            for item in self._items(batch):
                 if item.id not in done:
                     found[item.id] = item
-        return list(found.values())
+        return sorted(found.values(), key=lambda item: item.proposed.reason == AUDIT)
 
-    def _finished(self) -> Iterator[tuple[str, str]]:
-        """When each batch with something to review was finished, and its prefix."""
+    def _finished(self) -> Iterator[Kept]:
+        """Each finished batch that keeps something for people."""
         for info in self.store.list(f"{self.process.name}/batches/"):
-            if info.key.endswith("/manifest.json") and (finished := self._when(info.key)):
-                yield finished, info.key.removesuffix("manifest.json")
+            if info.key.endswith("/manifest.json") and (kept := self._kept_by(info.key)) and kept.files:
+                yield kept
 
-    def _when(self, key: str) -> str:
-        if key not in self._finished_at:
+    def _kept_by(self, key: str) -> Kept | None:
+        if key not in self._kept:
             try:
                 manifest = json.loads(self.store.read(key)[0])
             except (MissingObject, ValueError):
-                return ""
-            self._finished_at[key] = manifest["finished"] if manifest.get("review") else ""
-        return self._finished_at[key]
+                return None
+            files = tuple(name for count, name in FILES.items() if manifest.get(count))  # of batches made before there were audits one
+            self._kept[key] = Kept(key.removesuffix("manifest.json"), manifest.get("finished", ""), files)
+        return self._kept[key]
 
-    def _items(self, prefix: str) -> list[Item]:
-        if prefix not in self._batches:
-            batch = prefix.rstrip("/").rpartition("/")[2]
-            lines = self.store.read(prefix + FILE)[0].splitlines()
+    def _items(self, kept: Kept) -> list[Item]:
+        if kept.prefix not in self._batches:
+            batch = kept.prefix.rstrip("/").rpartition("/")[2]
+            lines = [line for name in kept.files for line in self.store.read(kept.prefix + name)[0].splitlines()]
             rows = [Proposed(**json.loads(line)) for line in lines if line.strip()]
-            self._batches[prefix] = [Item(item_id(row.record_id, row.inputs), batch, row) for row in rows]
-        return self._batches[prefix]
+            self._batches[kept.prefix] = [Item(item_id(row.record_id, row.inputs), batch, row) for row in rows]
+        return self._batches[kept.prefix]
 
     def known(self, id: str) -> Item | None:
         """A record of any finished batch, whether it waits or not."""
-        items = (item for _, prefix in self._finished() for item in self._items(prefix))
+        items = (item for kept in self._finished() for item in self._items(kept))
         return next((item for item in items if item.id == id), None)
 
     def said(self, strict: bool = False) -> Said:

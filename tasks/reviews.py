@@ -17,6 +17,7 @@ from tasks.process import digest_of
 
 Word = Literal["accepted", "corrected", "rejected"]
 Side = Literal["gold", "train"]
+AUDIT: Literal["audit"] = "audit"  # why a person looks at an answer that was accepted
 WORD = re.compile(r"[0-9a-f]{32}(\.[1-9][0-9]{0,8})?\.json")
 
 
@@ -43,6 +44,11 @@ class Reviewed(BaseModel):
     reviewer: str
     reason: str = ""
     decided: datetime  # UTC
+
+    @property
+    def audited(self) -> bool:
+        """Whether the answer had been accepted before, and was drawn for an audit."""
+        return self.why == AUDIT
 
 
 @dataclass(frozen=True, slots=True)

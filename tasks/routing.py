@@ -4,13 +4,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.automation import label_of, text_of
 from tasks.certificate import Certificate, Reason, read_certificate
 from tasks.predictions import Prediction
 from tasks.process import Process
 from tasks.records import Record
+from tasks.reviews import AUDIT, shown_id
+from tasks.splitting import draw
 from tasks.terms import Automation
 
 if TYPE_CHECKING:
@@ -19,15 +21,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FILE = "review.jsonl"
+AUDIT_FILE = "audit.jsonl"
+
+Why = Reason | Literal["audit"]  # a person looks at an answer
 
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """One row of review.jsonl: an answer that a person has to look at."""
+    """One row of review.jsonl, an answer that a person has to look at; or of audit.jsonl, one that is accepted, and is looked at, too."""
 
     record_id: str
     line: int  # of the source, 1-based
-    reason: Reason
+    reason: Why
     output: Any  # what the model proposes
     confidence: float  # 0-1
     threshold: float | None  # from which on it would have been accepted; None: nothing with this label is
@@ -46,6 +51,7 @@ class Router:
     certificate: Certificate | None  # none where it is withheld
     scope: "Scope | None"
     withheld: bool  # nothing is accepted: today's declaration wants a certificate that this version does not have
+    audit: float = 0.0  # share of accepted answers that a person looks at afterwards
 
     @classmethod
     def of(cls, folder: Path, process: Process, version: str, today: Process) -> "Router":
@@ -64,7 +70,7 @@ class Router:
         withheld = terms is not None and not (certificate and certificate.vouches_for(terms))
         if terms and withheld:
             logger.warning("scoring: all answers of %s go to review: %s; train again", version, lack_of(certificate, terms))
-        return cls(process, version, None if withheld else certificate, scope, withheld)
+        return cls(process, version, None if withheld else certificate, scope, withheld, terms.audit if terms else 0.0)
 
     def similarities(self, asked: Sequence[tuple[Record, str]]) -> Sequence[float | None]:
         """How much each record is like the training records; None where nobody asks.
@@ -82,12 +88,25 @@ class Router:
 
         A version without a certificate accepts everything; once the declaration asks for one, or for a stricter one, nothing.
         """
-        label = label_of(self.process.output.kind, prediction.output)
         reason: Reason | None = "uncertified" if self.withheld else None
         if self.certificate:
+            label = label_of(self.process.output.kind, prediction.output)
             reason = self.certificate.reason(label, prediction.confidence, similarity)
         if prediction.output is None or reason is None:
             return None
+        return self._proposed(reason, record, prediction, similarity)
+
+    def audited(self, record: Record, prediction: Prediction, similarity: float | None) -> Proposed | None:
+        """An accepted answer that a person looks at afterwards; None where the record is not drawn.
+
+        Its id and what the model was shown of it decide, and nothing else: however often it comes, it is drawn or it is not.
+        """
+        if not self.audit or draw(0, f"{AUDIT}\0{shown_id(record.id, record.values, self.process.input_columns)}") >= self.audit:
+            return None
+        return self._proposed(AUDIT, record, prediction, similarity)
+
+    def _proposed(self, reason: Why, record: Record, prediction: Prediction, similarity: float | None) -> Proposed:
+        label = label_of(self.process.output.kind, prediction.output)
         return Proposed(
             record_id=record.id,
             line=record.line,

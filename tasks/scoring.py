@@ -220,6 +220,7 @@ def _facts(order: Order, tally: Tally, seconds: float) -> dict[str, Any]:
         "rows": tally.rows,
         "done": tally.done,
         "reviewed": tally.reviewed,
+        "audit": tally.audit,
         "review": tally.review,
         "dead": tally.dead,
         "asked": tally.asked,

@@ -17,6 +17,7 @@ class Tally:
     rows: int = 0
     done: int = 0  # accepted
     reviewed: int = 0  # of them, answered by a person before
+    audit: int = 0  # of them, for a person to look at afterwards
     review: int = 0
     dead: int = 0
     asked: int = 0  # of the model; the others were known

@@ -130,6 +130,8 @@ class Automation(Declared):
     confidence: float = Field(0.95, ge=0.5, lt=1)  # that it holds, for records like those of the test split
     calibration_share: float = Field(0.5, gt=0, lt=1)  # of the test split chooses the thresholds; the rest measures what they give
     out_of_scope: float | None = Field(0.01, gt=0, le=0.5)  # share of held-out records that may pass for strange; null: nothing does
+    # Of the accepted answers that a person looks at afterwards; 0, nobody does, is no part of any digest.
+    audit: float = Field(0.0, ge=0, lt=1, exclude_if=lambda share: not share)
 
 
 class Review(Declared):

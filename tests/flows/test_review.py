@@ -35,11 +35,12 @@ def process_of(output: dict[str, Any] | None = None, **more: Any) -> Process:
 
 
 def put_batch(store: Store, rows: list[dict[str, Any]], batch: str = "b1") -> None:
-    """A finished batch that leaves these rows to review."""
+    """A finished batch that leaves these rows to review, or to an audit."""
     usual = {"reason": "unsure", "confidence": 0.5, "threshold": 0.9, "fields": None, "similarity": 0.8, "model_version": "v1"}
     lines = [json.dumps(usual | {"record_id": f"r{line}", "line": line} | row) for line, row in enumerate(rows, 1)]
-    store.write(f"tickets/batches/{batch}/review.jsonl", "\n".join(lines).encode())
-    manifest = {"review": len(rows), "finished": f"2026-01-01T00:00:0{batch[-1]}+00:00"}
+    kept = "audit" if rows and rows[0].get("reason") == "audit" else "review"
+    store.write(f"tickets/batches/{batch}/{kept}.jsonl", "\n".join(lines).encode())
+    manifest = {kept: len(rows), "finished": f"2026-01-01T00:00:0{batch[-1]}+00:00"}
     store.write(f"tickets/batches/{batch}/manifest.json", json.dumps(manifest).encode())
 
 
@@ -110,6 +111,30 @@ def test_of_two_people_the_second_is_told_who_was_faster(local: Store) -> None:
     assert late.status_code == 409
     assert "accepted by Ann" in late.text
     assert [(word.word, word.reviewer) for word in Queue(local, process).said().words] == [("accepted", "Ann")]
+
+
+def test_an_accepted_answer_comes_last_and_is_marked_as_an_audit_in_a_real_browser(local: Store, tmp_path: Path) -> None:
+    if not (program := find_browser()):
+        pytest.skip("no Chromium")
+    put_batch(local, [row | {"reason": "audit"} for row in tickets("delivered")])
+    put_batch(local, [row | {"record_id": "doubtful"} for row in tickets("doubtful")], "b2")
+    with page(local, process_of()) as address, browser(program, tmp_path / "profile") as tab:
+        tab.go(address + "?lang=en")
+        tab.wait_for("1 of 2 waiting")
+        tab.wait_for("the model is not sure enough")
+        assert tab.run("document.querySelector('#audit')") is None
+        tab.click("#accept")
+        tab.wait_for("Audit: this answer was accepted already. Is it right?")
+        tab.picture(Path("build/screenshots/audit-en.png"))
+        tab.click("a", "中文")
+        tab.wait_for("抽查：此答案已自动通过。是否正确？")
+        tab.wait_for("已自动通过并交付；请核对是否正确")
+        tab.picture(Path("build/screenshots/audit-zh.png"))
+        tab.run("document.querySelector('[name=output]').value = 'shipping'")
+        tab.click("#edit button")
+        tab.wait_for("没有待复核的记录")
+    _, word = Queue(local, process_of()).said().words
+    assert (word.audited, word.why, word.word, word.output, word.side) == (True, "audit", "corrected", "shipping", "gold")
 
 
 def test_a_person_decides_with_keys_in_a_real_browser_in_both_languages(local: Store, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tasks.certificate import (
     accepted_by,
     certify,
     fewest_rows,
+    lower_bound,
     measure_accepted,
     own_labels,
     p_value,
@@ -113,3 +114,9 @@ def test_over_many_seeds_the_bound_holds_as_stated_and_the_reported_rate_is_the_
     assert seen.certified > 30
     assert not too_many(seen.violated, 100, 1 - setting.terms.confidence)
     assert np.mean(seen.reported) == pytest.approx(np.mean(seen.shares), abs=0.02)
+
+
+def test_bounds_are_those_of_clopper_and_pearson_on_both_sides() -> None:
+    assert lower_bound(0, 10, 0.975) == 0 and upper_bound(10, 10, 0.975) == 1
+    assert (lower_bound(3, 20, 0.975), upper_bound(3, 20, 0.975)) == (pytest.approx(0.032071, rel=1e-4), pytest.approx(0.378927, rel=1e-4))
+    assert lower_bound(0, 0, 0.9) is None

@@ -125,3 +125,10 @@ def test_spelled_labels_are_shown_spelled(tmp_path: Path) -> None:
     found = looked_at(tmp_path, sample={"label_tokens": False})
     assert found.completion == " delivery"
     assert "' delivery' <|endoftext|>" in shown(found)
+
+
+def test_what_is_accepted_without_a_person_and_looked_at_afterwards_is_told(tmp_path: Path) -> None:
+    told = " ".join(shown(looked_at(tmp_path, automation={"max_error": 0.05, "audit": 0.02})).split())
+    assert "at most 0.05 of them are wrong, with confidence 0.95; a person looks at 0.02 of them afterwards" in told
+    (tmp_path / "other").mkdir()
+    assert "looks at" not in shown(looked_at(tmp_path / "other", automation={"max_error": 0.05}))

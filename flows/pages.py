@@ -161,10 +161,12 @@ def show_batches(batches: list[Artifact], run: Run) -> None:
 
 
 def show_drift(drift: Artifact, run: Run) -> None:
-    """Which columns drifted, and by how much."""
+    """Which columns drifted, and by how much; and what people found among accepted answers."""
     report = read_json(open_store(), drift, "drift.json")
     rows = [{"column": name, **values} for name, values in report["columns"].items()]
     create_table_artifact(table=rows, key=_key(run, "drift"), description=report["why"])
+    if audit := report["audit"]:
+        create_table_artifact(table=[audit], key=_key(run, "audit"), description=audit["told"])
     _link(drift.prefix + "evidently.html", run, "evidently", "Evidently's report")
 
 

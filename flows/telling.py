@@ -60,10 +60,11 @@ def tell_batches(batches: Sequence[Artifact], run: Run) -> None:
 
 
 def tell_drift(drift: Artifact, run: Run) -> None:
-    """Recent records differ from what the champion was tested on."""
+    """Recent records differ from what the champion was tested on, or more of its accepted answers are wrong than was certified."""
     if drift.facts["drifted"]:
         counts = {name: drift.facts[name] for name in ("share", "reference_rows", "current_rows")}
-        says = f"drifted: {', '.join(drift.facts['columns_drifted'])}"
+        columns = f"drifted: {', '.join(drift.facts['columns_drifted'])}"
+        says = drift.facts["why"] if drift.facts["refuted"] else columns
         links = [*_page(), open_store().address(drift.prefix + "evidently.html")]
         tell(run.process, Notice("drift", run.process.name, says, run.id, counts, links, f"clerkflow train {run.process.name}"))
 

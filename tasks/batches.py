@@ -15,25 +15,29 @@ from tasks.process import Process, digest_of
 from tasks.sources import source_id
 
 
-def batch_id(source_sha256: str, name: str, process: Process, version: str, output_format: str, replayed: str = "") -> str:
+def batch_id(
+    source_sha256: str, name: str, process: Process, version: str, output_format: str, replayed: str = "", refuted: bool = False
+) -> str:
     """The batch's name: the source and how it is read, the model's version, the format; what else is made of it, and what is accepted.
 
     Args:
         replayed: digest of the dead letters that it replays: then it is no batch of the whole source, and does not begin as one; or the
             batch that it comes after, see `tasks.turns`.
+        refuted: whether the version's certificate is none any more.
     """
     ends = process.batch.model_dump(mode="json", include={"sink", "sheet", "documents"}, exclude_none=True)
-    ends |= accepted_by(process)
+    ends |= accepted_by(process, refuted)
     if process.automation and process.automation.audit:
         ends["audit"] = process.automation.audit
     source = source_id(f"{source_sha256} {replayed}" if replayed else source_sha256, name, process)
     return f"{source}-{version}-{output_format}" + (f"-{digest_of(ends)[:8]}" if ends else "")
 
 
-def accepted_by(process: Process) -> dict[str, Any]:
-    """What of a declaration decides which answers are accepted; nothing where all are."""
-    asked = process.automation
-    return {"automation": asked.model_dump(mode="json", include={"max_error", "confidence"})} if asked else {}
+def accepted_by(process: Process, refuted: bool) -> dict[str, Any]:
+    """What of a declaration, and of what people said, decides which answers are accepted; nothing where all are."""
+    if not (asked := process.automation):
+        return {}
+    return {"automation": asked.model_dump(mode="json", include={"max_error", "confidence"})} | ({"refuted": True} if refuted else {})
 
 
 # Of a batch's facts: rows = done + review + dead, where done is accepted, and audit are those of them that a person looks at afterwards.

@@ -1,5 +1,7 @@
 """Drift: the champion's reference and what recent batches were asked -> drift/<run>/: drift.json, evidently.html, evidently.json.
 
+What people found among its accepted answers is told, too; where that refutes its certificate, it is drift.
+
 Every column has an effect size, not a p-value, so that many records do not turn a trifle into drift; and its threshold is that effect
 beyond what two samples of these sizes show by chance, so that few records do not either. Texts never go into the report, only a score.
 """
@@ -29,6 +31,7 @@ from infra.settings import settings
 from infra.store import MissingObject, Store, open_store
 from tasks.aliases import Alias, champion_of
 from tasks.artifacts import Artifact, fetch_file, scratch, store_folder, write_json
+from tasks.audit import Audit, audit_of
 from tasks.batches import read_batch
 from tasks.features import Reservoir, Row
 from tasks.process import Drift, Process
@@ -304,6 +307,14 @@ def judge(process: Process, reference: Sequence[Row], current: Sequence[Row], fo
     return counts | {"drifted": drifted, "share": round(share, 4), "why": why, "columns": told, "not_compared": left}
 
 
+def with_audit(report: dict[str, Any], audit: Audit | None) -> dict[str, Any]:
+    """The report with what people found among accepted answers; a refuted certificate is drift, whatever the columns say."""
+    if audit is None:
+        return report | {"audit": None, "refuted": False}
+    told = report | {"audit": asdict(audit) | {"told": audit.told}, "refuted": audit.refuted}
+    return told | ({"drifted": True, "why": f"{audit.told}; {report['why']}"} if audit.refuted else {})
+
+
 def _some_texts(rows: Sequence[Row]) -> list[str]:
     """The texts of rows, a fair sample when there are many."""
     sample = Reservoir[str](TEXTS, "texts")
@@ -339,7 +350,8 @@ def measure_drift(run: Run) -> Artifact:
         raise ValueError(f"{process.name} has no champion to compare with; train one: clerkflow train {process.name}")
     current, batches = recent_rows(store, process.name, champion, process.drift.max_records)
     told_of = {"model_version": champion.version, "champion_since": champion.since, "batches": batches}
-    artifact = report_drift(store, process, current, told_of, f"{process.name}/drift/{run.id}")
+    audit = audit_of(store, process, champion.version)
+    artifact = report_drift(store, process, current, told_of, f"{process.name}/drift/{run.id}", audit)
     logger.info("drift: %s", told(artifact, time.perf_counter() - started, False))
     return artifact
 
@@ -365,13 +377,15 @@ def measure_day(day: str, version: str, batches: Sequence[Artifact], run: Run) -
     return once(run, f"drift-{day}", "drift", batches, process.part("drift", "output") | {"version": version}, work)
 
 
-def report_drift(store: Store, process: Process, current: Sequence[Row], told_of: dict[str, Any], prefix: str) -> Artifact:
+def report_drift(
+    store: Store, process: Process, current: Sequence[Row], told_of: dict[str, Any], prefix: str, audit: Audit | None = None
+) -> Artifact:
     """Judge rows against the reference of the version `told_of` names, and store the report with what it tells of below `prefix`."""
     version = fetch_version(store, process.name, told_of["model_version"], settings().cache)
     reference = sample_rows(version / "reference.jsonl", process.drift.max_records)
     with scratch() as folder:
-        report = judge(process, reference, current, folder) | told_of
+        report = with_audit(judge(process, reference, current, folder), audit) | told_of
         write_json(folder / "drift.json", report)
-        facts = {name: report[name] for name in ("drifted", "share", "why", "reference_rows", "current_rows")}
+        facts = {name: report[name] for name in ("drifted", "share", "why", "reference_rows", "current_rows", "refuted")}
         drifted = [name for name, found in report["columns"].items() if found["drifted"]]
         return store_folder(store, folder, prefix, len(current), **facts, columns_drifted=drifted)

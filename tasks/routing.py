@@ -54,8 +54,11 @@ class Router:
     audit: float = 0.0  # share of accepted answers that a person looks at afterwards
 
     @classmethod
-    def of(cls, folder: Path, process: Process, version: str, today: Process) -> "Router":
+    def of(cls, folder: Path, process: Process, version: str, today: Process, refuted: str = "") -> "Router":
         """The router of a version's folder.
+
+        Args:
+            refuted: why the version's certificate is none any more, in words.
 
         Raises:
             ValueError: a file in it is damaged.
@@ -67,9 +70,10 @@ class Router:
             if (scope := Scope.load(folder)) is None:
                 raise ValueError(f"{folder} says from where on a record is out of scope, and not what is in it; publish the version again")
         terms = today.automation
-        withheld = terms is not None and not (certificate and certificate.vouches_for(terms))
+        withheld = terms is not None and (bool(refuted) or not (certificate and certificate.vouches_for(terms)))
         if terms and withheld:
-            logger.warning("scoring: all answers of %s go to review: %s; train again", version, lack_of(certificate, terms))
+            why = refuted or lack_of(certificate, terms)
+            logger.warning("scoring: all answers of %s go to review: %s; train again", version, why)
         return cls(process, version, None if withheld else certificate, scope, withheld, terms.audit if terms else 0.0)
 
     def similarities(self, asked: Sequence[tuple[Record, str]]) -> Sequence[float | None]:

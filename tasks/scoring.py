@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from prefect import Task, task
@@ -23,6 +24,7 @@ from tasks.aliases import champion_of
 from tasks.answering import Champion, Terms, score_file
 from tasks.answers import ledger_of, opened_ledger
 from tasks.artifacts import Artifact, json_bytes, scratch, shown, store_folder
+from tasks.audit import audit_of
 from tasks.batches import accepted_by, batch_id, recall
 from tasks.claims import Claim, Held, Hold, batch_key, check, claimed
 from tasks.contents import Contents, Seen, absent_in
@@ -58,6 +60,7 @@ class Order:
     version: str
     output_format: str
     again: Again | None = None  # the dead letters that it replays
+    refuted: str = ""  # why the version's certificate is none any more
     after: str = ""  # the batch that it comes after, when the declared table's rows have changed back to what they were before that
     alone: Hold | None = None  # the right to move answers to the declared table's rows
 
@@ -65,7 +68,8 @@ class Order:
     def batch(self) -> str:
         """Its name: an order that was carried out is found by it."""
         replayed = self.again.digest if self.again else self.after
-        return batch_id(self.source.sha256, self.source.name, self.run.process, self.version, self.output_format, replayed)
+        what = self.source.sha256, self.source.name, self.run.process, self.version, self.output_format
+        return batch_id(*what, replayed, bool(self.refuted))
 
     @property
     def prefix(self) -> str:
@@ -79,7 +83,7 @@ class Order:
         if self.again or not (sink and _follows(self.run.process, self.source.name)):
             return None
         read = source_id(self.source.sha256, self.source.name, self.run.process)
-        ends = sink.model_dump(mode="json") | accepted_by(self.run.process)
+        ends = sink.model_dump(mode="json") | accepted_by(self.run.process, bool(self.refuted))
         shown = f"{read}-{self.version}-{digest_of(ends)[:8]}"
         return Turn(self.run.process.name, self.source.name, shown, self.batch, self.after)
 
@@ -109,7 +113,8 @@ def score_batch(source: str, run: Run, output_format: str = "jsonl", version: st
         raise ValueError(f"output format {output_format!r} is not known; there are: {', '.join(WRITERS)}")
     store = open_store()
     version = version or _champion(store, run.process.name)
-    return _carry_out(store, run, source, wait, lambda found, alone: Order(run, found, version, output_format, alone=alone))
+    order = partial(Order, run, version=version, output_format=output_format, refuted=_refuted(store, run.process, version))
+    return _carry_out(store, run, source, wait, lambda found, alone: order(source=found, alone=alone))
 
 
 @task(task_run_name="replay-{run.process.name}", cache_policy=NO_CACHE, **TRIED_AGAIN)
@@ -122,7 +127,8 @@ def replay_batch(batch: str, run: Run, reason: Reason | None = None, output_form
     store = open_store()
     again = letters_of(store, run.process.name, batch, reason)
     version = _champion(store, run.process.name)
-    return _carry_out(store, run, again.location, False, lambda found, alone: Order(run, found, version, output_format, again, alone=alone))
+    order = partial(Order, run, version=version, output_format=output_format, again=again, refuted=_refuted(store, run.process, version))
+    return _carry_out(store, run, again.location, False, lambda found, alone: order(source=found, alone=alone))
 
 
 def _carry_out(store: Store, run: Run, source: str, wait: bool, order_of: Callable[[Source, Hold | None], Order]) -> Artifact | Claim:
@@ -176,6 +182,12 @@ def _champion(store: Store, name: str) -> str:
     return champion.version
 
 
+def _refuted(store: Store, process: Process, version: str) -> str:
+    """Why a version's certificate is none any more, by what people found among its accepted answers; "" when it is."""
+    found = audit_of(store, process, version)
+    return found.told if found and found.refuted else ""
+
+
 def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
     """Load the model, score the source, store its files, move rows into the table of results, and write the manifest last."""
     started, clock, declared = datetime.now(UTC), time.perf_counter(), order.run.process
@@ -184,7 +196,8 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
     model = fetch_version(store, declared.name, order.version, settings().cache)
     root = read_manifest(store, declared.name, order.version).root
     with hired(declared, model, order.version) as predictor, scratch() as folder, opened_ledger(*ledger_of(declared)) as ledger:
-        champion = Champion(predictor, order.version, root, Router.of(model, predictor.process, order.version, declared))
+        router = Router.of(model, predictor.process, order.version, declared, order.refuted)
+        champion = Champion(predictor, order.version, root, router)
         process = read_as_today(predictor.process, declared, order.source)
         sink = declared.batch.sink
         results = ResultTable(ledger.engine, sink, process) if sink else None

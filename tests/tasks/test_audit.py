@@ -1,6 +1,7 @@
 """What people find among accepted answers: who is asked, what comes of their words, and when a certificate is refuted."""
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from tests.flows.test_review import FORM, process_of, put_batch
 from tests.tasks.test_contents import Change, change, shown
 from tests.tasks.test_deliveries import SHEET
 from tests.tasks.test_results import many
+from tests.tasks.test_scoring import lines
 
 __all__ = ["change"]  # a fixture
 
@@ -168,6 +170,32 @@ def put_audit(rows: dict[str, tuple[str, str]], texts: dict[str, str]) -> Queue:
     store.write("memory/batches/drawn/audit.jsonl", "\n".join(map(json.dumps, drawn)).encode())
     store.write("memory/batches/drawn/manifest.json", json.dumps({"audit": len(drawn), "finished": "2026-01-01T00:00:00Z"}).encode())
     return Queue(store, process)
+
+
+def test_a_refuted_certificate_accepts_nothing_any_more_and_says_why(
+    version: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process, source = accepting(0.5), many(tmp_path / "new.jsonl", 40).path
+    before = scored(source, process)
+    queue, store = Queue(open_store(), process), open_store()
+    for number, item in enumerate(queue.waiting()):
+        found = audit_of(store, process, version)
+        if found and found.refuted:
+            break
+        assert scored(lines(tmp_path / f"{number}.jsonl", {"id": "x", "text": "card"}), process).facts["done"] == 1
+        say(queue, item, "corrected")
+    assert found and found.refuted and found.wrong == found.looked_at < 10
+    caplog.set_level(logging.WARNING)
+    after = scored(source, process)  # another batch now, though it is the same file
+    assert [after.facts[count] for count in ("done", "audit", "review")] == [found.looked_at, 0, 40 - found.looked_at]
+    assert after.facts["reviewed"] == found.looked_at  # people's words stand
+    assert before.facts["done"] == 40
+    doubts = json.loads(store.read(after.prefix + "manifest.json")[0])["doubts"]
+    assert doubts == {"uncertified": 40 - found.looked_at}
+    assert caplog.messages.count(f"scoring: all answers of {version} go to review: {found.told}; train again") == 1
+    assert audit_of(store, process, "another") is None
+    looser = process.model_copy(update={"automation": Automation(max_error=0.99, confidence=0.9)})
+    assert (other := audit_of(store, looser, version)) and not other.refuted
 
 
 def test_an_audited_record_says_so_in_its_batch_and_in_the_one_that_corrects_it(version: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tasks.features import Row
 from tasks.process import Process
 from tasks.registry import files_in, publish_version
 from tasks.runs import Run
+from tasks.terms import Automation
 
 QUEUES = ("refund", "invoice", "delivery", "complaint")
 WORDS = ("please", "card", "order", "urgent", "退款", "发票", "送货", "late", "twice", "help")
@@ -239,6 +240,29 @@ def test_a_batch_whose_rows_are_lost_or_changed_is_left_out_by_name(tmp_path: Pa
     assert "batches/lost/monitoring.jsonl" in caplog.text
     assert "batches/changed/monitoring.jsonl" in caplog.text
     assert caplog.text.count("is left out") == 2
+
+
+@pytest.mark.parametrize(("wrong", "refuted"), [(9, True), (1, False)])
+def test_a_refuted_certificate_is_drift_whatever_the_columns_say(tmp_path: Path, wrong: int, refuted: bool) -> None:
+    champion = published(tmp_path / "model", rows(300, 1))
+    batch(tmp_path, "b1", champion.version, rows(300, 2))
+    usual = {"batch": "b1", "line": 1, "inputs": {}, "text": "t", "confidence": 1.0, "threshold": 0.5, "why": "audit", "reviewer": "Ann"}
+    said = {"model_version": champion.version, "word": "corrected", "proposed": "refund", "decided": "2026-01-01T00:00:00Z"}
+    for number in range(20):
+        word = {"id": f"{number:032x}", "record_id": str(number), "output": "invoice" if number < wrong else "refund"}
+        open_store().write(f"p/reviews/{word['id']}.json", json.dumps(usual | said | word).encode())
+    declared = process().model_copy(update={"automation": Automation(max_error=0.1)})
+    artifact = measure_drift.fn(Run(id="now", process=declared, flow="monitor"))
+    report = read_json(open_store(), artifact, "drift.json")
+    assert (artifact.facts["refuted"], artifact.facts["drifted"], report["audit"]["looked_at"], report["audit"]["wrong"]) == (
+        refuted,
+        refuted,
+        20,
+        wrong,
+    )
+    told = f"{wrong} of 20 accepted answers of {champion.version} that people looked at afterwards were wrong"
+    assert report["audit"]["told"].startswith(told) and (told in report["why"]) is refuted
+    assert report["why"].endswith("0 of 6 columns drifted; 50% of them make a drift")
 
 
 def test_without_a_champion_the_next_command_is_told() -> None:

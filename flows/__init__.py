@@ -71,5 +71,6 @@ telling.py           what came of a run, in a message; also when it failed or cr
 review.py            what waits for a person -> a page on loopback
 review_page.py       its words in two languages, and its HTML
 console.py           what the command line prints
+listing.py           of versions: which there are, who vouches for them, what went
 demo.py              the story that `make demo` tells
 """

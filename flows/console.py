@@ -24,35 +24,29 @@ from tasks.declaration import DeclarationError
 if TYPE_CHECKING:
     from flows.serve import Applied
     from flows.turns import Skipped
-    from tasks.aliases import Move
     from tasks.approvals import Standing
     from tasks.artifacts import Artifact
-    from tasks.audit import Audit
     from tasks.backfill import Filled
     from tasks.explaining import Link
-    from tasks.manifests import Manifest
     from tasks.publishing import Outcome
-    from tasks.retention import Collection
-    from tasks.verification import Finding
 
 __all__ = [
     "NOT_RELEASED",
     "err",
     "escape",
+    "figure",
+    "mebibytes",
+    "minute",
     "next_command",
     "out",
     "quiet_libraries",
     "show_arrivals",
     "show_batches",
     "show_chain",
-    "show_collection",
     "show_deployments",
     "show_drift",
     "show_filled",
-    "show_findings",
-    "show_models",
     "show_search",
-    "show_signature",
     "show_standings",
     "show_verdict",
     "show_why",
@@ -155,7 +149,7 @@ def show_verdict(verdict: "Outcome", process: str) -> None:
         table.add_column(column, justify="right" if column == "measured" else "left")
     for result in verdict.results:
         table.add_row(
-            escape(result.rule), _figure(result.measure), "[green]yes[/]" if result.passed else "[red]no[/]", escape(result.reason)
+            escape(result.rule), figure(result.measure), "[green]yes[/]" if result.passed else "[red]no[/]", escape(result.reason)
         )
     out.print(table)
     if verdict.became == "published":
@@ -216,54 +210,7 @@ def columns_table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table
         table.add_column(heading, justify="right" if heading in ("score", "threshold") else "left")
     for name, found in columns.items():
         drifted = "[red]yes[/]" if found["drifted"] else "no"
-        table.add_row(escape(name), escape(str(found["method"])), _figure(found["score"]), _figure(found["threshold"]), drifted)
-    return table
-
-
-def show_models(
-    manifests: Sequence["Manifest"], aliases: Mapping[str, str], log: Sequence["Move"], process: str, audit: "Audit | None" = None
-) -> None:
-    """Published versions, newest first, who was champion when and why, and what people found among its accepted answers."""
-    table = Table(title=f"models of {process}", title_justify="left")
-    for heading in ("version", "", "published", "size", "measures"):
-        table.add_column(heading, no_wrap=heading in ("version", "size"))
-    for manifest in manifests:
-        marks = [f"[green]{name}[/]" if name == "champion" else name for name, version in aliases.items() if version == manifest.version]
-        if not _is_trusted(manifest):
-            marks.append("[red]not trusted[/]")
-        elif manifest.signature:
-            marks.append("signed")
-        measures = ", ".join(f"{name} {_figure(value)}" for name, value in manifest.metrics.items())
-        table.add_row(manifest.version, "\n".join(marks), _minute(manifest.created), _mebibytes(manifest.size), escape(measures))
-    out.print(table)
-    if not manifests:
-        out.print(f"no version yet in {settings().store}")
-        next_command(f"clerkflow train {process}")
-    elif log:
-        out.print(log_table(log[-20:]))
-    if audit:
-        out.print(escape(audit.told))
-
-
-def _is_trusted(manifest: "Manifest") -> bool:
-    """Whether a version is signed as this machine asks, which may ask for nothing."""
-    from tasks.manifests import check_signature
-
-    try:
-        check_signature(manifest)
-    except ValueError:
-        return False
-    return True
-
-
-def log_table(log: Sequence["Move"]) -> Table:
-    """Moves of the champion, the newest last."""
-    table = Table(title="champions", title_justify="left")
-    for heading in ("", "since", "champion", "was", "why"):
-        table.add_column(heading, no_wrap=heading in ("champion", "was"))
-    for move in log:
-        why = f"{move.reason} (run {move.run})" if move.run else move.reason
-        table.add_row(str(move.number), _minute(move.since), move.version, move.previous or "–", escape(why))
+        table.add_row(escape(name), escape(str(found["method"])), figure(found["score"]), figure(found["threshold"]), drifted)
     return table
 
 
@@ -281,8 +228,8 @@ def show_standings(found: Sequence["Standing"], process: str) -> None:
         state = f"[{STATES.get(each.state, 'dim')}]{each.state}[/]" + (
             ", not released yet" if each.state == "approved" and each.open else ""
         )
-        asked = (", ".join(request.by), _minute(request.expires), request.instead_of or "none") if request else ("", "", "")
-        decided = f"{made.name} ({made.role}) {_minute(made.decided)}: {made.reason}" if made else each.fault
+        asked = (", ".join(request.by), minute(request.expires), request.instead_of or "none") if request else ("", "", "")
+        decided = f"{made.name} ({made.role}) {minute(made.decided)}: {made.reason}" if made else each.fault
         table.add_row(each.id, state, *map(escape, asked), escape(decided))
     out.print(table) if found else out.print(f"{process}: nothing ever waited for approval")
     if waiting := [each.id for each in found if each.state == "waiting"]:
@@ -306,49 +253,11 @@ def show_filled(filled: Sequence["Filled"], process: str) -> None:
     out.print(table) if filled else out.print(f"{process}: no file of the inbox belongs to these days")
 
 
-def show_findings(manifest: "Manifest", findings: Sequence["Finding"], replaceable: bool) -> None:
-    """What verification found: each part that is not what it was, then the sum of it.
-
-    Args:
-        replaceable: whether it is the champion, and another one was before.
-    """
-    wrong = [finding for finding in findings if finding.fault]
-    if wrong:
-        table = Table(title=f"{manifest.process} {manifest.version} is not what was published", title_justify="left")
-        table.add_column("part")
-        table.add_column("fault", overflow="fold")
-        for finding in wrong:
-            table.add_row(escape(finding.part), f"[red]{escape(finding.fault)}[/]")
-        out.print(table)
-    size = _mebibytes(sum(finding.size for finding in findings))
-    out.print(f"{manifest.process} {manifest.version}: {len(findings)} parts, {size} read, {len(wrong)} wrong")
-    out.print(f"  root {manifest.root}, commit {manifest.commit or 'unknown'}")
-    show_signature(manifest)
-    if wrong and replaceable:
-        next_command(f"clerkflow rollback {manifest.process}")
-
-
-def show_signature(manifest: "Manifest") -> None:
-    """Who vouches for a version."""
-    who = f"signed by {manifest.signature.public_key}" if manifest.signature else "not signed"
-    here = "" if _is_trusted(manifest) else ", [red]not trusted here[/]"
-    out.print(f"  {manifest.version}: {who}{here}", soft_wrap=True)
-
-
-def show_collection(found: "Collection", process: str, deleted: bool) -> None:
-    """What went, or would go."""
-    verb = "removed" if deleted else "would remove"
-    out.print(f"{process}: {verb} {len(found.dropped)} versions and {len(found.objects)} objects, {_mebibytes(found.size)}")
-    for version in found.dropped:
-        out.print(f"  {version}")
-    out.print(f"  {len(found.kept)} versions stay: {', '.join(found.kept) or 'none'}")
-
-
 def show_tidied(counts: Mapping[str, Mapping[str, int]], process: str, deleted: bool) -> None:
     """What of each kind went, or would go."""
     out.print(f"{process}: {'removed' if deleted else 'would remove'}")
     for kind, numbers in counts.items():
-        out.print(f"  {kind}: {numbers['objects']} objects, {_mebibytes(numbers['bytes'])}")
+        out.print(f"  {kind}: {numbers['objects']} objects, {mebibytes(numbers['bytes'])}")
 
 
 def show_deployments(applied: Sequence["Applied"], pool: str) -> None:
@@ -395,19 +304,21 @@ def show_chain(chain: Sequence["Link"]) -> None:
     for link in chain:
         told = {name: value for name, value in link.facts.items() if value not in (None, "")}
         for place, (name, value) in enumerate(told.items()):
-            table.add_row("" if place else escape(link.title), escape(name), escape(_figure(value)))
+            table.add_row("" if place else escape(link.title), escape(name), escape(figure(value)))
         table.add_section()
     out.print(table)
 
 
-def _minute(time: str) -> str:
+def minute(time: str) -> str:
     """2026-11-24T08:59:46Z -> 2026-11-24 08:59"""
     return time[:16].replace("T", " ")
 
 
-def _mebibytes(size: int) -> str:
+def mebibytes(size: int) -> str:
+    """Of bytes."""
     return f"{size / 2**20:.1f} MiB"
 
 
-def _figure(value: Any) -> str:
+def figure(value: Any) -> str:
+    """A measure, or "–" where there is none."""
     return f"{value:.4f}" if isinstance(value, float) else "–" if value is None else str(value)

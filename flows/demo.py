@@ -94,14 +94,14 @@ def batch_line(batch: "Artifact") -> str:
 
 
 def _ending() -> None:
-    from flows import console
+    from flows import console, listing
     from infra.store import open_store
     from tasks.aliases import aliases_of, log_of
     from tasks.registry import versions_of
 
     store = open_store()
     console.out.print(duel_table(_last_metrics()))
-    console.show_models(versions_of(store, DRIFTING), aliases_of(store, DRIFTING), log_of(store, DRIFTING), DRIFTING)
+    listing.show_models(versions_of(store, DRIFTING), aliases_of(store, DRIFTING), log_of(store, DRIFTING), DRIFTING)
     console.out.print("\n[bold]reports[/]")
     for key in _reports():
         console.out.print(f"  {store.address(key)}", soft_wrap=True)

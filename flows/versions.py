@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flows import console
+from flows import console, listing
 from flows.again import Name
 from infra.settings import settings
 from tasks.declaration import load_process
@@ -34,7 +34,7 @@ def models(process: Name) -> None:
     declared, store = load_process(process, settings().processes), open_store()
     name, aliases = declared.name, aliases_of(store, declared.name)
     audit = audit_of(store, declared, aliases.get("champion", ""))
-    console.show_models(versions_of(store, name, skip_damaged=True), aliases, log_of(store, name), name, audit)
+    listing.show_models(versions_of(store, name, skip_damaged=True), aliases, log_of(store, name), name, audit)
 
 
 def rollback(
@@ -69,7 +69,7 @@ def verify(process: Name, version: Version = "champion") -> None:
     with console.told(1):
         manifest, findings = verify_version(store, name, found)
         aliases = aliases_of(store, name)
-        console.show_findings(manifest, findings, aliases.get("champion") == manifest.version and "previous" in aliases)
+        listing.show_findings(manifest, findings, aliases.get("champion") == manifest.version and "previous" in aliases)
     if any(finding.fault for finding in findings):
         raise typer.Exit(1)
 
@@ -138,7 +138,7 @@ def sign(process: Name, version: Version = "champion") -> None:
     found = version_named(store, name, version)
     with console.told(1):
         manifest = sign_verified(store, name, found)
-    console.show_signature(manifest)
+    listing.show_signature(manifest)
 
 
 def gc(
@@ -154,7 +154,7 @@ def gc(
     name = load_process(process, settings().processes).name
     with console.told(1):
         found = collect(open_store(), name, keep, grace_hours, dry_run=not delete)
-        console.show_collection(found, name, delete)
+        listing.show_collection(found, name, delete)
     if found.objects and not delete:
         grace = "" if grace_hours == 24 else f" --grace-hours {grace_hours:g}"
         console.next_command(f"clerkflow gc {process} --keep {keep}{grace} --delete")

@@ -67,12 +67,12 @@ def _found(
 ) -> tuple[Linear, dict[str, Any]]:
     """The regression with the heads that help, and of each what it gains."""
     process, (texts, prompts) = predictor.process, ([str(row["prompt"]) for row in rows] for rows in (train, validation))
-    bare, features = Linear.learn([read_of(process, text) for text in texts])
+    bare, features = Linear.learn([read_of(process, text) for text in texts], max(map(len, classes.values())))
     held_out, alone = bare.features([read_of(process, prompt) for prompt in prompts]), predictor.considered(prompts)
     heads, told = dict[str, Head](), dict[str, Any]()
     for name, values in classes.items():
         (rows, answers), (asked, right) = numbered(train, name, values), numbered(validation, name, values)
-        if len(set(answers.tolist())) < 2 or len(right) < FEWEST_ROWS:
+        if not features.shape[1] or len(set(answers.tolist())) < 2 or len(right) < FEWEST_ROWS:
             continue
         head = Head.learn(features[rows], answers, len(values))
         shares, losses = weighed(alone[name][asked], head.scores(held_out[asked]), right)

@@ -22,7 +22,7 @@ from tasks.shards import LINEAR
 BUCKETS = 2**18  # of the hash of words, and of that of pieces
 WORD = r"\w+|[^\w\s]"
 CHARACTERS = 2_000  # of a text; longer ones are cut
-FEATURES = 60_000  # the most frequent ones
+WEIGHTS = 4_000_000  # of a head at most; settling takes about 200 bytes for each
 FEWEST = 2  # training texts that have a feature
 STRENGTH, STEPS = 20.0, 60  # C of the regression, and how long it may take to settle
 
@@ -85,11 +85,15 @@ class Linear:
     heads: Mapping[str, Head]  # of the labels, as LABEL, or of fields by their names
 
     @classmethod
-    def learn(cls, texts: Sequence[str]) -> tuple[Self, Any]:
-        """What training texts are made of, still without heads; and their features, (texts, features), sparse."""
+    def learn(cls, texts: Sequence[str], classes: int) -> tuple[Self, Any]:
+        """What training texts are made of, still without heads; and their features, (texts, features), sparse.
+
+        Args:
+            classes: of the largest head: the more there are, the fewer features are looked at, the most frequent ones.
+        """
         counts = _counted(texts)
         often = np.asarray((counts > 0).sum(axis=0)).ravel()
-        frequent = np.argsort(-often, kind="stable")[:FEATURES]
+        frequent = np.argsort(-often, kind="stable")[: WEIGHTS // classes]
         buckets = np.sort(frequent[often[frequent] >= min(FEWEST, len(texts))]).astype(np.int64)
         rarity = (np.log((1 + len(texts)) / (1 + often[buckets])) + 1).astype(np.float32)
         return cls(buckets, rarity, {}), _weighted(counts, buckets, rarity)
@@ -152,4 +156,4 @@ def _weighted(counts: Any, buckets: NDArray[np.int64], rarity: NDArray[np.float3
 
     chosen = counts[:, buckets]
     chosen.data = 1 + np.log(chosen.data)
-    return normalize((chosen @ diags_array(rarity)).tocsr())
+    return normalize((chosen @ diags_array(rarity)).tocsr()) if len(buckets) else chosen  # of blank texts there are none

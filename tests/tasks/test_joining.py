@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, load_from_disk
 
 from infra.store import LocalStore
 from tasks.checkpoints import Checkpoints
+from tasks.evaluation import notes_of
 from tasks.finetuning import train_model
 from tasks.generation import Predictor
 from tasks.joining import join, weighed
@@ -60,6 +61,9 @@ def test_a_weak_model_is_helped_and_answers_alike_wherever_it_is_loaded(tmp_path
     assert facts == {"linear": "label"}
     told = told["label"]
     assert told["loss"] < told["loss_alone"] and told["linear"] > 0
+    figures = {"counts": {"train": 60}, "baseline_train_rows": 60, "champion": None}
+    (note,) = (note for note in notes_of(figures, "label", {"linear": {"label": told}}) if "regression" in note)
+    assert f"the loss of both is {told['loss']:.3f} nats, that of the model alone {told['loss_alone']:.3f}" in note
     helped = Predictor.load(folder)
     assert right(helped, unseen) > right(alone, unseen) + 0.1
     one, (other,) = helped.predict([text for text, _ in unseen])[0], Predictor.load(folder).predict([unseen[0][0]])
@@ -77,13 +81,18 @@ def test_it_stays_a_file_of_its_own_in_a_version_and_the_model_is_cut_without_it
     assert files[INDEX].open().read() == before[INDEX].open().read()
 
 
-@pytest.mark.parametrize("why", ["declared", "table", "few", "base"])
+@pytest.mark.parametrize("why", ["declared", "table", "few", "base", "blank"])
 def test_a_model_answers_alone_where_nothing_could_help_it(why: str, tmp_path: Path) -> None:
     samples, folder = model(tmp_path, rows=10 if why == "few" else 40, num_train_epochs=1, linear=why != "declared")
     contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
     if why == "table":
         contract |= {"columns": {"tokens": [], "parts": {}, "whole": True}}
         (samples / "contract.json").write_text(json.dumps(contract))
+    if why == "blank":
+        data = load_from_disk(str(samples / "train"))
+        data.map(lambda row: {"prompt": " "}).save_to_disk(str(tmp_path / "blank"))
+        (samples / "train").rename(tmp_path / "told")
+        (tmp_path / "blank").rename(samples / "train")
     if why == "base":  # its labels are spelled
         (folder / "contract.json").write_text(json.dumps(contract | {"label_ids": None}))
     assert join(samples, folder) == {}

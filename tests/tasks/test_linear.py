@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tasks.linear import LABEL, Head, Linear
+from tasks.linear import LABEL, WEIGHTS, Head, Linear
 from tasks.shards import LINEAR
 
 TEXTS = ["my card is lost", "the card is gone", "pay the invoice", "invoice not paid", "卡丢了，请补办", "发票还没有付款"] * 4
@@ -15,7 +15,7 @@ ANSWERS = np.array([0, 0, 1, 1, 0, 1] * 4)
 
 
 def learned(labels: int = 2) -> Linear:
-    bare, features = Linear.learn(TEXTS)
+    bare, features = Linear.learn(TEXTS, labels)
     return replace(bare, heads={LABEL: Head.learn(features, ANSWERS, labels)})
 
 
@@ -52,6 +52,14 @@ def test_both_are_joined_as_their_shares_say() -> None:
     np.testing.assert_array_equal(head.joined(logits, scores), logits)  # it has no share before it is weighed
     half = replace(head, shares=np.array([0.5, 2.0]))
     np.testing.assert_allclose(half.joined(logits, scores), [[-2.5, -0.2]])
+
+
+def test_many_classes_look_at_the_most_frequent_features_alone() -> None:
+    few, _ = Linear.learn([*TEXTS, "a card"], WEIGHTS // 3)
+    assert len(few.buckets) == 3
+    assert few.rarity.max() <= min(Linear.learn([*TEXTS, "a card"], 2)[0].rarity.max(), few.rarity.min() + 0.5)
+    none, features = Linear.learn(["", " ", "\n"], 2)
+    assert (len(none.buckets), features.shape) == (0, (3, 0))
 
 
 def test_a_text_of_a_megabyte_costs_no_more_than_its_beginning() -> None:

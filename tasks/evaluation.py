@@ -247,11 +247,11 @@ def notes_of(metrics: Mapping[str, Any], kind: str, training: Mapping[str, Any])
             f"The model learned from {made['rows']} synthetic samples, too: columns of training samples, mixed, with the "
             f"chances that {made['teacher'].replace('_', ' ')} gave to each label, which had learned from the training samples."
         )
-    notes += [
-        f"A regression on words of the training samples chooses {name} together with the model: on validation the loss of both is "
-        f"{each['loss']:.3f} nats, that of the model alone {each['loss_alone']:.3f}."
-        for name, each in training.get("linear", {}).items()
-    ]
+    if both := training.get("linear"):
+        notes.append(
+            "A regression on words of the training samples answers together with the model: on validation the loss of both is "
+            f"{both['loss']:.3f} nats, that of the model alone {both['loss_alone']:.3f}."
+        )
     if metrics["champion"] and "perplexity" in metrics["champion"]:
         notes.append("The champion's perplexity is over the new model's tokens, so that two vocabularies can be compared.")
     return notes

@@ -22,8 +22,6 @@ from tasks.process import OutputField
 from tasks.prompts import regions_in
 from tasks.spans import Follows, Region, fields_of, joined, required_spans, single, spans_of, trimmed
 
-Advice = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # (choices,) -> (choices,)
-
 NUMERAL = re.compile(r"[-0-9.]+")  # days, too
 
 
@@ -65,15 +63,10 @@ class Grammar:
 
 
 class Guide:
-    """The writing of one form under way: says which tokens come into question, and takes the one that was chosen.
+    """The writing of one form under way: says which tokens come into question, and takes the one that was chosen."""
 
-    Args:
-        advice: of chosen fields, what makes of the model's log-chances of the choices those that count.
-    """
-
-    def __init__(self, grammar: Grammar, advice: Mapping[str, Advice] | None = None) -> None:
-        self.grammar, self.writing, self.advice = grammar, grammar.writing, advice or {}
-        self.considered: dict[str, Tensor] = {}  # what the model held of the choices of each field that is chosen once
+    def __init__(self, grammar: Grammar) -> None:
+        self.grammar, self.writing = grammar, grammar.writing
         self.left = list(self.writing.form.written)
         self.name: str | None = None  # the field that is being written
         self.values: dict[str, list[list[int]]] = {}
@@ -106,18 +99,6 @@ class Guide:
             return []
         more = declared.list and len(items) < self.writing.form.items[self.name or ""]
         return [self.writing.next, *([self.writing.also] if more else [])]
-
-    def weigh(self, among: Tensor) -> Tensor:
-        """How much speaks for each of the allowed tokens.
-
-        Args:
-            among: the model's log-chances of them.
-        """
-        if self.name is None or self.name not in self.writing.choices:
-            return among
-        self.considered[self.name] = among
-        advice = self.advice.get(self.name)
-        return torch.from_numpy(advice(among.double().numpy())) if advice else among
 
     def take(self, token: int, log_probability: float = 0.0) -> None:
         """Go on behind a token that was allowed, and how likely it was among those (nats)."""

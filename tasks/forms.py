@@ -218,12 +218,6 @@ class Writing:
             for value, token in zip(form.choices[name], ids, strict=True)
         }
 
-    @property
-    def choices(self) -> dict[str, list[Any]]:
-        """The values of each field that is chosen once, in the order of their tokens; last None, where it may be absent."""
-        once = {name: values for name, values in self.form.choices.items() if not self.fields[name].list}
-        return {name: [*values, None] if self.fields[name].optional or not values else values for name, values in once.items()}
-
     def marks(self, sample: Any, offsets: Sequence[Region]) -> list[int]:
         """The mark's token for each token of a sample's prompt; none when no field is marked."""
         if not self.form.marked:

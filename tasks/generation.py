@@ -4,13 +4,11 @@ import inspect
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
@@ -31,10 +29,10 @@ from tasks.batching import (
 from tasks.columns import Columns
 from tasks.declaration import parse_process
 from tasks.engines import Engine, Written, reopen
-from tasks.filling import Advice, Filled, Grammar, Guide, Marker, likelihood, missing, ordered
+from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, ordered
 from tasks.forms import Form, Writing
 from tasks.guiding import LabelGuide, Labels, Leading
-from tasks.linear import LABEL, Linear
+from tasks.linear import Linear
 from tasks.models import LOADING, Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
 from tasks.objects import JsonGuide, JsonRules, copied
 from tasks.predictions import Prediction
@@ -79,7 +77,8 @@ class Predictor:
         with LOADING:
             predictor = cls(process, load_model(folder), load_tokenizer(folder), found["contract.json"])
         predictor.engine = reopen(predictor, folder)
-        predictor.linear = Linear.load(folder, {name: len(values) for name, values in predictor.choices.items()})
+        if predictor.label_ids:
+            predictor.linear = Linear.load(folder, len(predictor.label_ids))
         return predictor
 
     def prompt_of(self, values: Mapping[str, Any]) -> str:
@@ -118,13 +117,6 @@ class Predictor:
     def decoding(self) -> str:
         """What, beside the model and the prompt, decides an answer; to be raised when answers of one model change."""
         return "greedy 1" if self.label_ids or self.process.output.kind == "text" else "greedy 2"
-
-    @property
-    def choices(self) -> dict[str, list[Any]]:
-        """What is chosen at once, and among what: labels, or the values of fields, of which None is no value."""
-        if self.label_ids:
-            return {LABEL: list(self.labels)}
-        return self.writing.choices if self.writing else {}
 
     @property
     def writes_freely(self) -> bool:
@@ -197,8 +189,7 @@ class Predictor:
         """The likeliest label of each row: nothing has to be written."""
         logits = self.label_logits(rows)
         if self.linear:
-            scores = self.linear.scores([read_of(self.process, prompt) for prompt in prompts])[LABEL]
-            logits = torch.from_numpy(self.linear.heads[LABEL].joined(logits.numpy(), scores))
+            logits = torch.from_numpy(self.linear.joined(logits.numpy(), [read_of(self.process, prompt) for prompt in prompts]))
         shares, best = functional.softmax(logits, dim=-1).max(-1)
         for row, share, number in zip(rows, shares.tolist(), best.tolist(), strict=True):
             label = self.labels[number]
@@ -206,7 +197,7 @@ class Predictor:
 
     def _forms(self, prompts: Sequence[str], rows: Sequence[list[int]], writing: Writing) -> Iterator[Prediction]:
         """Declared fields, marked and written; a form lacks a field only where nothing that fits could be found."""
-        marked, written = self._marked(prompts, rows, writing), self._written(prompts, rows, writing)
+        marked, written = self._marked(prompts, rows, writing), self._written(rows, writing)
         for row, *parts in zip(rows, marked, written, strict=True):
             output = ordered(writing, *(part.values for part in parts))
             sure = round(likelihood(*(part.log_probability for part in parts)), DECIMALS)
@@ -232,42 +223,17 @@ class Predictor:
         parts = zip(prompts, offsets, shares, strict=True)
         return [self._marker.fill(prompt, each, part.numpy()[: len(each)]) for prompt, each, part in parts]
 
-    def _written(self, prompts: Sequence[str], rows: Sequence[list[int]], writing: Writing) -> list[Filled]:
+    def _written(self, rows: Sequence[list[int]], writing: Writing) -> list[Filled]:
         """The chosen and the spelled fields of each prompt."""
         if not writing.form.written or not self._grammar:
             return [Filled() for _ in rows]
-        guides = [Guide(self._grammar, advice) for advice in self._advice(prompts)]
-        self._fill(rows, guides, writing)
-        return [Filled(guide.output(), math.fsum(guide.chances.values()), guide.sure()) for guide in guides]
-
-    def _advice(self, prompts: Sequence[str]) -> list[dict[str, Advice]]:
-        """What stands beside the model says of each prompt's fields."""
-        if not self.linear:
-            return [{} for _ in prompts]
-        scores, heads = self.linear.scores([read_of(self.process, prompt) for prompt in prompts]), self.linear.heads
-        return [{name: partial(head.joined, scores=scores[name][row]) for name, head in heads.items()} for row in range(len(prompts))]
-
-    def _fill(self, rows: Sequence[list[int]], guides: Sequence[Guide], writing: Writing) -> None:
         begun = [[*row, writing.begin] for row in rows]
         twice = [len(row) for row in rows] if self.reads_twice else None
         if twice:
             begun = [read_twice(row, prompt, writing.read) for row, prompt in zip(begun, twice, strict=True)]
+        guides = [Guide(self._grammar) for _ in rows]
         self.write(begun, guides, twice)
-
-    def considered(self, prompts: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-        """What the model alone holds of each choice behind prompts that are not too long: name -> logits, (prompts, choices)."""
-        rows, each = self.encode(prompts), 2 if self.reads_twice else 1
-        found = {name: np.empty((len(rows), len(values))) for name, values in self.choices.items()}
-        for batch in by_length([each * len(row) + (0 if self.label_ids else self.max_new_tokens) for row in rows], TOKENS_PER_BATCH):
-            asked = [rows[index] for index in batch]
-            if self.label_ids:
-                found[LABEL][batch] = self.label_logits(asked).numpy()
-            elif self.writing and self._grammar:
-                guides = [Guide(self._grammar) for _ in asked]
-                self._fill(asked, guides, self.writing)
-                for name, told in found.items():
-                    told[batch] = [guide.considered[name].numpy() for guide in guides]
-        return found
+        return [Filled(guide.output(), math.fsum(guide.chances.values()), guide.sure()) for guide in guides]
 
     def _read_answer(self, prompt: str, prompt_tokens: int, written: Written, label: str | None = None) -> Prediction:
         """What a written completion states.
@@ -350,10 +316,10 @@ def _guided(shares: Tensor, guides: Sequence[Leading]) -> tuple[Tensor, Tensor]:
     chances, tokens = list[float](), list[int]()
     for row, guide in zip(shares.cpu(), guides, strict=True):
         allowed = guide.allowed()
-        among = guide.weigh(row[allowed])
+        among = row[allowed]
         best = int(among.argmax())
         guide.take(int(allowed[best]), float(among[best] - among.logsumexp(0)))
-        chances.append(float(row[allowed[best]]))
+        chances.append(float(among[best]))
         tokens.append(int(allowed[best]))
     return torch.tensor(chances), torch.tensor(tokens, device=shares.device)
 

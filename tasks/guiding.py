@@ -19,9 +19,6 @@ class Leading(Protocol):
     def allowed(self) -> Tensor:
         """The tokens that may come next, one or more."""
 
-    def weigh(self, among: Tensor) -> Tensor:
-        """How much speaks for each of them, of which the model has these log-chances."""
-
     def take(self, token: int, log_probability: float = 0.0) -> None:
         """Go on behind a token that was allowed, and how likely it was among those that were (nats)."""
 
@@ -53,10 +50,6 @@ class LabelGuide:
     def allowed(self) -> Tensor:
         """The tokens that may come next, one or more."""
         return torch.tensor(list(self.at))
-
-    def weigh(self, among: Tensor) -> Tensor:
-        """The model's word alone."""
-        return among
 
     def take(self, token: int, log_probability: float = 0.0) -> None:
         """Go on behind a token that was allowed."""

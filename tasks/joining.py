@@ -1,7 +1,7 @@
-"""Joining: a tuned model + samples/ -> the regression on words that answers with it what is chosen, where that helps on held-out rows."""
+"""Joining: a tuned model of labels + samples/ -> the regression on words that answers with it, where that helps on the validation split."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,22 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.artifacts import write_json
-from tasks.baselines import TRAIN_ROWS, Row, sampled
+from tasks.baselines import TRAIN_ROWS, sampled
+from tasks.batching import by_length
 from tasks.columns import Columns
-from tasks.linear import Floats, Head, Linear
+from tasks.linear import Floats, Linear, read
 from tasks.prompts import read_of
 
 if TYPE_CHECKING:
     from tasks.generation import Predictor
 
-MOST_CLASSES = 200  # each costs a weight for every feature
-WEIGHING_ROWS = 1_000  # of the validation split
+MOST_LABELS = 200  # each costs a weight for every feature
+WEIGHING_ROWS = 2_000  # of the validation split
 FEWEST_ROWS = 20  # of it, below which nothing can be weighed
+TOKENS = 8_192  # of a batch that the model reads
 GAIN = 2.0  # nats on all those rows together that must be saved: two numbers were chosen on them, and not one (Akaike 1974)
 STEADY = 2.0  # nats that a factor costs, times its distance from 1 squared: where all answers are right, none grows without end
-
-
-Numbers = NDArray[np.int64]
 
 
 def join(samples: Path, folder: Path) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def join(samples: Path, folder: Path) -> dict[str, Any]:
         folder: the model/.
 
     Returns:
-        For people: what it answers with the model; nothing where the model answers alone.
+        For people: the validation loss with it; nothing where the model answers alone.
     """
     from datasets import load_from_disk
 
@@ -47,55 +46,49 @@ def join(samples: Path, folder: Path) -> dict[str, Any]:
     contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
     predictor = Predictor.load(folder)
     train, validation = (load_from_disk(str(samples / side)) for side in ("train", "validation"))
-    classes = {name: values for name, values in predictor.choices.items() if 2 <= len(values) <= MOST_CLASSES}
-    whole = Columns.read(contract.get("columns")).whole  # a table
-    if whole or not (classes and predictor.process.finetuning.linear) or len(validation) < FEWEST_ROWS:
+    if not _may_help(predictor, Columns.read(contract.get("columns")).whole, len(validation)):
         return {}
     seed = predictor.process.finetuning.seed
-    learned, asked = sampled(train, seed, TRAIN_ROWS), sampled(validation, seed, WEIGHING_ROWS)
-    linear, told = _found(predictor, classes, learned, asked)
-    if not told:
+    texts, answers = _read(predictor, sampled(train, seed, TRAIN_ROWS))
+    asked, right = _read(predictor, sampled(validation, seed, WEIGHING_ROWS))
+    texts = [read_of(predictor.process, text) for text in texts]
+    if len(set(answers)) < 2 or len(right) < FEWEST_ROWS or not any(map(read, texts)):
         return {}
-    linear.save(folder)
+    found = Linear.learn(texts, answers, len(predictor.labels))
+    scores = found.scores([read_of(predictor.process, text) for text in asked])
+    shares, (alone, both) = weighed(_logits(predictor, asked), scores, np.array(right))
+    if (alone - both) * len(right) < GAIN:
+        return {}
+    replace(found, shares=shares).save(folder)
+    told = {"model": shares[0], "linear": shares[1], "loss_alone": alone, "loss": both}
     story = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     write_json(folder / "training.json", story | {"linear": told})
-    return {"linear": ", ".join(told)}
+    return {"loss_with_linear": round(both, 4)}
 
 
-def _found(
-    predictor: "Predictor", classes: Mapping[str, Sequence[Any]], train: Sequence[Row], validation: Sequence[Row]
-) -> tuple[Linear, dict[str, Any]]:
-    """The regression with the heads that help, and of each what it gains."""
-    process, (texts, prompts) = predictor.process, ([str(row["prompt"]) for row in rows] for rows in (train, validation))
-    bare, features = Linear.learn([read_of(process, text) for text in texts], max(map(len, classes.values())))
-    held_out, alone = bare.features([read_of(process, prompt) for prompt in prompts]), predictor.considered(prompts)
-    heads, told = dict[str, Head](), dict[str, Any]()
-    for name, values in classes.items():
-        (rows, answers), (asked, right) = numbered(train, name, values), numbered(validation, name, values)
-        if not features.shape[1] or len(set(answers.tolist())) < 2 or len(right) < FEWEST_ROWS:
-            continue
-        head = Head.learn(features[rows], answers, len(values))
-        shares, losses = weighed(alone[name][asked], head.scores(held_out[asked]), right)
-        if (losses[0] - losses[1]) * len(right) >= GAIN:
-            heads[name] = replace(head, shares=shares)
-            told[name] = dict(zip(("model", "linear", "loss_alone", "loss"), [*shares.tolist(), *losses], strict=True))
-    return replace(bare, heads=heads), told
+def _may_help(predictor: "Predictor", table: bool, held_out: int) -> bool:
+    wanted = predictor.process.finetuning.linear and predictor.label_ids and held_out >= FEWEST_ROWS
+    return bool(wanted) and not table and 2 <= len(predictor.labels) <= MOST_LABELS
 
 
-def numbered(rows: Sequence[Row], name: str, values: Sequence[Any]) -> tuple[Numbers, Numbers]:
-    """Rows of samples/ whose label, or value of a field, is one of these, and which; None among them is no value.
-
-    Returns:
-        Indices of such rows; for each the number of its value.
-    """
-    numbers = {json.dumps(value): number for number, value in enumerate(values)}
-    outputs = [json.loads(row["output"]) for row in rows]
-    found = [numbers.get(json.dumps(output.get(name) if isinstance(output, dict) else output), -1) for output in outputs]
-    known = np.array(found, dtype=np.int64)
-    return np.flatnonzero(known >= 0), known[known >= 0]
+def _read(predictor: "Predictor", rows: list[Mapping[str, Any]]) -> tuple[list[str], list[int]]:
+    """Prompts of rows, and the numbers of their labels; those of unknown labels are left out."""
+    numbers = {label: number for number, label in enumerate(predictor.labels)}
+    pairs = [(str(row["prompt"]), numbers.get(json.loads(row["output"]))) for row in rows]
+    known = [(prompt, number) for prompt, number in pairs if number is not None]
+    return [prompt for prompt, _ in known], [number for _, number in known]
 
 
-def weighed(logits: Floats, scores: Floats, answers: Numbers) -> tuple[Floats, tuple[float, float]]:
+def _logits(predictor: "Predictor", prompts: list[str]) -> Floats:
+    """The model's own, (prompts, labels)."""
+    rows = predictor.encode(prompts)
+    found = np.empty((len(rows), len(predictor.labels)))
+    for batch in by_length([len(row) for row in rows], TOKENS):
+        found[batch] = predictor.label_logits([rows[index] for index in batch]).numpy()
+    return found
+
+
+def weighed(logits: Floats, scores: Floats, answers: NDArray[np.int64]) -> tuple[Floats, tuple[float, float]]:
     """How much the word of each counts so that together they foretell held-out answers best.
 
     Args:
@@ -118,7 +111,7 @@ def weighed(logits: Floats, scores: Floats, answers: Numbers) -> tuple[Floats, t
     return both, (loss(alone), loss(both))
 
 
-def _loss(logits: Any, answers: Numbers) -> float:
+def _loss(logits: Any, answers: NDArray[np.int64]) -> float:
     from scipy.special import logsumexp
 
     return float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(answers)), answers]))

@@ -161,10 +161,6 @@ class JsonGuide:
         tokens = held if len(held) else tokens
         return torch.from_numpy(self._ending(tokens) if self.left <= self.rules.room else tokens)
 
-    def weigh(self, among: Tensor) -> Tensor:
-        """The model's word alone."""
-        return among
-
     def take(self, token: int, log_probability: float = 0.0) -> None:
         """Go on behind a token that was allowed."""
         self.left -= 1

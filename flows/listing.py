@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from flows.console import figure, mebibytes, minute, next_command, out
+from flows import console
+from flows.console import figure, mebibytes, minute, next_command
 from infra.settings import settings
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ def show_models(
             marks.append("signed")
         measures = ", ".join(f"{name} {figure(value)}" for name, value in manifest.metrics.items())
         table.add_row(manifest.version, "\n".join(marks), minute(manifest.created), mebibytes(manifest.size), escape(measures))
-    out.print(table)
+    console.out.print(table)
     if not manifests:
-        out.print(f"no version yet in {settings().store}")
+        console.out.print(f"no version yet in {settings().store}")
         next_command(f"clerkflow train {process}")
     elif log:
-        out.print(log_table(log[-20:]))
+        console.out.print(log_table(log[-20:]))
     if audit:
-        out.print(escape(audit.told))
+        console.out.print(escape(audit.told))
 
 
 def _is_trusted(manifest: "Manifest") -> bool:
@@ -77,10 +78,10 @@ def show_findings(manifest: "Manifest", findings: Sequence["Finding"], replaceab
         table.add_column("fault", overflow="fold")
         for finding in wrong:
             table.add_row(escape(finding.part), f"[red]{escape(finding.fault)}[/]")
-        out.print(table)
+        console.out.print(table)
     size = mebibytes(sum(finding.size for finding in findings))
-    out.print(f"{manifest.process} {manifest.version}: {len(findings)} parts, {size} read, {len(wrong)} wrong")
-    out.print(f"  root {manifest.root}, commit {manifest.commit or 'unknown'}")
+    console.out.print(f"{manifest.process} {manifest.version}: {len(findings)} parts, {size} read, {len(wrong)} wrong")
+    console.out.print(f"  root {manifest.root}, commit {manifest.commit or 'unknown'}")
     show_signature(manifest)
     if wrong and replaceable:
         next_command(f"clerkflow rollback {manifest.process}")
@@ -90,13 +91,13 @@ def show_signature(manifest: "Manifest") -> None:
     """Who vouches for a version."""
     who = f"signed by {manifest.signature.public_key}" if manifest.signature else "not signed"
     here = "" if _is_trusted(manifest) else ", [red]not trusted here[/]"
-    out.print(f"  {manifest.version}: {who}{here}", soft_wrap=True)
+    console.out.print(f"  {manifest.version}: {who}{here}", soft_wrap=True)
 
 
 def show_collection(found: "Collection", process: str, deleted: bool) -> None:
     """What went, or would go."""
     verb = "removed" if deleted else "would remove"
-    out.print(f"{process}: {verb} {len(found.dropped)} versions and {len(found.objects)} objects, {mebibytes(found.size)}")
+    console.out.print(f"{process}: {verb} {len(found.dropped)} versions and {len(found.objects)} objects, {mebibytes(found.size)}")
     for version in found.dropped:
-        out.print(f"  {version}")
-    out.print(f"  {len(found.kept)} versions stay: {', '.join(found.kept) or 'none'}")
+        console.out.print(f"  {version}")
+    console.out.print(f"  {len(found.kept)} versions stay: {', '.join(found.kept) or 'none'}")

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from flows.review_page import PAGE, WORDS
 from infra.store import Conflict, Store
-from tasks.process import Column, Process
+from tasks.process import Column, Process, digest_of
 from tasks.records import as_text
 from tasks.reviewing import Item, Queue
 from tasks.reviews import AUDIT, Word
@@ -85,7 +85,7 @@ class Desk:
         return self._to(request, waiting[0].id, "gone" if id else "")
 
     def decide(self, request: Request, fields: Fields) -> Response:
-        """Keep a person's word and go on to the next record; 422 for what cannot be kept, 409 when somebody was faster."""
+        """Keep a person's word and go on to the next record; 422 for what cannot be kept, 409 when somebody or a newer batch was faster."""
         waiting, id = self.queue.waiting(), request.path_params["id"]
         place = next((place for place, each in enumerate(waiting) if each.id == id), None)
         word = ACTIONS.get(fields.get("action", ""))
@@ -94,6 +94,8 @@ class Desk:
         item = waiting[place] if place is not None else self.queue.known(id)
         if item is None:
             return Response(status_code=404)
+        if place is not None and fields.get("shown", shown_of(item)) != shown_of(item):
+            return self._page(request, item, waiting, said="changed", status=409)
         try:
             self.queue.decide(item, word, self.reviewer, self._output(fields), fields.get("reason", ""))
         except Conflict as error:
@@ -136,7 +138,7 @@ class Desk:
             process=self.queue.process.name,
             reviewer=self.reviewer,
             said=words.get(f"said_{said}", ""),
-            fault=said in ("taken", "refused"),
+            fault=said in ("taken", "refused", "changed"),
             detail=detail,
             place=place + 1,
             count=len(ids),
@@ -154,6 +156,7 @@ class Desk:
         outputs = process.output_columns
         inputs = [(path, as_text(value)) for path, value in proposed.inputs.items() if path not in outputs]
         return {
+            "shown": shown_of(item),
             "id": proposed.record_id,
             "batch": item.batch,
             "line": proposed.line,
@@ -196,6 +199,12 @@ def _field(key: str, name: str, column: Column, value: Any, sure: float | None, 
         "optional": column.optional,
         "long": False,
     }
+
+
+def shown_of(item: Item) -> str:
+    """What a person who decides must have seen: a newer batch may propose something else while a page is open."""
+    proposed = item.proposed
+    return digest_of([proposed.model_version, proposed.reason, proposed.output])[:16]
 
 
 def _language(request: Request) -> str:

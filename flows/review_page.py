@@ -37,6 +37,7 @@ WORDS: dict[str, dict[str, str]] = {
         "said_gone": "That record has been decided already.",
         "said_taken": "Somebody was faster:",
         "said_refused": "Not saved:",
+        "said_changed": "Not saved: a newer batch proposes something else. Look again.",
     },
     "zh": {
         "name": "中文",
@@ -74,6 +75,7 @@ WORDS: dict[str, dict[str, str]] = {
         "said_gone": "该记录已被处理。",
         "said_taken": "已有人先处理：",
         "said_refused": "未保存：",
+        "said_changed": "未保存：新批次给出了不同的建议，请再看一遍。",
     },
 }
 
@@ -131,8 +133,10 @@ a { color: var(--accent); } small { opacity: .8; }
 <dt>{{ words.record }}</dt>
 <dd><small>{{ item.id }} · {{ item.batch }} · {{ words.line }} {{ item.line }} · {{ item.version }}</small></dd></dl>
 <form method="post" action="{{ action }}"><input type="hidden" name="action" value="accept">
+<input type="hidden" name="shown" value="{{ item.shown }}">
 <button class="main" id="accept">{{ words.accept }} (a)</button></form>
 <form method="post" action="{{ action }}" id="edit"><input type="hidden" name="action" value="correct">
+<input type="hidden" name="shown" value="{{ item.shown }}">
 {% for field in item.fields %}<label>{{ field.name }}
 {% if field.long %}<textarea name="{{ field.key }}" required>{{ field.value }}</textarea>
 {% elif field.choices %}<select name="{{ field.key }}">
@@ -143,6 +147,7 @@ a { color: var(--accent); } small { opacity: .8; }
 <label>{{ words.reason }}<input name="reason" maxlength="2000" autocomplete="off" value="{{ item.reason }}"></label>
 <button>{{ words.correct }} (e)</button></form>
 <form method="post" action="{{ action }}" id="reject"><input type="hidden" name="action" value="reject">
+<input type="hidden" name="shown" value="{{ item.shown }}">
 <label>{{ words.reason_needed }}<input name="reason" maxlength="2000" required autocomplete="off"></label>
 <button>{{ words.reject }} (r)</button></form>
 <p><small>{{ words['keys'] }}</small></p>

@@ -123,9 +123,8 @@ def _export_engine(store: "Store", name: str, version: str, folder: Path, quanti
         fetched = fetch_version(store, name, version, settings().cache)
         wanted = quantization or quantization_of(fetched)
         export(fetched, incoming, None if wanted == "float32" else wanted)
-    if (fetched / LINEAR).exists():
-        return f"{ALONE}, and CTranslate2 does not read it"
-    return unjudged(fetched, wanted)
+    alone = f"{ALONE}, and CTranslate2 does not read it" if (fetched / LINEAR).exists() else None
+    return "; ".join(filter(None, (alone, unjudged(fetched, wanted)))) or None
 
 
 def sign(process: Name, version: Version = "champion") -> None:

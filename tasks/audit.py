@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from infra.store import Store
 from tasks.certificate import lower_bound, upper_bound
-from tasks.metrics import Case, correct
+from tasks.facts import facts_of
+from tasks.metrics import Case, acceptable, correct
 from tasks.process import Process
 from tasks.reviewing import Queue
 from tasks.reviews import Reviewed, shown_id
@@ -49,18 +50,27 @@ class Audit:
 def audit_of(store: Store, process: Process, version: str) -> Audit | None:
     """What people have said on accepted answers of a version; None where they have not, or nothing is promised.
 
-    A record is counted once, whatever else it carries along. Whether a word's answer is declared today does not matter: it says what was
-    right when it was given.
+    The first word on a record counts, whatever else it carries along and whatever is said later: what was seen is not unseen. Whether a
+    word's answer is declared today does not matter: it says what was right when it was given.
     """
     if process.automation is None:
         return None
-    words = Queue(store, process).said().standing().values()
-    said = (word for word in words if word.audited and word.model_version == version)
-    wrong = {shown_id(word.record_id, word.inputs, process.input_columns): is_wrong(word) for word in said}
+    wrong: dict[str, bool] = {}
+    for word in Queue(store, process).said().words:
+        if word.audited and word.model_version == version:
+            wrong.setdefault(shown_id(word.record_id, word.inputs, process.input_columns), is_wrong(word, process))
     return judged(version, list(wrong.values()), process.automation) if wrong else None
 
 
-def is_wrong(word: Reviewed) -> bool:
+def is_wrong(word: Reviewed, process: Process) -> bool:
+    """Whether an accepted answer was wrong as the certificate counts it: a text that states all its facts is right, in whatever words."""
+    facts = tuple(facts_of(process, word.inputs)) if process.output.kind == "text" else ()
+    if facts and isinstance(word.output, str) and isinstance(word.proposed, str):
+        return not acceptable("text", Case(word.output, facts=facts), word.proposed)
+    return differs(word)
+
+
+def differs(word: Reviewed) -> bool:
     """Whether something else is right than the model has said; a correction that changes no more than blanks is none."""
     if isinstance(word.output, Mapping) != isinstance(word.proposed, Mapping) or word.output is None:
         return True

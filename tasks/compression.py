@@ -79,7 +79,7 @@ def compress_model(process: Process, model: Path, samples: Path, folder: Path, c
     if declared.student:
         student = folder.with_name("student")
         trainer_of(process)(process, samples, student, checkpoints, teacher=model)
-        join(samples, student)
+        join(process, samples, student)
         tried["student"], seconds = _tried(student, process, validation, before)
         if (size := _parameters(student)) >= _parameters(model):
             more = f"it has {size:,} weights, the tuned model {_parameters(model):,}"

@@ -256,7 +256,7 @@ def finetune(samples: Artifact, run: Run) -> Artifact:
         with scratch() as folder:
             fetched = fetch_samples(store, samples, folder / "samples", process)
             facts = trainer_of(process)(process, fetched, folder / "model", checkpoints)
-            return store_folder(store, folder / "model", prefix, **facts | join(fetched, folder / "model"))
+            return store_folder(store, folder / "model", prefix, **facts | join(process, fetched, folder / "model"))
 
     model = once(run, STAGE, "model", [samples], settings, work)
     checkpoints.clear()  # only now: until the stage is remembered, a kill must find them

@@ -116,7 +116,7 @@ class Form:
     @property
     def most_tokens(self) -> int:
         """The longest completion that can be written."""
-        return 2 + sum(2 + self.items[name] * (1 + self.longest.get(name, 0)) for name in self.written)
+        return 2 + sum(2 + self.items[name] * (1 + self.longest.get(name, 1)) for name in self.written)
 
 
 def field_token(name: str) -> str:

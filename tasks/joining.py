@@ -14,6 +14,7 @@ from tasks.baselines import TRAIN_ROWS, sampled
 from tasks.batching import by_length
 from tasks.columns import Columns
 from tasks.linear import Floats, Linear, read
+from tasks.process import Process
 from tasks.prompts import read_of
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ GAIN = 2.0  # nats on all those rows together that must be saved: two numbers we
 STEADY = 2.0  # nats that a factor costs, times its distance from 1 squared: where all answers are right, none grows without end
 
 
-def join(samples: Path, folder: Path) -> dict[str, Any]:
+def join(process: Process, samples: Path, folder: Path) -> dict[str, Any]:
     """Put a regression beside a model where both together foretell the validation split better; training.json says what it gains.
 
-    Tables are left out: boosted trees have taught their models (`tasks.synthetic`).
+    Where a prompt holds columns alone there is no text to learn from; a base that spells its labels is left as it is.
 
     Args:
         samples: folder with train/, validation/ and contract.json.
@@ -43,19 +44,18 @@ def join(samples: Path, folder: Path) -> dict[str, Any]:
 
     from tasks.generation import Predictor
 
-    contract = json.loads((samples / "contract.json").read_text(encoding="utf-8"))
-    predictor = Predictor.load(folder)
     train, validation = (load_from_disk(str(samples / side)) for side in ("train", "validation"))
-    if not _may_help(predictor, Columns.read(contract.get("columns")).whole, len(validation)):
+    if not _may_help(process, json.loads((samples / "contract.json").read_text(encoding="utf-8")), len(validation)):
         return {}
-    seed = predictor.process.finetuning.seed
+    predictor = Predictor.load(folder)
+    seed = process.finetuning.seed
     texts, answers = _read(predictor, sampled(train, seed, TRAIN_ROWS))
     asked, right = _read(predictor, sampled(validation, seed, WEIGHING_ROWS))
-    texts = [read_of(predictor.process, text) for text in texts]
+    texts = [read_of(process, text) for text in texts]
     if len(set(answers)) < 2 or len(right) < FEWEST_ROWS or not any(map(read, texts)):
         return {}
     found = Linear.learn(texts, answers, len(predictor.labels))
-    scores = found.scores([read_of(predictor.process, text) for text in asked])
+    scores = found.scores([read_of(process, text) for text in asked])
     shares, (alone, both) = weighed(_logits(predictor, asked), scores, np.array(right))
     if (alone - both) * len(right) < GAIN:
         return {}
@@ -66,9 +66,9 @@ def join(samples: Path, folder: Path) -> dict[str, Any]:
     return {"loss_with_linear": round(both, 4)}
 
 
-def _may_help(predictor: "Predictor", table: bool, held_out: int) -> bool:
-    wanted = predictor.process.finetuning.linear and predictor.label_ids and held_out >= FEWEST_ROWS
-    return bool(wanted) and not table and 2 <= len(predictor.labels) <= MOST_LABELS
+def _may_help(process: Process, contract: Mapping[str, Any], held_out: int) -> bool:
+    chosen = contract["label_ids"] and 2 <= len(contract["labels"]) <= MOST_LABELS
+    return bool(process.finetuning.linear and chosen) and held_out >= FEWEST_ROWS and not Columns.read(contract.get("columns")).whole
 
 
 def _read(predictor: "Predictor", rows: list[Mapping[str, Any]]) -> tuple[list[str], list[int]]:

@@ -18,7 +18,9 @@ from tasks import claims, runs
 from tasks.aliases import Alias, challenge, champion_of, move_alias
 from tasks.approvals import Standing, ask, request_for
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, json_bytes, listing_of, read_json, scratch
+from tasks.audit import audit_of
 from tasks.automation import FILES as AUTOMATION
+from tasks.certificate import FILE as CERTIFICATE
 from tasks.decisions import complete_decided
 from tasks.gate import Verdict
 from tasks.manifests import Evidence, read_manifest
@@ -173,8 +175,22 @@ def _asked_already(store: Store, name: str, version: str) -> Alias | Standing | 
 
 
 def version_of_model(store: Store, model: Artifact, evaluation: Artifact, verdict: Verdict, run: Run) -> str:
-    """The version of a judged model: published now, unless it is there already."""
-    return known_version(store, model, run) or _publish_now(store, model, evaluation, verdict, run)
+    """The version of a judged model: published now, unless it is there already; the same model with a new certificate, where the
+    one of the version that is there was refuted, is a new version.
+    """
+    known = known_version(store, model, run)
+    if known and not _certified_anew(store, known, evaluation, run):
+        return known
+    return _publish_now(store, model, evaluation, verdict, run)
+
+
+def _certified_anew(store: Store, version: str, evaluation: Artifact, run: Run) -> bool:
+    """Whether people have refuted a version's certificate, and the evaluation has another one."""
+    audit, now = audit_of(store, run.process, version), listing_of(store, evaluation).get(CERTIFICATE)
+    if not (audit and audit.refuted and now):
+        return False
+    before = read_manifest(store, run.process.name, version).files.get(CERTIFICATE)
+    return before is None or before.digest != now["sha256"]
 
 
 def known_version(store: Store, model: Artifact, run: Run) -> str | None:

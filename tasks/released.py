@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from infra.store import MissingObject, Store, open_store
 from tasks.answers import Answers, ledger_of, opened_ledger
 from tasks.artifacts import Artifact, json_bytes, read_json, scratch, store_folder, write_json
-from tasks.audit import is_wrong
+from tasks.audit import differs
 from tasks.batches import read_batch
 from tasks.claims import Hold, batch_key, check, claimed
 from tasks.deliveries import deliveries
@@ -162,7 +162,7 @@ def _write(folder: Path, process: Process, words: Sequence[Reviewed], left: Left
     """Predictions, what is declared of them, and dead letters."""
     records = [Record(word.record_id, word.inputs, "reviews", line) for line, word in enumerate(words, start=1)]
     accepted = [(record, row) for record, row in zip(records, predicted(process, words), strict=True) if row.line not in left]
-    confirmed = {line for line, word in enumerate(words, start=1) if word.audited and not is_wrong(word)}  # was delivered before
+    confirmed = {line for line, word in enumerate(words, start=1) if word.audited and not differs(word)}  # was delivered before
     with (
         WRITERS[output_format](folder / f"predictions.{output_format}", process) as write,
         json_lines(folder / LETTERS) as bury,

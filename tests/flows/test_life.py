@@ -237,7 +237,7 @@ def trainings(lease_seconds: int) -> Iterator[Callable[[str, str | None], str]]:
 def until_told(child: "subprocess.Popen[str]", stage: str, before: str | None = None) -> str:
     """Wait until a run after `before` has told of a stage, and give its id."""
     store = open_store()
-    for _ in range(1200):
+    for _ in range(6000):
         id = newest(store, "toy", "train")
         if id and id != before and store.stat(f"toy/runs/{id}/stages/{stage}.json"):
             return id

@@ -113,6 +113,24 @@ def test_of_two_people_the_second_is_told_who_was_faster(local: Store) -> None:
     assert [(word.word, word.reviewer) for word in Queue(local, process).said().words] == [("accepted", "Ann")]
 
 
+def test_a_word_on_what_a_newer_batch_proposes_otherwise_is_not_kept(local: Store) -> None:
+    put_batch(local, tickets("one"))
+    process = process_of()
+    with page(local, process, "Bo") as address, httpx.Client(trust_env=False, follow_redirects=True) as client:
+        shown = client.get(address)
+        seen = shown.text.partition('name="shown" value="')[2].partition('"')[0]
+        put_batch(local, [row | {"output": "shipping", "model_version": "v2"} for row in tickets("one")], "b2")
+        item = str(shown.url).partition("?")[0]
+        late = client.post(item, data={"action": "accept", "shown": seen})
+        assert late.status_code == 409
+        assert "a newer batch proposes something else" in late.text
+        assert not Queue(local, process).said().words
+        seen = late.text.partition('name="shown" value="')[2].partition('"')[0]
+        assert client.post(item, data={"action": "accept", "shown": seen}).status_code == 200
+    (word,) = Queue(local, process).said().words
+    assert (word.output, word.model_version) == ("shipping", "v2")
+
+
 def test_an_accepted_answer_comes_last_and_is_marked_as_an_audit_in_a_real_browser(local: Store, tmp_path: Path) -> None:
     if not (program := find_browser()):
         pytest.skip("no Chromium")

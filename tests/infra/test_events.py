@@ -88,7 +88,7 @@ def test_a_server_that_tells_nobody_is_told_as_a_warning(bucket: MinioStore, cap
 def ask(url: str, body: bytes = b"{}", token: str = TOKEN, **headers: str) -> int:
     request = urllib.request.Request(url, body, {"Authorization": f"Bearer {token}"} | headers)
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

@@ -14,7 +14,7 @@ from benchmarks import quick
 from benchmarks.memory import publish_tiny, tiny_process
 from infra.store import open_store
 from tasks.artifacts import Artifact, listing_of
-from tasks.audit import audit_of, evidence, is_wrong, judged
+from tasks.audit import audit_of, differs, evidence, is_wrong, judged
 from tasks.automation import keep
 from tasks.batches import accounted, batch_id
 from tasks.certificate import Certificate, Threshold
@@ -246,7 +246,19 @@ def word_of(output: Any, proposed: Any, **more: Any) -> Reviewed:
     ],
 )
 def test_an_answer_was_wrong_when_something_else_is_right(output: Any, proposed: Any, wrong: bool) -> None:
-    assert is_wrong(word_of(output, proposed)) is wrong
+    assert differs(word_of(output, proposed)) is wrong
+    assert is_wrong(word_of(output, proposed), process_of(FORM)) is wrong
+
+
+def test_a_text_was_wrong_when_it_lacks_a_fact_in_whatever_words_as_the_certificate_has_it() -> None:
+    process = process_of({"text": "answer", "facts": ["order"]}, records={"source": "a.jsonl", "columns": ["text", "order"]})
+    told = {"inputs": {"order": "A-12"}}
+    right, better, lacking = "Order A-12 ships today.", "Your order A-12 ships today.", "Your order ships today."
+    assert not is_wrong(word_of(better, right, **told), process)
+    assert differs(word_of(better, right, **told))  # so it is delivered again
+    assert is_wrong(word_of(better, lacking, **told), process)
+    assert is_wrong(word_of(None, right, **told), process)
+    assert is_wrong(word_of(better, right), process)  # without facts its words count
 
 
 def test_only_words_on_drawn_answers_of_the_version_count() -> None:

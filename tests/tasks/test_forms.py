@@ -211,6 +211,18 @@ def test_a_text_that_was_spelled_can_only_be_what_its_type_takes(tmp_path: Path)
             assert all(fits(field, value) for value in (values if field.list else [values] if name in output else []))
 
 
+def test_a_chosen_list_may_have_as_many_values_as_in_training() -> None:
+    fields = {"tags": {"values": list("abcdefgh"), "list": True}, "gift": "boolean"}
+    form = Form(
+        list(fields), dict.fromkeys(fields, "chosen"), {"tags": list("abcdefgh"), "gift": [False, True]}, [], {}, {"tags": 6, "gift": 1}
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_vocabulary(["a 1"], 300), eos_token=EOS)
+    tokenizer.add_tokens(form.vocabulary, special_tokens=True)
+    writing = Writing(process(fields), form, tokenizer.backend_tokenizer)
+    written = writing.completion({"tags": list("abcdef"), "gift": True})
+    assert len([*written[1:], tokenizer.eos_token_id]) <= form.most_tokens  # the beginning of a form belongs to its prompt
+
+
 def test_fields_as_json_stay_when_declared_or_when_a_base_has_its_own_tokens(tmp_path: Path) -> None:
     assert not process(base="/some/base").field_tokens
     samples = prepared(process(sample={"field_tokens": False}), tmp_path)

@@ -50,7 +50,7 @@ def right(predictor: Predictor, pairs: list[tuple[str, str]]) -> float:
 def test_a_weak_model_is_helped_and_answers_alike_wherever_it_is_loaded(tmp_path: Path) -> None:
     samples, folder = model(tmp_path, num_train_epochs=1)
     unseen, alone = texts(200, 3), Predictor.load(folder)
-    facts = join(samples, folder)
+    facts = join(process({"label": "queue"}), samples, folder)
     told = json.loads((folder / "training.json").read_text(encoding="utf-8"))["linear"]
     assert facts == {"loss_with_linear": round(told["loss"], 4)}
     assert told["loss"] < told["loss_alone"] and told["linear"] > 0
@@ -67,7 +67,7 @@ def test_a_weak_model_is_helped_and_answers_alike_wherever_it_is_loaded(tmp_path
 def test_it_stays_a_file_of_its_own_in_a_version_and_the_model_is_cut_without_it(tmp_path: Path) -> None:
     samples, folder = model(tmp_path, num_train_epochs=1)
     before = shards_of(folder, 10_000)
-    join(samples, folder)
+    join(process({"label": "queue"}), samples, folder)
     files = shards_of(folder, 10_000)
     assert set(files) - set(before) == {LINEAR}
     assert files[LINEAR].size == (folder / LINEAR).stat().st_size
@@ -87,8 +87,8 @@ def test_a_model_answers_alone_where_nothing_could_help_it(why: str, tmp_path: P
         (samples / "train").rename(tmp_path / "told")
         (tmp_path / "blank").rename(samples / "train")
     if why == "base":  # its labels are spelled
-        (folder / "contract.json").write_text(json.dumps(contract | {"label_ids": None}))
-    assert join(samples, folder) == {}
+        (samples / "contract.json").write_text(json.dumps(contract | {"label_ids": None}))
+    assert join(process({"label": "queue"}, linear=why != "declared"), samples, folder) == {}
     assert not (folder / LINEAR).exists()
 
 

@@ -11,8 +11,11 @@ from transformers import PreTrainedTokenizerFast
 from infra.settings import settings
 from infra.store import Conflict, open_store
 from tasks.aliases import aliases_of, challenger_of, champion_of
-from tasks.artifacts import Artifact, scratch, store_folder, write_json
+from tasks.artifacts import Artifact, fetch_folder, scratch, store_folder, write_json
+from tasks.audit import audit_of
+from tasks.automation import keep
 from tasks.budget import Counts, settle
+from tasks.certificate import Certificate, Threshold
 from tasks.declaration import parse_process
 from tasks.gate import RuleResult, Verdict
 from tasks.generation import Predictor
@@ -22,7 +25,9 @@ from tasks.prompts import completion_of
 from tasks.publishing import begun, champion_to_meet, main_metrics, publish
 from tasks.registry import fetch_version, versions_of
 from tasks.rehearsal import RehearsalError, answered, different
+from tasks.reviews import Reviewed, review_key
 from tasks.runs import Run, begin, once
+from tasks.terms import Automation
 from tasks.vocabulary import EOS, train_vocabulary
 
 PASSED = Verdict(passed=True, results=(RuleResult(rule="accuracy at least 0.5", metric="accuracy", measure=0.9, passed=True, reason=""),))
@@ -108,6 +113,36 @@ def test_a_model_that_passed_is_champion_and_can_be_fetched_with_its_proof(run: 
     assert json.loads((folder / "declaration.json").read_text()) == run.process.model_dump(mode="json")
     assert json.loads((folder / "verdict.json").read_text())["passed"] is True
     assert all(info.size <= 4096 for info in open_store().list("toy/models/shards/"))
+
+
+def certify(run: Run, evaluation: Artifact, folder: Path, rows: int) -> Artifact:
+    """The same evaluation with a certificate that so many records vouch for."""
+    fetch_folder(open_store(), evaluation, folder)
+    thresholds = (Threshold(threshold=0.5, rows=rows, confidence=0.95),)
+    keep(Certificate(max_error=0.05, confidence=0.95, thresholds=thresholds), None, folder)
+    return store_folder(open_store(), folder, f"{run.prefix}/{folder.name}")
+
+
+def test_the_same_model_is_published_again_where_its_certificate_was_refuted_and_it_has_another(run: Run, tmp_path: Path) -> None:
+    terms = Automation(max_error=0.05, confidence=0.95, out_of_scope=None, audit=0.5)
+    run = run.model_copy(update={"process": run.process.model_copy(update={"automation": terms})})
+    model = once(run, "finetuning", "model", [], {}, lambda *_: model_of(run, tmp_path))
+    plain = evaluation_of(run, tmp_path)
+    old, new = (certify(run, plain, tmp_path / f"certified-{rows}", rows) for rows in (50, 90))
+    first = publish.fn(model, old, PASSED, run).version
+    assert publish.fn(model, new, PASSED, run).version == first  # nothing is wrong with it
+    usual = {"batch": "b", "line": 1, "inputs": {"text": "x"}, "text": "t", "proposed": "billing", "confidence": 0.9, "threshold": 0.5}
+    said = {"why": "audit", "model_version": first, "word": "corrected", "output": "shipping", "reviewer": "Ann"}
+    for number in range(8):
+        own = {"id": f"{number:032x}", "record_id": str(number), "decided": f"2026-01-01T00:00:0{number}Z"}
+        word = Reviewed.model_validate(usual | said | own)
+        open_store().write(review_key("toy", word.id), word.model_dump_json().encode())
+    assert publish.fn(model, old, PASSED, run).version == first  # a run that was killed ends as it did
+    again = publish.fn(model, new, PASSED, run)
+    assert (again.version != first, again.previous) == (True, first)
+    assert publish.fn(model, new, PASSED, run).version == again.version
+    audits = [audit_of(open_store(), run.process, version) for version in (first, again.version)]
+    assert audits[0] and audits[0].refuted and audits[1] is None
 
 
 def test_another_model_meets_the_champion_and_the_champion_itself_the_one_before_it(run: Run, tmp_path: Path) -> None:

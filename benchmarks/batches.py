@@ -25,7 +25,7 @@ def main() -> int:
     rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
         folder = Path(name)
-        work_in(Path(folder))
+        work_in(folder)
         found = {}
         for count in rows:
             file = write_records(folder / f"{count}.jsonl", count)

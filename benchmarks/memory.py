@@ -29,7 +29,7 @@ def main() -> int:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="clerkflow-bench-") as name:
         folder = Path(name)
-        work_in(Path(folder))
+        work_in(folder)
         publish_tiny(tiny_process(), folder / "version")
         found = []
         for count in rows:

@@ -22,6 +22,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import FeatureUnion
 from sklearn.svm import LinearSVC
 
+from tasks.linear import WORD
 from tasks.metrics import Answers
 from tasks.process import OutputField, Process
 from tasks.prompts import read_of, typed
@@ -39,7 +40,6 @@ Row = Mapping[str, Any]  # a line of samples/: prompt, output, inputs
 
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 TOKEN = re.compile(rf"\d+|[{CJK}]|[^\W\d_{CJK}]+|[^\s]")
-WORD = r"\w+|[^\w\s]"
 ABSENT = "null"  # the JSON of a field without a value
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +13,14 @@ from tasks.artifacts import write_json
 from tasks.baselines import TRAIN_ROWS, sampled
 from tasks.batching import by_length
 from tasks.columns import Columns
+from tasks.generation import TOKENS_PER_BATCH, Predictor
 from tasks.linear import Floats, Linear, read
 from tasks.process import Process
 from tasks.prompts import read_of
 
-if TYPE_CHECKING:
-    from tasks.generation import Predictor
-
 MOST_LABELS = 200  # each costs a weight for every feature
 WEIGHING_ROWS = 2_000  # of the validation split
 FEWEST_ROWS = 20  # of it, below which nothing can be weighed
-TOKENS = 8_192  # of a batch that the model reads
 GAIN = 2.0  # nats on all those rows together that must be saved: two numbers were chosen on them, and not one (Akaike 1974)
 STEADY = 2.0  # nats that a factor costs, times its distance from 1 squared: where all answers are right, none grows without end
 
@@ -41,8 +38,6 @@ def join(process: Process, samples: Path, folder: Path) -> dict[str, Any]:
         For people: the validation loss with it; nothing where the model answers alone.
     """
     from datasets import load_from_disk
-
-    from tasks.generation import Predictor
 
     train, validation = (load_from_disk(str(samples / side)) for side in ("train", "validation"))
     if not _may_help(process, json.loads((samples / "contract.json").read_text(encoding="utf-8")), len(validation)):
@@ -71,7 +66,7 @@ def _may_help(process: Process, contract: Mapping[str, Any], held_out: int) -> b
     return bool(process.finetuning.linear and chosen) and held_out >= FEWEST_ROWS and not Columns.read(contract.get("columns")).whole
 
 
-def _read(predictor: "Predictor", rows: list[Mapping[str, Any]]) -> tuple[list[str], list[int]]:
+def _read(predictor: Predictor, rows: list[Mapping[str, Any]]) -> tuple[list[str], list[int]]:
     """Prompts of rows, and the numbers of their labels; those of unknown labels are left out."""
     numbers = {label: number for number, label in enumerate(predictor.labels)}
     pairs = [(str(row["prompt"]), numbers.get(json.loads(row["output"]))) for row in rows]
@@ -79,11 +74,11 @@ def _read(predictor: "Predictor", rows: list[Mapping[str, Any]]) -> tuple[list[s
     return [prompt for prompt, _ in known], [number for _, number in known]
 
 
-def _logits(predictor: "Predictor", prompts: list[str]) -> Floats:
+def _logits(predictor: Predictor, prompts: list[str]) -> Floats:
     """The model's own, (prompts, labels)."""
     rows = predictor.encode(prompts)
     found = np.empty((len(rows), len(predictor.labels)))
-    for batch in by_length([len(row) for row in rows], TOKENS):
+    for batch in by_length([len(row) for row in rows], TOKENS_PER_BATCH):
         found[batch] = predictor.label_logits([rows[index] for index in batch]).numpy()
     return found
 

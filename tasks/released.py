@@ -99,6 +99,8 @@ def _take_out(store: Store, results: ResultTable, rejected: Sequence[Reviewed]) 
 
     A rejection of what a record held before takes nothing out; where nobody knows, the last word on records with one id counts.
     """
+    if not rejected:
+        return
     last = {word.record_id: word.id for word in Queue(store, results.process).holding()}
     current = results.judge(rejected)
     meant = [word for word in rejected if current[word.id] or (current[word.id] is None and last[word.record_id] == word.id)]

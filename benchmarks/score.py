@@ -200,9 +200,7 @@ def one_round(predictor: Any, ways: dict[str, Way], prompts: Sequence[str]) -> d
     Raises:
         RuntimeError: two ways wrote different texts.
     """
-    found = {}
-    written = [answer.ids for answer in (predictor.engine or predictor).write(predictor.encode(prompts))]
-    expected = {prompt: (predictor.tokens.decode(ids), ids) for prompt, ids in zip(prompts, written, strict=True)}
+    found, expected = {}, written_by(predictor, prompts)
     for way, ask in ways.items():
         asked = prompts[::16] if way == ONE_BY_ONE else prompts
         began = time.process_time()
@@ -212,6 +210,24 @@ def one_round(predictor: Any, ways: dict[str, Way], prompts: Sequence[str]) -> d
         if wrong := sum(not alike(predictor, prompt, answer, expected[prompt]) for prompt, answer in pairs):
             raise RuntimeError(f"{way}: {wrong} of {len(asked)} texts are not what clerkflow writes")
     return found
+
+
+def written_by(predictor: Any, prompts: Sequence[str]) -> dict[str, tuple[str, list[int]]]:
+    """Prompt -> what ours writes to it, and its tokens, in the batches in which it answers: in others two that are as likely may change."""
+    engine, ids = predictor.engine or predictor, {}
+    write = engine.write
+
+    def kept(rows: Sequence[list[int]]) -> Any:
+        answers = write(rows)
+        ids.update({tuple(row): answer.ids for row, answer in zip(rows, answers, strict=True)})
+        return answers
+
+    engine.write = kept
+    try:
+        texts = [each.completion for each in predictor.predict(prompts)]
+    finally:
+        del engine.write
+    return {prompt: (text, ids[tuple(row)]) for prompt, text, row in zip(prompts, texts, predictor.encode(prompts), strict=True)}
 
 
 def alike(predictor: Any, prompt: str, one: Answer, other: tuple[str, list[int]]) -> bool:

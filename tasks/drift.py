@@ -277,18 +277,24 @@ def sample_rows(path: Path, limit: int) -> list[Row]:
     return sample.rows
 
 
-def judge(process: Process, reference: Sequence[Row], current: Sequence[Row], folder: Path) -> dict[str, Any]:
+def judge(process: Process, reference: Sequence[Row], current: Sequence[Row], folder: Path, needed: bool = True) -> dict[str, Any]:
     """Compare both sides column by column, write Evidently's report, and return drift.json.
+
+    Args:
+        needed: whether it is an error that no column can be compared; else the report says so.
 
     Raises:
         ValueError: drift.columns names what is not there, or no column can be compared.
     """
     drift = process.drift
     counts = {"reference_rows": len(reference), "current_rows": len(current), "drift_share": drift.drift_share}
-    short = f"not enough records: {len(current):,} of the {drift.min_records:,} that drift.min_records asks for"
+
+    def uncompared(why: str, left: dict[str, str]) -> dict[str, Any]:
+        _write_page(folder, why)
+        return counts | {"drifted": False, "share": 0.0, "why": why, "columns": {}, "not_compared": left}
+
     if len(current) < drift.min_records:
-        _write_page(folder, short)
-        return counts | {"drifted": False, "share": 0.0, "why": short, "columns": {}, "not_compared": {}}
+        return uncompared(f"not enough records: {len(current):,} of the {drift.min_records:,} that drift.min_records asks for", {})
     names = chosen_columns(process, sorted({name for row in (*reference, *current) for name in row}))
     columns, left = columns_of([name for name in names if name != "text"], reference, current, drift.columns is not None)
     findings = evidently_report(columns, drift.drift_share, folder) if columns else {}
@@ -299,7 +305,10 @@ def judge(process: Process, reference: Sequence[Row], current: Sequence[Row], fo
         left["text"] = f"fewer than {FEWEST_TEXTS} texts on one side"
     if not findings:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left.items())
-        raise ValueError(f"{process.name}: no column can be compared: {reasons or 'the reference is empty'}")
+        why = f"no column can be compared: {reasons or 'the reference is empty'}"
+        if needed:
+            raise ValueError(f"{process.name}: {why}")
+        return uncompared(why, left)
     drifted, share, why = verdict(drift, findings)
     if not columns:
         _write_page(folder, why)
@@ -384,7 +393,8 @@ def report_drift(
     version = fetch_version(store, process.name, told_of["model_version"], settings().cache)
     reference = sample_rows(version / "reference.jsonl", process.drift.max_records)
     with scratch() as folder:
-        report = with_audit(judge(process, reference, current, folder), audit) | told_of
+        judged = judge(process, reference, current, folder, needed=not (audit and audit.refuted))  # that must be told in any case
+        report = with_audit(judged, audit) | told_of
         write_json(folder / "drift.json", report)
         facts = {name: report[name] for name in ("drifted", "share", "why", "reference_rows", "current_rows", "refuted")}
         drifted = [name for name, found in report["columns"].items() if found["drifted"]]

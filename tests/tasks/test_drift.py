@@ -242,17 +242,21 @@ def test_a_batch_whose_rows_are_lost_or_changed_is_left_out_by_name(tmp_path: Pa
     assert caplog.text.count("is left out") == 2
 
 
+def audited(version: str, wrong: int) -> Process:
+    """A declaration, and twenty words on accepted answers of a version, some of which were wrong."""
+    usual = {"batch": "b1", "line": 1, "inputs": {}, "text": "t", "confidence": 1.0, "threshold": 0.5, "why": "audit", "reviewer": "Ann"}
+    said = {"model_version": version, "word": "corrected", "proposed": "refund", "decided": "2026-01-01T00:00:00Z"}
+    for number in range(20):
+        word = {"id": f"{number:032x}", "record_id": str(number), "output": "invoice" if number < wrong else "refund"}
+        open_store().write(f"p/reviews/{word['id']}.json", json.dumps(usual | said | word).encode())
+    return process().model_copy(update={"automation": Automation(max_error=0.1)})
+
+
 @pytest.mark.parametrize(("wrong", "refuted"), [(9, True), (1, False)])
 def test_a_refuted_certificate_is_drift_whatever_the_columns_say(tmp_path: Path, wrong: int, refuted: bool) -> None:
     champion = published(tmp_path / "model", rows(300, 1))
     batch(tmp_path, "b1", champion.version, rows(300, 2))
-    usual = {"batch": "b1", "line": 1, "inputs": {}, "text": "t", "confidence": 1.0, "threshold": 0.5, "why": "audit", "reviewer": "Ann"}
-    said = {"model_version": champion.version, "word": "corrected", "proposed": "refund", "decided": "2026-01-01T00:00:00Z"}
-    for number in range(20):
-        word = {"id": f"{number:032x}", "record_id": str(number), "output": "invoice" if number < wrong else "refund"}
-        open_store().write(f"p/reviews/{word['id']}.json", json.dumps(usual | said | word).encode())
-    declared = process().model_copy(update={"automation": Automation(max_error=0.1)})
-    artifact = measure_drift.fn(Run(id="now", process=declared, flow="monitor"))
+    artifact = measure_drift.fn(Run(id="now", process=audited(champion.version, wrong), flow="monitor"))
     report = read_json(open_store(), artifact, "drift.json")
     assert (artifact.facts["refuted"], artifact.facts["drifted"], report["audit"]["looked_at"], report["audit"]["wrong"]) == (
         refuted,
@@ -263,6 +267,20 @@ def test_a_refuted_certificate_is_drift_whatever_the_columns_say(tmp_path: Path,
     told = f"{wrong} of 20 accepted answers of {champion.version} that people looked at afterwards were wrong"
     assert report["audit"]["told"].startswith(told) and (told in report["why"]) is refuted
     assert report["why"].endswith("0 of 6 columns drifted; 50% of them make a drift")
+
+
+@pytest.mark.parametrize("refuted", [True, False])
+def test_a_refuted_certificate_is_told_where_no_column_can_be_compared(tmp_path: Path, refuted: bool) -> None:
+    champion = published(tmp_path / "model", [])
+    batch(tmp_path, "b1", champion.version, [{}] * 60)
+    run = Run(id="now", process=audited(champion.version, wrong=9 if refuted else 0), flow="monitor")
+    if not refuted:
+        with pytest.raises(ValueError, match="no column can be compared"):
+            measure_drift.fn(run)
+        return
+    report = read_json(open_store(), measure_drift.fn(run), "drift.json")
+    assert report["drifted"] and report["why"].startswith("9 of 20 accepted answers")
+    assert report["why"].endswith("no column can be compared: the reference is empty")
 
 
 def test_without_a_champion_the_next_command_is_told() -> None:

@@ -7,7 +7,7 @@ in the same browser neither. Nothing changes without a POST from this very page.
 
 import hmac
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -24,8 +24,9 @@ from flows.review_page import PAGE, WORDS
 from infra.store import Conflict, Store
 from tasks.process import Column, Process, digest_of
 from tasks.records import as_text
-from tasks.reviewing import Item, Queue
+from tasks.reviewing import Queue
 from tasks.reviews import AUDIT, Word
+from tasks.waiting import Item, Waiting
 
 LARGEST = 1_000_000  # bytes of a form
 UNSURE = 0.9  # a field below it is marked
@@ -73,25 +74,26 @@ class Desk:
 
     def __init__(self, queue: Queue, reviewer: str, token: str) -> None:
         self.queue, self.reviewer, self.token = queue, reviewer, token
-        queue.said()  # what is void by this declaration now may be said over; what comes later may be of a newer one
+        queue.waiting()  # what is void by this declaration now may be said over, what comes later may be of a newer one; much takes minutes
         self.template = Environment(autoescape=True, undefined=StrictUndefined).from_string(PAGE)
 
     def show(self, request: Request) -> Response:
         """A record; without one in the address, the first that waits."""
         waiting, id = self.queue.waiting(), request.path_params.get("id")
-        item = next((each for each in waiting if each.id == id), None)
-        if item or not waiting:
+        place = waiting.place(id) if id else None
+        if place is not None or not waiting:
+            item = None if place is None else waiting[place]
             return self._page(request, item, waiting, said=request.query_params.get("said", ""))
         return self._to(request, waiting[0].id, "gone" if id else "")
 
     def decide(self, request: Request, fields: Fields) -> Response:
         """Keep a person's word and go on to the next record; 422 for what cannot be kept, 409 when somebody or a newer batch was faster."""
         waiting, id = self.queue.waiting(), request.path_params["id"]
-        place = next((place for place, each in enumerate(waiting) if each.id == id), None)
+        place = waiting.place(id)
         word = ACTIONS.get(fields.get("action", ""))
         if word is None:
             return Response(status_code=400)
-        item = waiting[place] if place is not None else self.queue.known(id)
+        item = waiting.known(id)
         if item is None:
             return Response(status_code=404)
         if place is not None and fields.get("shown", shown_of(item)) != shown_of(item):
@@ -102,8 +104,7 @@ class Desk:
             return self._page(request, None, waiting, said="taken", detail=str(error), status=409)
         except ValueError as error:
             return self._page(request, item, waiting, said="refused", detail=str(error), status=422, typed=fields)
-        left = [each for each in waiting if each.id != id]
-        return self._to(request, left[(place or 0) % len(left)].id if left else "", word)
+        return self._to(request, _after(waiting, place), word)
 
     def _output(self, fields: Fields) -> Any:
         declared = self.queue.process.output.fields
@@ -119,15 +120,15 @@ class Desk:
         self,
         request: Request,
         item: Item | None,
-        waiting: Sequence[Item],
+        waiting: Waiting,
         said: str = "",
         detail: str = "",
         status: int = 200,
         typed: Fields | None = None,
     ) -> Response:
         language, nonce = _language(request), secrets.token_urlsafe(16)
-        words, ids = WORDS[language], [each.id for each in waiting]
-        place = ids.index(item.id) if item and item.id in ids else 0
+        words, count = WORDS[language], len(waiting)
+        place = (waiting.place(item.id) if item else None) or 0
         here = item.id if item else ""
         other = "en" if language == "zh" else "zh"
         text = self.template.render(
@@ -141,9 +142,9 @@ class Desk:
             fault=said in ("taken", "refused", "changed"),
             detail=detail,
             place=place + 1,
-            count=len(ids),
-            before=self._address(ids[place - 1], language) if place else "",
-            after=self._address(ids[place + 1], language) if place + 1 < len(ids) else "",
+            count=count,
+            before=self._address(waiting[place - 1].id, language) if place else "",
+            after=self._address(waiting[place + 1].id, language) if place + 1 < count else "",
             first=self._address("", language),
             action=self._address(here, language),
             item=item and self._shown(item, words, typed or {}),
@@ -183,6 +184,14 @@ class Desk:
         return [
             _field(f"field.{name}", name, field, given.get(name), sure.get(name), typed) for name, field in process.output.fields.items()
         ]
+
+
+def _after(waiting: Waiting, place: int | None) -> str:
+    """What a person is shown when the record at a place is done with: the one behind it, the first behind the last one."""
+    count = len(waiting)
+    if place is None:
+        return waiting[0].id if count else ""
+    return waiting[(place + 1) % count].id if count > 1 else ""
 
 
 def _field(key: str, name: str, column: Column, value: Any, sure: float | None, typed: Fields) -> dict[str, Any]:
@@ -248,6 +257,6 @@ def serve(store: Store, process: Process, reviewer: str, port: int, told: Callab
 
     token = secrets.token_urlsafe(24)
     with socket.create_server(("127.0.0.1", port)) as listening:
+        app = app_of(store, process, reviewer, token)
         told(f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/")
-        config = uvicorn.Config(app_of(store, process, reviewer, token), log_level="warning", access_log=False, lifespan="off")
-        uvicorn.Server(config).run([listening])
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")).run([listening])

@@ -123,6 +123,7 @@ turns.py             rows of a table that change back to what they were are show
 replays.py           dead letters -> the records that are asked about again
 routing.py           accepted, or a person looks at it, and why
 reviewing.py         a person's word, written once -> gold to measure with, then training data
+waiting.py           review.jsonl and audit.jsonl of the batches -> what waits for a person, in order, on disk
 reviews.py           what a person said on a record, as an object that is written once
 lessons.py           which reviews a training has read, and how many wait for one
 audit.py             words on accepted answers that were drawn for a person -> whether a version's certificate holds

@@ -1,4 +1,4 @@
-"""Reviewing: review.jsonl and audit.jsonl of the batches -> a person's word on each record, written once -> labelled records.
+"""Reviewing: what waits for people -> a person's word on each record, written once -> labelled records.
 
 A record is known by its id and its inputs, whichever batch it stood in: it is looked at once. A word is one object of reviews/, written
 with `If-None-Match`, and never changed; of two people the second is told. An answer that the declaration no longer knows (its label is
@@ -10,11 +10,10 @@ measured with and trained on; preparation checks this again.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +25,14 @@ from tasks.process import Column, Process, digest_of
 from tasks.prompts import check_output, columns_of, prompt_of
 from tasks.records import as_text
 from tasks.repairs import mend
-from tasks.reviews import AUDIT, Reviewed, Said, Side, Word, item_id, last_of, place_of, read_word, review_key, words_in
-from tasks.routing import AUDIT_FILE, FILE, Proposed
+from tasks.reviews import Reviewed, Said, Side, Word, last_of, place_of, read_word, review_key, words_in
 from tasks.splitting import group_of
+from tasks.waiting import Item, Waiting
 
 logger = logging.getLogger(__name__)
 
 LONGEST = 2_000  # characters of a reason
-FILES = {"review": FILE, "audit": AUDIT_FILE}  # of a batch: what its manifest counts -> where it stands
 SPLITS: dict[Side, str] = {"gold": "test", "train": "train"}
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A record that waits for a person."""
-
-    id: str
-    batch: str
-    proposed: Proposed
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A finished batch, and its files with records for people."""
-
-    prefix: str
-    finished: str
-    files: tuple[str, ...]
 
 
 def text_key(process: Process, inputs: Mapping[str, Any]) -> str:
@@ -68,58 +48,24 @@ def _words_read(place: str) -> dict[tuple[str, str], Reviewed]:
 
 
 class Queue:
-    """What waits in a process's batches, the oldest batch first; finished batches never change, so each is read once.
-
-    Answers that were accepted, and are only looked at, come behind all that wait for one.
-    """
+    """What waits in a process's batches, and what people have said."""
 
     def __init__(self, store: Store, process: Process) -> None:
         self.store, self.process = store, process
-        self._kept: dict[str, Kept] = {}  # manifest -> what its batch keeps for people
-        self._batches: dict[str, list[Item]] = {}
         self._words = _words_read(store.address(f"{process.name}/reviews"))
         self._first: frozenset[str] | None = None  # words that were there when these were first asked for
         self._holding: dict[tuple[str, datetime], bool] = {}
 
-    def waiting(self) -> list[Item]:
-        """Records without a word that stands, each once, with the newest proposal."""
-        said, found = self.said(), dict[str, Item]()
+    @cached_property
+    def _waiting(self) -> Waiting:
+        return Waiting(self.store, self.process.name)
+
+    def waiting(self) -> Waiting:
+        """Records without a word that stands; the same object each time, as it is now."""
+        said = self.said()
         void = {id for id, word in said.standing().items() if not self._stands(word)}
-        done = {place_of(name)[0] for name in said.names} - void
-        for batch in sorted(self._finished(), key=lambda each: each.finished):
-            for item in self._items(batch):
-                if item.id not in done:
-                    found[item.id] = item
-        return sorted(found.values(), key=lambda item: item.proposed.reason == AUDIT)
-
-    def _finished(self) -> Iterator[Kept]:
-        """Each finished batch that keeps something for people."""
-        for info in self.store.list(f"{self.process.name}/batches/"):
-            if info.key.endswith("/manifest.json") and (kept := self._kept_by(info.key)) and kept.files:
-                yield kept
-
-    def _kept_by(self, key: str) -> Kept | None:
-        if key not in self._kept:
-            try:
-                manifest = json.loads(self.store.read(key)[0])
-            except (MissingObject, ValueError):
-                return None
-            files = tuple(name for count, name in FILES.items() if manifest.get(count))  # of batches made before there were audits one
-            self._kept[key] = Kept(key.removesuffix("manifest.json"), manifest.get("finished", ""), files)
-        return self._kept[key]
-
-    def _items(self, kept: Kept) -> list[Item]:
-        if kept.prefix not in self._batches:
-            batch = kept.prefix.rstrip("/").rpartition("/")[2]
-            lines = [line for name in kept.files for line in self.store.read(kept.prefix + name)[0].splitlines()]
-            rows = [Proposed(**json.loads(line)) for line in lines if line.strip()]
-            self._batches[kept.prefix] = [Item(item_id(row.record_id, row.inputs), batch, row) for row in rows]
-        return self._batches[kept.prefix]
-
-    def known(self, id: str) -> Item | None:
-        """A record of any finished batch, whether it waits or not."""
-        items = (item for kept in self._finished() for item in self._items(kept))
-        return next((item for item in items if item.id == id), None)
+        self._waiting.refresh({place_of(name)[0] for name in said.names} - void)
+        return self._waiting
 
     def said(self, strict: bool = False) -> Said:
         """All words.

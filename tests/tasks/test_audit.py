@@ -22,12 +22,13 @@ from tasks.evaluation import SECTIONS
 from tasks.explaining import explain
 from tasks.process import Process
 from tasks.released import release_reviewed
-from tasks.reviewing import Item, Queue
+from tasks.reviewing import Queue
 from tasks.reviews import Reviewed, Word
 from tasks.routing import AUDIT_FILE
 from tasks.runs import Run
 from tasks.scoring import score_batch
 from tasks.terms import Automation, Batches
+from tasks.waiting import Item
 from tests.flows.test_review import FORM, process_of, put_batch
 from tests.tasks.test_contents import Change, change, shown
 from tests.tasks.test_deliveries import SHEET
@@ -91,7 +92,7 @@ def test_a_process_without_an_audit_is_what_it_was(version: str, tmp_path: Path)
     process = accepting(0.0)
     batch = scored(many(tmp_path / "new.jsonl", 20).path, process)
     assert AUDIT_FILE not in listing_of(open_store(), batch) and batch.facts["audit"] == 0
-    assert Queue(open_store(), process).waiting() == []
+    assert not Queue(open_store(), process).waiting()
     assert "audit" not in process.part(*SECTIONS)["automation"]
     assert process.part(*SECTIONS) == process.model_copy(update={"automation": Automation.model_validate(TERMS)}).part(*SECTIONS)
     names = [batch_id("s", "a.jsonl", accepting(share), "v", "jsonl") for share in (0.0, 0.1, 0.2)]

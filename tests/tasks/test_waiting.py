@@ -1,0 +1,94 @@
+"""What waits for people: in order, once, as it was proposed last, and not in memory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.store import LocalStore, Store
+from tasks.waiting import PAGE, Item, Waiting
+from tests.flows.test_review import put_batch, tickets
+
+NOBODY: frozenset[str] = frozenset()
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return LocalStore(tmp_path / "store")
+
+
+def fresh(store: Store, done: frozenset[str] = NOBODY) -> Waiting:
+    waiting = Waiting(store, "tickets")
+    waiting.refresh(done)
+    return waiting
+
+
+def texts(waiting: Waiting) -> list[str]:
+    return [item.proposed.inputs["text"] for item in waiting]
+
+
+def test_more_than_a_page_comes_in_order_and_any_of_it_is_found(store: Store) -> None:
+    put_batch(store, tickets(*(f"old {number}" for number in range(PAGE))))
+    put_batch(
+        store, [{"record_id": f"s{number}", "inputs": {"text": f"new {number}"}, "output": "billing"} for number in range(PAGE)], "b2"
+    )
+    waiting = fresh(store)
+    assert texts(waiting) == [*(f"old {number}" for number in range(PAGE)), *(f"new {number}" for number in range(PAGE))]
+    assert (len(waiting), waiting.place(waiting[PAGE + 7].id), waiting[-1].batch) == (2 * PAGE, PAGE + 7, "b2")
+    assert waiting[2:4] == list(waiting)[2:4]
+    for place in (2 * PAGE, -2 * PAGE - 1):
+        with pytest.raises(IndexError):
+            waiting[place]
+
+
+def test_what_is_done_does_not_wait_and_may_wait_again(local: Store) -> None:
+    put_batch(local, tickets("one", "two"))
+    waiting = fresh(local)
+    first, second = waiting
+    waiting.refresh(frozenset({first.id, "of another process"}))
+    assert (list(waiting), waiting.place(first.id), waiting.known(first.id)) == ([second], None, first)
+    put_batch(local, tickets("one", "two", "three"), "b2")  # a batch that comes later asks nobody again
+    waiting.refresh(frozenset({first.id}))
+    assert texts(waiting) == ["two", "three"]
+    waiting.refresh(NOBODY)
+    assert texts(waiting) == ["one", "two", "three"]
+
+
+def test_a_proposal_of_a_batch_that_was_tidied_away_is_gone_with_it(local: Store) -> None:
+    put_batch(local, tickets("one"))
+    put_batch(local, [{"inputs": {"text": "one"}, "output": "shipping"}, *tickets("two")], "b2")
+    waiting = fresh(local)
+    assert [(item.batch, item.proposed.output) for item in waiting] == [("b2", "shipping"), ("b2", "billing")]
+    local.delete("tickets/batches/b2/manifest.json")
+    waiting.refresh(NOBODY)
+    assert [(item.batch, item.proposed.output) for item in waiting] == [("b1", "billing")]
+
+
+def test_an_older_batch_that_is_found_later_proposes_nothing_newer(local: Store) -> None:
+    put_batch(local, [{"inputs": {"text": "one"}, "output": "shipping"}], "b2")
+    waiting = fresh(local)
+    put_batch(local, tickets("one"), "b1")
+    waiting.refresh(NOBODY)
+    assert [item.proposed.output for item in waiting] == ["shipping"]
+
+
+@pytest.mark.parametrize("damage", [lambda rows: rows[:-5], lambda rows: rows.replace(b'"confidence"', b'"sure"'), lambda _: None])
+def test_a_damaged_batch_is_left_out_as_a_whole_and_told(local: Store, caplog: pytest.LogCaptureFixture, damage: Any) -> None:
+    put_batch(local, tickets("one", "two"))
+    put_batch(local, tickets("three"), "b2")
+    key = "tickets/batches/b1/review.jsonl"
+    whole = local.read(key)[0]
+    damaged = damage(whole)
+    local.delete(key) if damaged is None else local.write(key, damaged)
+    waiting = fresh(local)
+    waiting.refresh(NOBODY)
+    assert texts(waiting) == ["three"]
+    assert caplog.text.count("tickets/batches/b1/ is left out") == 1 and "delete it" in caplog.text
+    local.write(key, whole)
+    assert texts(fresh(local)) == ["one", "two", "three"]
+
+
+def test_a_record_that_waits_is_told_apart_by_its_content(local: Store) -> None:
+    put_batch(local, [{"record_id": "r", "inputs": {"text": text}, "output": "billing"} for text in ("one", "one", "two")])
+    found: list[Item] = list(fresh(local))
+    assert [item.proposed.inputs["text"] for item in found] == ["one", "two"]

@@ -103,7 +103,7 @@ def measured(name: str, declared: str, seed: int, samples: int | None) -> list[d
     key = [name, seed, samples, [figure.metric for figure in SETS[name]]]
     found, before = kept_or(lambda: measure(name, declared, seed, not samples), "real", key, Path(declared))
     if before:
-        console.out.print(f"  measured {before} UTC, and nothing that made it has changed")
+        console.out.print(f"  measured {before} UTC, by the same code from the same records")
     return [row | {"figure": figure} for row, figure in zip(found, SETS[name], strict=True)]
 
 

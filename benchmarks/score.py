@@ -206,9 +206,10 @@ def one_round(predictor: Any, ways: dict[str, Way], prompts: Sequence[str]) -> d
         began = time.process_time()
         answers = ask(asked)
         found[way] = len(asked) / (time.process_time() - began)
-        pairs = zip(asked, answers, strict=True)
-        if wrong := sum(not alike(predictor, prompt, answer, expected[prompt]) for prompt, answer in pairs):
-            raise RuntimeError(f"{way}: {wrong} of {len(asked)} texts are not what clerkflow writes")
+        apart = [gap(predictor, prompt, answer, expected[prompt]) for prompt, answer in zip(asked, answers, strict=True)]
+        if wrong := [each for each in apart if each >= TIE]:
+            told = f"where they part, one logit is up to {max(wrong):.2g} below the best"
+            raise RuntimeError(f"{way}: {len(wrong)} of {len(asked)} texts are not what clerkflow writes; {told}")
     return found
 
 
@@ -230,17 +231,20 @@ def written_by(predictor: Any, prompts: Sequence[str]) -> dict[str, tuple[str, l
     return {prompt: (text, ids[tuple(row)]) for prompt, text, row in zip(prompts, texts, predictor.encode(prompts), strict=True)}
 
 
-def alike(predictor: Any, prompt: str, one: Answer, other: tuple[str, list[int]]) -> bool:
-    """Whether two answers are the same tokens, or part at two that are equally likely but for rounding: padding decides between such."""
+def gap(predictor: Any, prompt: str, one: Answer, other: tuple[str, list[int]]) -> float:
+    """How far below the best logit one of two answers goes on where they part, 0 for the same: padding decides between equals.
+
+    Infinite where texts differ, and their tokens are not told.
+    """
     import torch
 
     if one[1] is None or one[1] == other[1]:
-        return one[0] == other[0]
+        return 0.0 if one[0] == other[0] else float("inf")
     before, after = predictor.encode([prompt])[0], [[*ids, predictor.eos] for ids in (one[1], other[1])]
     same = next(index for index, pair in enumerate(zip(*after, strict=False)) if pair[0] != pair[1])
     with torch.no_grad():
         scores = predictor.model(input_ids=torch.tensor([before + after[0][:same]])).logits[0, -1]
-    return bool(scores.max() - scores[[ids[same] for ids in after]].min() < TIE)  # each of the two is as good as the best
+    return float(scores.max() - scores[[ids[same] for ids in after]].min())  # each of the two is as good as the best, else it is wrong
 
 
 def table_of(title: str, found: list[dict[str, float]], ratios: dict[str, list[float]], bars: dict[str, float]) -> Any:

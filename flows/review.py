@@ -26,7 +26,7 @@ from tasks.process import Column, Process, digest_of
 from tasks.records import as_text
 from tasks.reviewing import Queue
 from tasks.reviews import AUDIT, Word
-from tasks.waiting import Item, Waiting
+from tasks.waiting import Item, View
 
 LARGEST = 1_000_000  # bytes of a form
 UNSURE = 0.9  # a field below it is marked
@@ -79,32 +79,31 @@ class Desk:
 
     def show(self, request: Request) -> Response:
         """A record; without one in the address, the first that waits."""
-        waiting, id = self.queue.waiting(), request.path_params.get("id")
-        place = waiting.place(id) if id else None
-        if place is not None or not waiting:
-            item = None if place is None else waiting[place]
-            return self._page(request, item, waiting, said=request.query_params.get("said", ""))
-        return self._to(request, waiting[0].id, "gone" if id else "")
+        id = request.path_params.get("id", "")
+        view = self.queue.seen_from(id)
+        if view.item or not view.count:
+            return self._page(request, view, view.item, said=request.query_params.get("said", ""))
+        return self._to(request, view.first, "gone" if id else "")
 
     def decide(self, request: Request, fields: Fields) -> Response:
         """Keep a person's word and go on to the next record; 422 for what cannot be kept, 409 when somebody or a newer batch was faster."""
-        waiting, id = self.queue.waiting(), request.path_params["id"]
-        place = waiting.place(id)
         word = ACTIONS.get(fields.get("action", ""))
         if word is None:
             return Response(status_code=400)
-        item = waiting.known(id)
+        id = request.path_params["id"]
+        view = self.queue.seen_from(id)
+        item = view.item or self.queue.known(id)
         if item is None:
             return Response(status_code=404)
-        if place is not None and fields.get("shown", shown_of(item)) != shown_of(item):
-            return self._page(request, item, waiting, said="changed", status=409)
+        if view.item and fields.get("shown", shown_of(item)) != shown_of(item):
+            return self._page(request, view, item, said="changed", status=409)
         try:
             self.queue.decide(item, word, self.reviewer, self._output(fields), fields.get("reason", ""))
         except Conflict as error:
-            return self._page(request, None, waiting, said="taken", detail=str(error), status=409)
+            return self._page(request, view, None, said="taken", detail=str(error), status=409)
         except ValueError as error:
-            return self._page(request, item, waiting, said="refused", detail=str(error), status=422, typed=fields)
-        return self._to(request, _after(waiting, place), word)
+            return self._page(request, view, item, said="refused", detail=str(error), status=422, typed=fields)
+        return self._to(request, view.following, word)
 
     def _output(self, fields: Fields) -> Any:
         declared = self.queue.process.output.fields
@@ -119,16 +118,15 @@ class Desk:
     def _page(
         self,
         request: Request,
+        view: View,
         item: Item | None,
-        waiting: Waiting,
         said: str = "",
         detail: str = "",
         status: int = 200,
         typed: Fields | None = None,
     ) -> Response:
         language, nonce = _language(request), secrets.token_urlsafe(16)
-        words, count = WORDS[language], len(waiting)
-        place = (waiting.place(item.id) if item else None) or 0
+        words = WORDS[language]
         here = item.id if item else ""
         other = "en" if language == "zh" else "zh"
         text = self.template.render(
@@ -141,10 +139,10 @@ class Desk:
             said=words.get(f"said_{said}", ""),
             fault=said in ("taken", "refused", "changed"),
             detail=detail,
-            place=place + 1,
-            count=count,
-            before=self._address(waiting[place - 1].id, language) if place else "",
-            after=self._address(waiting[place + 1].id, language) if place + 1 < count else "",
+            place=view.place + 1,
+            count=view.count,
+            before=self._address(view.before, language) if view.before else "",
+            after=self._address(view.after, language) if view.after else "",
             first=self._address("", language),
             action=self._address(here, language),
             item=item and self._shown(item, words, typed or {}),
@@ -184,14 +182,6 @@ class Desk:
         return [
             _field(f"field.{name}", name, field, given.get(name), sure.get(name), typed) for name, field in process.output.fields.items()
         ]
-
-
-def _after(waiting: Waiting, place: int | None) -> str:
-    """What a person is shown when the record at a place is done with: the one behind it, the first behind the last one."""
-    count = len(waiting)
-    if place is None:
-        return waiting[0].id if count else ""
-    return waiting[(place + 1) % count].id if count > 1 else ""
 
 
 def _field(key: str, name: str, column: Column, value: Any, sure: float | None, typed: Fields) -> dict[str, Any]:

@@ -277,24 +277,16 @@ def sample_rows(path: Path, limit: int) -> list[Row]:
     return sample.rows
 
 
-def judge(process: Process, reference: Sequence[Row], current: Sequence[Row], folder: Path, needed: bool = True) -> dict[str, Any]:
+def judge(process: Process, reference: Sequence[Row], current: Sequence[Row], folder: Path) -> dict[str, Any]:
     """Compare both sides column by column, write Evidently's report, and return drift.json.
-
-    Args:
-        needed: whether it is an error that no column can be compared; else the report says so.
 
     Raises:
         ValueError: drift.columns names what is not there, or no column can be compared.
     """
     drift = process.drift
-    counts = {"reference_rows": len(reference), "current_rows": len(current), "drift_share": drift.drift_share}
-
-    def uncompared(why: str, left: dict[str, str]) -> dict[str, Any]:
-        _write_page(folder, why)
-        return counts | {"drifted": False, "share": 0.0, "why": why, "columns": {}, "not_compared": left}
-
     if len(current) < drift.min_records:
-        return uncompared(f"not enough records: {len(current):,} of the {drift.min_records:,} that drift.min_records asks for", {})
+        short = f"not enough records: {len(current):,} of the {drift.min_records:,} that drift.min_records asks for"
+        return uncompared(drift, reference, current, folder, short)
     names = chosen_columns(process, sorted({name for row in (*reference, *current) for name in row}))
     columns, left = columns_of([name for name in names if name != "text"], reference, current, drift.columns is not None)
     findings = evidently_report(columns, drift.drift_share, folder) if columns else {}
@@ -305,15 +297,23 @@ def judge(process: Process, reference: Sequence[Row], current: Sequence[Row], fo
         left["text"] = f"fewer than {FEWEST_TEXTS} texts on one side"
     if not findings:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left.items())
-        why = f"no column can be compared: {reasons or 'the reference is empty'}"
-        if needed:
-            raise ValueError(f"{process.name}: {why}")
-        return uncompared(why, left)
+        raise ValueError(f"{process.name}: no column can be compared: {reasons or 'the reference is empty'}")
     drifted, share, why = verdict(drift, findings)
     if not columns:
         _write_page(folder, why)
     told = {name: asdict(finding) for name, finding in findings.items()}
+    counts = _counts(drift, reference, current)
     return counts | {"drifted": drifted, "share": round(share, 4), "why": why, "columns": told, "not_compared": left}
+
+
+def uncompared(drift: Drift, reference: Sequence[Row], current: Sequence[Row], folder: Path, why: str) -> dict[str, Any]:
+    """drift.json where nothing is compared, and a page that says why."""
+    _write_page(folder, why)
+    return _counts(drift, reference, current) | {"drifted": False, "share": 0.0, "why": why, "columns": {}, "not_compared": {}}
+
+
+def _counts(drift: Drift, reference: Sequence[Row], current: Sequence[Row]) -> dict[str, Any]:
+    return {"reference_rows": len(reference), "current_rows": len(current), "drift_share": drift.drift_share}
 
 
 def with_audit(report: dict[str, Any], audit: Audit | None) -> dict[str, Any]:
@@ -393,7 +393,12 @@ def report_drift(
     version = fetch_version(store, process.name, told_of["model_version"], settings().cache)
     reference = sample_rows(version / "reference.jsonl", process.drift.max_records)
     with scratch() as folder:
-        judged = judge(process, reference, current, folder, needed=not (audit and audit.refuted))  # that must be told in any case
+        try:
+            judged = judge(process, reference, current, folder)
+        except ValueError as error:
+            if not (audit and audit.refuted):
+                raise
+            judged = uncompared(process.drift, reference, current, folder, str(error))  # a refutation must be told in any case
         report = with_audit(judged, audit) | told_of
         write_json(folder / "drift.json", report)
         facts = {name: report[name] for name in ("drifted", "share", "why", "reference_rows", "current_rows", "refuted")}

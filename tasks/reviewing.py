@@ -27,7 +27,7 @@ from tasks.records import as_text
 from tasks.repairs import mend
 from tasks.reviews import Reviewed, Said, Side, Word, last_of, place_of, read_word, review_key, words_in
 from tasks.splitting import group_of
-from tasks.waiting import Item, Waiting
+from tasks.waiting import Item, View, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +62,20 @@ class Queue:
 
     def waiting(self) -> Waiting:
         """Records without a word that stands; the same object each time, as it is now."""
-        said = self.said()
-        void = {id for id, word in said.standing().items() if not self._stands(word)}
-        self._waiting.refresh({place_of(name)[0] for name in said.names} - void)
-        return self._waiting
+        with self._waiting.lock:  # words that were read before others must not come after them
+            said = self.said()
+            void = {id for id, word in said.standing().items() if not self._stands(word)}
+            self._waiting.refresh({place_of(name)[0] for name in said.names} - void)
+            return self._waiting
+
+    def seen_from(self, id: str) -> View:
+        """One moment of what waits, seen from a record; empty: from none."""
+        with self._waiting.lock:
+            return self.waiting().view(id)
+
+    def known(self, id: str) -> Item | None:
+        """A record of any finished batch, whether it waits or not, as it was when this was last looked at."""
+        return self._waiting.known(id)
 
     def said(self, strict: bool = False) -> Said:
         """All words.

@@ -281,6 +281,9 @@ def test_a_refuted_certificate_is_told_where_no_column_can_be_compared(tmp_path:
     report = read_json(open_store(), measure_drift.fn(run), "drift.json")
     assert report["drifted"] and report["why"].startswith("9 of 20 accepted answers")
     assert report["why"].endswith("no column can be compared: the reference is empty")
+    named = run.process.model_copy(update={"drift": run.process.drift.model_copy(update={"columns": ["channel"]})})
+    artifact = measure_drift.fn(Run(id="later", process=named, flow="monitor"))
+    assert artifact.facts["refuted"] and "channel" in artifact.facts["why"]
 
 
 def test_without_a_champion_the_next_command_is_told() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from infra.store import LocalStore, Store
-from tasks.waiting import PAGE, Item, Waiting
+from tasks import waiting as waiting_module
+from tasks.waiting import PAGE, Item, View, Waiting
 from tests.flows.test_review import put_batch, tickets
 
 NOBODY: frozenset[str] = frozenset()
@@ -70,6 +71,13 @@ def test_an_older_batch_that_is_found_later_proposes_nothing_newer(local: Store)
     put_batch(local, tickets("one"), "b1")
     waiting.refresh(NOBODY)
     assert [item.proposed.output for item in waiting] == ["shipping"]
+    put_batch(local, tickets("zero", "one"), "b0")  # and is where it stood first
+    waiting.refresh(NOBODY)
+    assert [(item.proposed.inputs["text"], item.proposed.output) for item in waiting] == [
+        ("zero", "billing"),
+        ("one", "billing"),
+        ("one", "shipping"),
+    ]
 
 
 @pytest.mark.parametrize("damage", [lambda rows: rows[:-5], lambda rows: rows.replace(b'"confidence"', b'"sure"'), lambda _: None])
@@ -85,7 +93,49 @@ def test_a_damaged_batch_is_left_out_as_a_whole_and_told(local: Store, caplog: p
     assert texts(waiting) == ["three"]
     assert caplog.text.count("tickets/batches/b1/ is left out") == 1 and "delete it" in caplog.text
     local.write(key, whole)
-    assert texts(fresh(local)) == ["one", "two", "three"]
+    waiting.refresh(NOBODY)
+    assert texts(waiting) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("manifest", ["[]", "null", '"x"', '{"review": 2, "finished": null}', '{"review": 2'])
+def test_a_manifest_that_is_none_stops_nobody(local: Store, manifest: str) -> None:
+    put_batch(local, tickets("one", "two"))
+    put_batch(local, tickets("three"), "b2")
+    local.write("tickets/batches/b1/manifest.json", manifest.encode())
+    assert texts(fresh(local))[-1] == "three"
+
+
+def test_a_store_that_fails_midway_leaves_nothing_half_taken(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_batch(local, tickets("one", "two"))
+    put_batch(local, [{"inputs": {"text": "three"}, "output": "billing", "reason": "audit"}], "b2")
+    waiting, copy = Waiting(local, "tickets"), waiting_module.copy_to
+
+    def fail(store: Store, key: str, path: Path) -> str:
+        if "b2" in key:
+            raise ConnectionError("away")
+        return copy(store, key, path)
+
+    monkeypatch.setattr(waiting_module, "copy_to", fail)
+    with pytest.raises(ConnectionError):
+        waiting.refresh(NOBODY)
+    assert texts(waiting) == ["one", "two"]
+    monkeypatch.undo()
+    waiting.refresh(NOBODY)
+    assert texts(waiting) == ["one", "two", "three"]
+
+
+def test_a_view_is_one_moment(local: Store) -> None:
+    put_batch(local, tickets("one", "two", "three"))
+    waiting = fresh(local)
+    one, two, three = (item.id for item in waiting)
+    seen = waiting.view(two)
+    assert (seen.count, seen.place, seen.item, seen.first, seen.before, seen.after) == (3, 1, waiting[1], one, one, three)
+    assert [waiting.view(id).following for id in (one, two, three, "")] == [two, three, one, one]
+    waiting.refresh(frozenset({one, three}))
+    assert (waiting.view(two).following, waiting.view(one).item, waiting.view(one).following) == ("", None, two)
+    assert (waiting.view(two).before, waiting.view(two).after) == ("", "")
+    waiting.refresh(frozenset({one, two, three}))
+    assert waiting.view("") == View(0, "")
 
 
 def test_a_record_that_waits_is_told_apart_by_its_content(local: Store) -> None:

@@ -116,7 +116,7 @@ class Predictor:
     @property
     def decoding(self) -> str:
         """What, beside the model and the prompt, decides an answer; to be raised when answers of one model change."""
-        return "greedy 1" if self.label_ids or self.process.output.kind == "text" else "greedy 2"
+        return "greedy 1" if self.label_ids else "greedy 2"
 
     @property
     def writes_freely(self) -> bool:
@@ -137,7 +137,8 @@ class Predictor:
             return
         freely = self.engine.write(rows) if self.engine else self.write(rows)
         answers = [self._read_answer(prompt, len(row), written) for prompt, row, written in zip(prompts, rows, freely, strict=True)]
-        again = [index for index, answer in enumerate(answers) if answer.problem in ("unknown_label", "unparseable")]
+        guided = self.process.output.kind != "text"  # an empty text is none: no guide knows what it should have said
+        again = [index for index, answer in enumerate(answers) if guided and answer.problem in ("unknown_label", "unparseable")]
         redone = self._redone([prompts[index] for index in again], [rows[index] for index in again])
         for index, answer in zip(again, redone, strict=True):
             answers[index] = answer

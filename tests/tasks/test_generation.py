@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 from infra.store import LocalStore
 from tasks.batching import Row
 from tasks.checkpoints import Checkpoints
+from tasks.engines import open_engine
 from tasks.finetuning import train_model
 from tasks.generation import Predictor, token_losses
 from tasks.models import seeded
@@ -156,6 +157,14 @@ def test_nothing_to_predict_gives_nothing(router: Predictor) -> None:
 def test_an_empty_prompt_is_answered(router: Predictor, clerk: Predictor) -> None:
     assert router.predict([""])[0].output in ("bill", "card")
     assert clerk.predict([""])[0].tokens == 1
+
+
+def test_a_text_that_ends_before_it_began_is_no_answer(tmp_path: Path) -> None:
+    writer = tuned(tmp_path, process({"text": "reply"}), {"say hello": " hello there", "say nothing": ""})
+    said, nothing = writer.predict(["say hello", "say nothing"])
+    assert (said.output, nothing.output, nothing.completion, nothing.problem) == ("hello there", None, "", "unparseable")
+    writer.engine = open_engine(writer, tmp_path / "model")
+    assert [each.output for each in writer.predict(["say hello", "say nothing"])] == ["hello there", None]
 
 
 def test_what_a_customer_writes_never_becomes_a_label_or_an_end(router: Predictor) -> None:

@@ -21,7 +21,7 @@ SHALLOW = tuple(Size(n_layer=2, n_embd=width, n_head=max(4, width // 32)) for wi
 STORED_SIZE = SIZES[4]  # about that of a base that was made here in its eight minutes
 FEW_SAMPLES = 2_000  # up to which the model is one of the first SMALL sizes: more would be learned by heart
 SMALL = {"label": 5, "fields": 5, "text": 2}
-ENOUGH_SHOWN = 30_000  # samples times epochs, below which a training is too short to learn words from their parts, too
+ENOUGH_SHOWN = 30_000  # samples times epochs, below which a training is too short to learn words from their parts, or with CHOSEN_DROPOUT
 LONG_PROMPT = 30  # tokens on average: sentences of a chat have some 20, a line of a Chinese newspaper 40
 FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
 EPOCHS = {"label": 16.0, "fields": 12.0, "text": 6.0}  # the largest model that sees its samples so often is taken
@@ -47,6 +47,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # from scratch
     "fields": {"label_smoothing_factor": 0.05, "prompt_loss_weight": 0.0, "token_dropout": 0.1, "dropout": 0.1, "ema_decay": 0.999},
     "text": {"label_smoothing_factor": 0.0, "prompt_loss_weight": 0.0, "token_dropout": 0.0, "dropout": 0.1, "ema_decay": 0.999},
 }
+CHOSEN_DROPOUT = 0.2  # of fields some of which are chosen for what a whole text says, as labels are
 PROMPT_MOST = 3.0  # a prompt's tokens together against those of its answer: a long prompt must not drown a short answer
 PROMPT_SHARE = 0.5  # of a prompt's tokens at most, drawn anew in each step, that are predicted: half the work for the same lesson
 SCRATCH_RATE, STORED_RATE, BASE_RATE, LORA_RATE = 2e-3, 1e-3, 1e-4, 5e-4
@@ -63,6 +64,7 @@ class Counts:
     vocabulary: int
     labels: int = 0
     table: bool = False  # prompts of columns only, without any text
+    chosen: bool = False  # some field's value is chosen, not copied
 
     def predicted(self, kind: str) -> float:
         """Tokens of one epoch whose prediction counts: answers, marks, and a part of the prompts where a label alone would teach little."""
@@ -87,7 +89,7 @@ def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     if settings.base.startswith(STORED):
         afforded = min(fewest_epochs(kind, counts), epochs_for(settings.budget_minutes, STORED_SIZE, kind, counts))
         stored = {"learning_rate": STORED_RATE, "num_train_epochs": round(max(EPOCHS[kind], afforded), 2)}
-        return Settled.model_validate(recipe_of(kind, counts) | _split(stored | given, counts) | stored | _batch(counts) | given)
+        return Settled.model_validate(recipe_of(kind, counts) | _by_length(kind, stored | given, counts) | stored | _batch(counts) | given)
     if settings.base != "scratch":
         rate = LORA_RATE if settings.lora else BASE_RATE
         return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)
@@ -99,12 +101,14 @@ def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     }
     if not size.turns:
         found["positions"] = "learned"
-    return Settled.model_validate(recipe_of(kind, counts) | _split(found | given, counts) | found | _batch(counts) | given)
+    return Settled.model_validate(recipe_of(kind, counts) | _by_length(kind, found | given, counts) | found | _batch(counts) | given)
 
 
-def _split(settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
-    """No words are split otherwise in a short training."""
-    return {} if counts.samples * settings["num_train_epochs"] >= ENOUGH_SHOWN else {"bpe_dropout": 0.0}
+def _by_length(kind: str, settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
+    """What only a long training can afford: words that are split otherwise each time, and more dropout for chosen fields."""
+    if counts.samples * settings["num_train_epochs"] < ENOUGH_SHOWN:
+        return {"bpe_dropout": 0.0}
+    return {"dropout": CHOSEN_DROPOUT} if kind == "fields" and counts.chosen else {}
 
 
 def recipe_of(kind: str, counts: Counts) -> dict[str, Any]:

@@ -124,7 +124,8 @@ def _made_ready(model: Any, settings: Settled, team: Team) -> Any:
 def counts_of(rows: TokenRows, vocabulary: int, contract: Mapping[str, Any]) -> Counts:
     """What settles the size and the rest."""
     tokens, prompt_tokens = int(rows.lengths.sum()), int(rows.prompt_tokens.sum())
-    return Counts(len(rows), tokens, prompt_tokens, vocabulary, len(contract["labels"]), Columns.read(contract.get("columns")).whole)
+    table, ways = Columns.read(contract.get("columns")).whole, contract.get("form", {}).get("how", {})
+    return Counts(len(rows), tokens, prompt_tokens, vocabulary, len(contract["labels"]), table, "chosen" in ways.values())
 
 
 def read_token(contract: Mapping[str, Any], tokenizer: Any) -> int | None:

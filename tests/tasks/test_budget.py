@@ -1,5 +1,7 @@
 """Budget: size and epochs follow from counts and declared minutes, and what is declared stays."""
 
+from dataclasses import replace
+
 import pytest
 
 from tasks.budget import Counts, settle
@@ -70,6 +72,14 @@ def test_a_base_is_tuned_gently(lora: object) -> None:
     found = settled(Counts(8_000, 400_000, 360_000, 50_000, 77), base="gpt2", lora=lora)
     assert found.learning_rate < 1e-3
     assert (found.prompt_loss_weight, found.token_dropout, found.num_train_epochs) == (0.0, 0.0, 3.0)
+
+
+def test_fields_that_are_chosen_get_more_dropout_where_the_training_is_long_enough() -> None:
+    usual = Counts(4_000, 160_000, 80_000, 1_000)
+    chosen = replace(usual, chosen=True)
+    assert (settled(usual, "fields").dropout, settled(chosen, "fields").dropout, settled(chosen, "text").dropout) == (0.1, 0.2, 0.1)
+    assert settled(chosen, "fields", num_train_epochs=6).dropout == 0.1
+    assert settled(chosen, "fields", dropout=0.05).dropout == 0.05
 
 
 def test_few_labels_are_not_smoothed_and_of_a_table_only_the_answer_is_learned() -> None:

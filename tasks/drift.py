@@ -278,7 +278,7 @@ def sample_rows(path: Path, limit: int) -> list[Row]:
 
 
 def judge(process: Process, reference: Sequence[Row], current: Sequence[Row], folder: Path) -> dict[str, Any]:
-    """Compare both sides column by column, write Evidently's report, and return drift.json.
+    """Compare both sides column by column, write Evidently's report, and return what drift.json says of it.
 
     Raises:
         ValueError: drift.columns names what is not there, or no column can be compared.
@@ -286,7 +286,7 @@ def judge(process: Process, reference: Sequence[Row], current: Sequence[Row], fo
     drift = process.drift
     if len(current) < drift.min_records:
         short = f"not enough records: {len(current):,} of the {drift.min_records:,} that drift.min_records asks for"
-        return uncompared(drift, reference, current, folder, short)
+        return uncompared(short, folder)
     names = chosen_columns(process, sorted({name for row in (*reference, *current) for name in row}))
     columns, left = columns_of([name for name in names if name != "text"], reference, current, drift.columns is not None)
     findings = evidently_report(columns, drift.drift_share, folder) if columns else {}
@@ -302,18 +302,13 @@ def judge(process: Process, reference: Sequence[Row], current: Sequence[Row], fo
     if not columns:
         _write_page(folder, why)
     told = {name: asdict(finding) for name, finding in findings.items()}
-    counts = _counts(drift, reference, current)
-    return counts | {"drifted": drifted, "share": round(share, 4), "why": why, "columns": told, "not_compared": left}
+    return {"drifted": drifted, "share": round(share, 4), "why": why, "columns": told, "not_compared": left}
 
 
-def uncompared(drift: Drift, reference: Sequence[Row], current: Sequence[Row], folder: Path, why: str) -> dict[str, Any]:
-    """drift.json where nothing is compared, and a page that says why."""
+def uncompared(why: str, folder: Path) -> dict[str, Any]:
+    """The same where nothing is compared, and a page that says why."""
     _write_page(folder, why)
-    return _counts(drift, reference, current) | {"drifted": False, "share": 0.0, "why": why, "columns": {}, "not_compared": {}}
-
-
-def _counts(drift: Drift, reference: Sequence[Row], current: Sequence[Row]) -> dict[str, Any]:
-    return {"reference_rows": len(reference), "current_rows": len(current), "drift_share": drift.drift_share}
+    return {"drifted": False, "share": 0.0, "why": why, "columns": {}, "not_compared": {}}
 
 
 def with_audit(report: dict[str, Any], audit: Audit | None) -> dict[str, Any]:
@@ -398,8 +393,9 @@ def report_drift(
         except ValueError as error:
             if not (audit and audit.refuted):
                 raise
-            judged = uncompared(process.drift, reference, current, folder, str(error))  # a refutation must be told in any case
-        report = with_audit(judged, audit) | told_of
+            judged = uncompared(str(error), folder)  # a refutation must be told in any case
+        counts = {"reference_rows": len(reference), "current_rows": len(current), "drift_share": process.drift.drift_share}
+        report = counts | with_audit(judged, audit) | told_of
         write_json(folder / "drift.json", report)
         facts = {name: report[name] for name in ("drifted", "share", "why", "reference_rows", "current_rows", "refuted")}
         drifted = [name for name, found in report["columns"].items() if found["drifted"]]

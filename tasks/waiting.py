@@ -30,21 +30,22 @@ CREATE INDEX by_record ON proposals (id, finished, number);
 CREATE INDEX by_batch ON proposals (batch);
 CREATE TABLE items (id TEXT PRIMARY KEY, audit INTEGER, since TEXT, first INTEGER, number INTEGER, done INTEGER);
 CREATE INDEX in_order ON items (done, audit, since, first);
-CREATE TABLE done (id TEXT PRIMARY KEY);
 CREATE TABLE touched (id TEXT PRIMARY KEY);
 """
 PUT = "INSERT INTO proposals (id, batch, finished, audit, line) VALUES (?, ?, ?, ?, ?)"
 TOUCH = "INSERT OR IGNORE INTO touched SELECT id FROM proposals WHERE batch = ?"
-RENEW = """
-DELETE FROM items WHERE id IN touched;
-INSERT INTO items SELECT newest.id, newest.audit, oldest.finished, oldest.number, newest.number, newest.id IN done
-FROM touched
-JOIN proposals newest ON newest.number =
-    (SELECT number FROM proposals WHERE id = touched.id ORDER BY finished DESC, number DESC LIMIT 1)
-JOIN proposals oldest ON oldest.number =
-    (SELECT number FROM proposals WHERE id = touched.id ORDER BY finished, number LIMIT 1);
-DELETE FROM touched;
-"""  # each record as it was proposed last, in the place where it stood first
+RENEW = (
+    "DELETE FROM items WHERE id IN touched",
+    """
+    INSERT INTO items SELECT newest.id, newest.audit, oldest.finished, oldest.number, newest.number, is_done(newest.id)
+    FROM touched
+    JOIN proposals newest ON newest.number =
+        (SELECT number FROM proposals WHERE id = touched.id ORDER BY finished DESC, number DESC LIMIT 1)
+    JOIN proposals oldest ON oldest.number =
+        (SELECT number FROM proposals WHERE id = touched.id ORDER BY finished, number LIMIT 1)
+    """,
+    "DELETE FROM touched",
+)  # each record as it was proposed last, in the place where it stood first
 WAITING, ORDER = "FROM items WHERE done = 0", "items.audit, since, first"
 BY_ID = "SELECT items.id, batch, line FROM items JOIN proposals USING (number) WHERE items.id = ?"
 IN_ORDER = BY_ID.replace("items.id = ?", f"done = 0 ORDER BY {ORDER} LIMIT ? OFFSET ?")
@@ -88,6 +89,7 @@ class Waiting(Sequence[Item]):
         self._taken: dict[str, tuple[str | None, ...]] = {}  # batch -> the etags of what was read of it
         self._done: AbstractSet[str] = frozenset()
         self._rows = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._rows.create_function("is_done", 1, lambda id: id in self._done)
         self._rows.executescript(TABLES)
 
     def refresh(self, done: AbstractSet[str]) -> None:
@@ -103,7 +105,8 @@ class Waiting(Sequence[Item]):
                 self._drop(batch)
             new = [(batch, etags, self._kept_by(batch)) for batch, etags in there.items() if self._taken.get(batch) != etags]
             for batch, etags, (finished, files) in sorted(new, key=lambda each: each[2][0]):
-                self._drop(batch)
+                if batch in self._taken:
+                    self._drop(batch)
                 self._take(batch, finished, files)
                 self._taken[batch] = etags
 
@@ -137,13 +140,9 @@ class Waiting(Sequence[Item]):
             yield
 
     def _mark(self, done: AbstractSet[str]) -> None:
+        changed = done ^ self._done
         with self._as_one():
-            for ids, value, change in (
-                (done - self._done, 1, "INSERT INTO done VALUES (?)"),
-                (self._done - done, 0, "DELETE FROM done WHERE id = ?"),
-            ):
-                self._rows.executemany(change, ((id,) for id in ids))
-                self._rows.executemany("UPDATE items SET done = ? WHERE id = ?", ((value, id) for id in ids))
+            self._rows.executemany("UPDATE items SET done = ? WHERE id = ?", ((id in done, id) for id in changed))
         self._done = done
 
     def _drop(self, batch: str) -> None:
@@ -151,7 +150,7 @@ class Waiting(Sequence[Item]):
             self._rows.execute(TOUCH, (batch,))
             self._rows.execute("DELETE FROM proposals WHERE batch = ?", (batch,))
             self._renew()
-        self._taken.pop(batch, None)
+        del self._taken[batch]
 
     def _take(self, batch: str, finished: str, files: Iterable[str]) -> None:
         try:
@@ -166,7 +165,7 @@ class Waiting(Sequence[Item]):
             self._warn(batch, error)
 
     def _renew(self) -> None:
-        for statement in RENEW.split(";")[:-1]:
+        for statement in RENEW:
             self._rows.execute(statement)
 
     def view(self, id: str) -> View:

@@ -177,8 +177,12 @@ def review(
     from flows.review import serve as show
     from infra.store import open_store
 
-    with _told(1):
-        show(open_store(), declared, as_, port, lambda address: console.out.print(f"{declared.name}: {address}", soft_wrap=True))
+    def told(address: str) -> None:
+        reading.stop()
+        console.out.print(f"{declared.name}: {address}", soft_wrap=True)
+
+    with _told(1), console.out.status("reading what waits for people") as reading:
+        show(open_store(), declared, as_, port, told)
 
 
 @app.command()

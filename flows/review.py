@@ -6,6 +6,7 @@ in the same browser neither. Nothing changes without a POST from this very page.
 """
 
 import hmac
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,6 +28,8 @@ from tasks.records import as_text
 from tasks.reviewing import Queue
 from tasks.reviews import AUDIT, Word
 from tasks.waiting import Item, View
+
+logger = logging.getLogger(__name__)
 
 LARGEST = 1_000_000  # bytes of a form
 UNSURE = 0.9  # a field below it is marked
@@ -60,7 +63,14 @@ def app_of(store: Store, process: Process, reviewer: str, token: str) -> Starlet
 
     routes = [Route("/{token}/", answer, methods=["GET"]), Route("/{token}/{id}", answer, methods=["GET", "POST"])]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])  # else a name made to lead here would do
-    return Starlette(routes=routes, middleware=[hosts])
+    return Starlette(routes=routes, middleware=[hosts], exception_handlers={OSError: away})
+
+
+async def away(request: Request, error: Exception) -> Response:
+    """What a person is told when the store does not answer, or a disk is full."""
+    logger.warning("review: %s", error)
+    text = f"{WORDS[_language(request)]['away']} {error}"
+    return Response(text, 503, {"Cache-Control": "no-store"}, "text/plain; charset=utf-8")
 
 
 def _is_ours(request: Request) -> bool:

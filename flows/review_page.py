@@ -37,6 +37,7 @@ WORDS: dict[str, dict[str, str]] = {
         "said_gone": "That record has been decided already.",
         "said_taken": "Somebody was faster:",
         "said_refused": "Not saved:",
+        "away": "This could not be done. Go back, and try again in a while; what was saved already is not saved twice.",
         "said_changed": "Not saved: a newer batch proposes something else. Look again.",
     },
     "zh": {
@@ -75,6 +76,7 @@ WORDS: dict[str, dict[str, str]] = {
         "said_gone": "该记录已被处理。",
         "said_taken": "已有人先处理：",
         "said_refused": "未保存：",
+        "away": "操作未能完成。请返回，稍后再试；已保存的不会重复保存。",
         "said_changed": "未保存：新批次给出了不同的建议，请再看一遍。",
     },
 }

@@ -13,6 +13,7 @@ from tasks.reasons import Reason
 from tasks.records import Record, Rejected
 from tasks.rows import Facts, known_as, rows_in, rows_of
 from tasks.sinks import LETTERS
+from tasks.words import REVIEWED
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,11 @@ def letters_of(store: Store, process: str, batch: str, reason: Reason | None) ->
     """The dead letters of a batch, or those of one reason.
 
     Raises:
-        ValueError: no such batch, or it has no such letters.
+        ValueError: no such batch, or it has no such letters, or no model gave its answers.
     """
     found = find_batch(store, process, batch)
+    if batch.startswith(f"{REVIEWED}-"):
+        raise ValueError(f"{batch} holds what people said, no model is asked for that; replay the batch that they looked at")
     letters = [letter for letter in map(_letter, rows_in(store, found.artifact, LETTERS)) if reason in (None, letter.code)]
     if not letters:
         there = ", ".join(f"{code} {count}" for code, count in found.reasons.items()) or "none"

@@ -134,10 +134,17 @@ class Waiting(Sequence[Item]):
 
     @contextmanager
     def _as_one(self) -> Iterator[None]:
-        """All of it happens, or nothing."""
-        with self._rows:
-            self._rows.execute("BEGIN")
-            yield
+        """All of it happens, or nothing.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        try:
+            with self._rows:
+                self._rows.execute("BEGIN")
+                yield
+        except sqlite3.OperationalError as error:
+            raise OSError(f"what waits cannot be kept on this machine's disk: {error}; make room, or set SQLITE_TMPDIR") from None
 
     def _mark(self, done: AbstractSet[str]) -> None:
         changed = done ^ self._done

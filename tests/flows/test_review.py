@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from flows.review import app_of
-from infra.store import LocalStore, Store
+from infra.store import INCOMING, LocalStore, Store
 from tasks.process import Process
 from tasks.reviewing import Queue
 from tests.browser import browser, find_browser
@@ -129,6 +129,22 @@ def test_a_word_on_what_a_newer_batch_proposes_otherwise_is_not_kept(local: Stor
         assert client.post(item, data={"action": "accept", "shown": seen}).status_code == 200
     (word,) = Queue(local, process).said().words
     assert (word.output, word.model_version) == ("shipping", "v2")
+
+
+def test_a_store_that_takes_nothing_is_told_and_the_word_can_be_given_again(local: Store, tmp_path: Path) -> None:
+    put_batch(local, tickets("one"))
+    process, place = process_of(), tmp_path / "store" / INCOMING
+    place.rename(tmp_path / "away")
+    place.write_bytes(b"")  # where everything is written first stands what is no folder
+    with page(local, process, "Bo") as address, httpx.Client(trust_env=False, follow_redirects=True) as client:
+        item, word = str(client.get(address).url).partition("?")[0], {"action": "accept"}
+        for language, told in (("en", "This could not be done"), ("zh", "操作未能完成")):
+            late = client.post(item, data=word, params={"lang": language})
+            assert (late.status_code, told in late.text) == (503, True)
+        place.unlink()
+        (tmp_path / "away").rename(place)
+        assert client.post(item, data=word).status_code == 200
+    assert [(word.word, word.reviewer) for word in Queue(local, process).said().words] == [("accepted", "Bo")]
 
 
 def test_an_accepted_answer_comes_last_and_is_marked_as_an_audit_in_a_real_browser(local: Store, tmp_path: Path) -> None:

@@ -142,3 +142,17 @@ def test_a_record_that_waits_is_told_apart_by_its_content(local: Store) -> None:
     put_batch(local, [{"record_id": "r", "inputs": {"text": text}, "output": "billing"} for text in ("one", "one", "two")])
     found: list[Item] = list(fresh(local))
     assert [item.proposed.inputs["text"] for item in found] == ["one", "two"]
+
+
+def test_a_full_disk_is_told_and_what_waits_is_read_when_there_is_room(local: Store) -> None:
+    put_batch(local, tickets("one"))
+    waiting = fresh(local)
+    put_batch(local, [{"inputs": {"text": "much " * 100_000}, "output": "billing"}], "b2")
+    (pages,) = waiting._rows.execute("PRAGMA page_count").fetchone()
+    waiting._rows.execute(f"PRAGMA max_page_count = {pages + 1}")
+    with pytest.raises(OSError, match="disk is full; make room"):
+        waiting.refresh(NOBODY)
+    assert texts(waiting) == ["one"]
+    waiting._rows.execute("PRAGMA max_page_count = 1000000")
+    waiting.refresh(NOBODY)
+    assert len(waiting) == 2

@@ -17,10 +17,11 @@ from tasks.claims import batch_key, claimed
 from tasks.declaration import DeclarationError
 from tasks.explaining import explain
 from tasks.process import Process
+from tasks.released import release_reviewed
 from tasks.results import ResultTable
 from tasks.reviewing import Queue
 from tasks.runs import Run
-from tasks.scoring import score_batch
+from tasks.scoring import replay_batch, score_batch
 from tasks.sinks import Predicted
 from tasks.terms import Automation, SinkTable
 from tasks.words import REVIEWED, Words
@@ -68,6 +69,14 @@ def test_a_persons_answer_stands_and_a_rejected_record_is_a_dead_letter(looked_a
     assert len(rows_in(store, batch, "monitoring.jsonl")) == 2
     (chain,) = explain(store, process, batch.facts["batch"], "a")
     assert {link.title: link.facts for link in chain}["reviewer"]["who"] == "Ann"
+
+
+def test_no_model_is_asked_again_for_what_people_said(looked_at: Path) -> None:
+    run = Run(id="now", process=tiny_process(), flow="score")
+    released = release_reviewed.fn(run)
+    assert released and released.facts["done"] == 1
+    with pytest.raises(ValueError, match="holds what people said"):
+        replay_batch.fn(released.facts["batch"], run)
 
 
 @pytest.mark.parametrize("output_format", ["csv", "parquet", "xlsx"])

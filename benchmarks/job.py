@@ -47,9 +47,10 @@ def main() -> int:
 def train(name: str) -> None:
     """A champion of the process."""
     from flows import console
-    from flows.train import train as work
 
     console.quiet_libraries()
+    from flows.train import train as work
+
     outcome = work(name)
     if outcome.became != "published":
         raise RuntimeError(f"{name}: {outcome.became}; there is no champion to score with")

@@ -88,6 +88,7 @@ evaluation.py        model, champion, baselines on the same test split
 cases.py             a split as what is asked and what is right
 certificate.py       from which confidence on an answer is accepted, and what vouches for it
 scope.py             how much a text is like the training records
+hashing.py           texts -> MurmurHash3 of each run of their characters
 automation.py        held-out answers -> a version's certificate, and its straight-through rate
 metrics.py           named measures
 baselines.py         majority, TF-IDF + linear, nearest neighbour

@@ -258,10 +258,11 @@ class Job:
         similarities = self.champion.router.similarities([(each.record, each.prompt) for each in asking.chunk])
         said = dict(zip(asking.new, asking.said(), strict=True))
         came = [key for key in asking.keys if key not in asking.known and key not in said]  # with the chunk before
-        known = asking.known | self.terms.ledger.known(came) if came else asking.known
+        known = asking.known | (self.terms.ledger.known(came) if came else {})
         self.tally.asked += len(said)
         with self.terms.ledger.keep(self.process.name, said) as (connection, counted):
-            answers = [(known | counted)[key] for key in asking.keys]
+            known |= counted
+            answers = [known[key] for key in asking.keys]
             settled = self._settle(connection, asking, answers, similarities)
         self.coming.difference_update(said)
         self._write(asking, answers, settled)

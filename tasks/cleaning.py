@@ -19,7 +19,8 @@ CONTROL = re.compile(
     r"\U000e0001\ud800-\udfff]"
 )
 EMOJI = r"#*0-9\u00a9\u00ae\u203c-\u3299\U0001f000-\U0001faff"
-STRAY_SELECTOR = re.compile(rf"(?<![{EMOJI}])[\ufe00-\ufe0f]+")
+SELECTOR = re.compile(r"[\ufe00-\ufe0f]")
+STRAY_SELECTOR = re.compile(rf"(?<![{EMOJI}]){SELECTOR.pattern}+")
 STRAY_TAG = re.compile(r"(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+")  # the flag of Scotland is made of them
 JOINING = r"\u0600-\u109f"  # Arabic and Indic scripts: a joiner there is spelling
 STRAY_JOINER = re.compile(rf"(?<![{EMOJI}\ufe0f{JOINING}])[\u200c\u200d]+|[\u200c\u200d]+(?![{EMOJI}{JOINING}])")
@@ -108,8 +109,8 @@ def strip_control(text: str) -> str:
 
     Tabs and line breaks stay, and joiners and selectors where they are part of an emoji (👨‍👩‍👧, ❤️) or of an Arabic or Indic word.
     """
-    if text.isascii() and text.isprintable():
-        return text
+    if text.isprintable() and (text.isascii() or not SELECTOR.search(text)):
+        return text  # as nearly all are, told at once
     text = STRAY_TAG.sub("", STRAY_SELECTOR.sub("", CONTROL.sub("", text)))
     return STRAY_JOINER.sub("", text)
 

@@ -6,20 +6,19 @@ TF-IDF cosine to any training text it tells strange texts apart as well or bette
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.cleaning import fold
+from tasks.hashing import hashes
 
 FILE = "scope.npy"
 PIECES = 2**18  # buckets of the hash
-LENGTHS = (1, 3)  # characters of a piece
+LONGEST = 3  # characters of a piece
 CHARACTERS = 2_000  # of a text; longer ones are cut
-BATCH = 1_000
+BATCH = 100_000  # characters at once, some 10 MB
 
 
 class Scope:
@@ -35,20 +34,21 @@ class Scope:
     @classmethod
     def learn(cls, texts: Iterable[str]) -> "Scope":
         """From the texts of training records."""
-        counts, texts = np.zeros(PIECES + 1, dtype=np.uint32), iter(texts)
-        while batch := list(islice(texts, BATCH)):
-            counts[:-1] += np.asarray((_pieces(batch) > 0).sum(axis=0), dtype=np.uint32).ravel()
+        counts = np.zeros(PIECES + 1, dtype=np.uint32)
+        for batch in _batches(texts):
+            _, buckets = _pieces(batch)
+            counts[:-1] += np.bincount(buckets, minlength=PIECES).astype(np.uint32)
             counts[-1] += len(batch)
         return cls(counts)
 
     def similarities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Of each text; 0 for an empty one."""
-        return np.concatenate([np.empty(0), *self._batches(texts)])
+        return np.concatenate([np.empty(0), *map(self._similarities, _batches(texts))])
 
-    def _batches(self, texts: Sequence[str]) -> Iterator[NDArray[np.float64]]:
-        for start in range(0, len(texts), BATCH):
-            pieces = _pieces(texts[start : start + BATCH])
-            yield (pieces @ self.known) / np.maximum(pieces @ self.weights, 1e-12)
+    def _similarities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        numbers, buckets = _pieces(texts)
+        known, all = (np.bincount(numbers, weights[buckets], len(texts)) for weights in (self.known, self.weights))
+        return np.asarray(known / np.maximum(all, 1e-12))
 
     def save(self, folder: Path) -> None:
         """As a file of the folder: (2, pieces seen), their buckets above their counts."""
@@ -73,11 +73,22 @@ class Scope:
         return cls(counts)
 
 
-def _pieces(texts: Sequence[str]) -> Any:
-    """(texts, PIECES), sparse: 1 for each piece that a text has."""
-    from sklearn.feature_extraction.text import HashingVectorizer
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """What is looked at of each text, so many at once as are short enough together."""
+    batch, characters = list[str](), 0
+    for text in texts:
+        batch.append(fold(text[:CHARACTERS]))
+        characters += len(batch[-1])
+        if characters >= BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
-    hashing = HashingVectorizer(
-        analyzer="char", ngram_range=LENGTHS, n_features=PIECES, binary=True, norm=None, alternate_sign=False, lowercase=False
-    )
-    return hashing.transform([fold(text[:CHARACTERS]) for text in texts])
+
+def _pieces(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each piece of each text, once: the text's number, and the bucket; both ascending."""
+    found = [hashes(texts, characters) for characters in range(1, LONGEST + 1)]
+    pieces = np.sort(np.concatenate([numbers * PIECES + np.abs(hashed) % PIECES for numbers, hashed in found]))
+    pieces = pieces[np.diff(pieces, prepend=-1) > 0]  # many times as fast as np.unique
+    return pieces // PIECES, pieces % PIECES

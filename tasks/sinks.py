@@ -26,6 +26,7 @@ CELL_CHARACTERS = 32_767  # the most that a cell of XLSX holds
 SHEET_ROWS = 1_048_576  # the most that a sheet of it holds; then another one begins
 LETTERS = "dead_letters.jsonl"
 ORIGINALS = "dead_letters.raw"
+ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 EXACT = 10**15  # from here on a spreadsheet rounds whole numbers
 
 
@@ -73,7 +74,7 @@ def predicted_columns(process: Process) -> tuple[str, ...]:
 
 def as_json(value: Any) -> str:
     """Compact JSON; half a surrogate pair is escaped by the file that it is written to."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return ENCODER.encode(value)
 
 
 @contextmanager
@@ -209,6 +210,8 @@ def safe_cell(value: Any) -> str | int | float:
     Formulas begin with = + - @ in any width, also behind blanks and invisible characters. Tabs and line breaks at the beginning count as
     such, too: some programs drop them, and some take them for the start of a new cell.
     """
+    if isinstance(value, str) and value[:1].isalnum() and value.isprintable():
+        return value  # as nearly all are, told at once
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", as_text_cell(value))

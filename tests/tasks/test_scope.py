@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import HashingVectorizer
 
-from tasks.scope import FILE, Scope
+from tasks.cleaning import fold
+from tasks.scope import CHARACTERS, FILE, PIECES, Scope
 
 KNOWN = ["my parcel has not arrived", "where is my parcel", "我的快递还没到", "快递在哪里", "the invoice is wrong", "发票开错了"]
 
@@ -18,6 +20,15 @@ def test_other_words_and_other_scripts_are_less_alike() -> None:
     assert max(strange[1:]) < 0.2
     assert strange[0] < english
     assert strange[-1] == 0
+
+
+def test_it_counts_what_scikit_learn_counts() -> None:
+    hashing = HashingVectorizer(
+        analyzer="char", ngram_range=(1, 3), n_features=PIECES, binary=True, norm=None, alternate_sign=False, lowercase=False
+    )
+    texts = [*KNOWN, "", "a", "aa aa", "ＡＢ 12", "many words " * 400]
+    counts = np.asarray(hashing.transform([fold(text[:CHARACTERS]) for text in texts]).sum(axis=0)).ravel()
+    assert np.array_equal(Scope.learn(texts * 30).counts, np.append(counts, len(texts)) * 30)  # in several batches
 
 
 def test_it_is_the_same_after_it_was_kept(tmp_path: Path) -> None:

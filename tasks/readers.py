@@ -53,7 +53,7 @@ class Reader:
         self.counts = {"records": 0, "blank": 0, "rejected": 0}
         self.facts: dict[str, Any] = {"encoding": None}
         self.encoding = Encoding("utf-8", "")
-        self.raw = b""  # what the last row was, without its line end; of a text that is wide, as UTF-8; nothing of Parquet and XLSX
+        self.raw = b""  # what the last row was, without its line end; of a text that is wide, as UTF-8; of Parquet and XLSX, as JSON
         self.objects = {path for path in process.columns if process.column(path).type == "object"}
 
     def __iter__(self) -> Iterator[Record | Rejected]:

@@ -8,8 +8,10 @@ from typing import Any
 
 from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, listing_of, scratch
+from tasks.encodings import MAX_ROW_BYTES
 from tasks.routing import FILE as REVIEW
-from tasks.sinks import LETTERS, safe_cell
+from tasks.sinks import LETTERS, safe_cell, spreadsheet_cell
+from tasks.workbooks import unescaped
 
 Facts = Mapping[str, Any]
 
@@ -42,6 +44,7 @@ def json_rows(path: Path, record: str | None = None) -> Iterator[Facts]:
 
 
 def _comma_separated(path: Path, record: str | None) -> Iterator[Facts]:
+    csv.field_size_limit(2 * MAX_ROW_BYTES)  # of the whole interpreter, as tasks/delimited.py sets it
     with path.open(encoding="utf-8-sig", newline="") as stream:
         yield from (row for row in csv.DictReader(stream) if record is None or row["record_id"] == known_as(record))
 
@@ -58,12 +61,12 @@ def _parquet(path: Path, record: str | None) -> Iterator[Facts]:
 def _spreadsheet(path: Path, record: str | None) -> Iterator[Facts]:
     from openpyxl import load_workbook
 
-    book = load_workbook(path, read_only=True)
+    book, wanted = load_workbook(path, read_only=True), None if record is None else spreadsheet_cell(record)
     try:
         for sheet in book:
-            rows = sheet.iter_rows(values_only=True)
+            rows = ([unescaped(cell) if isinstance(cell, str) else cell for cell in row] for row in sheet.iter_rows(values_only=True))
             header = next(rows)
-            yield from (dict(zip(header, row, strict=False)) for row in rows if record is None or row[0] == record)
+            yield from (dict(zip(header, row, strict=False)) for row in rows if record is None or row[0] == wanted)
     finally:
         book.close()
 

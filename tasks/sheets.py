@@ -83,8 +83,9 @@ def _sheet_rows(reader: "Reader", rows: "Iterator[tuple[int, Cells]]") -> "Rows"
             reader.check_header(header)
             places = {name: place for place, name in enumerate(header) if _is_read(reader, name)}
         else:
-            row = _sheet_row(cells, len(header), places)
-            yield line, row, json.dumps([cell_text(cell) for cell in cells]).encode() if isinstance(row, str) else b""
+            row, texts = _sheet_row(cells, len(header), places), [cell_text(cell) for cell in cells]
+            came = texts if len(texts) > len(header) else dict(zip(header, texts, strict=False))
+            yield line, row, json.dumps(came).encode()[:KEPT_BYTES]
 
 
 def _names(cells: "Cells") -> list[str]:
@@ -108,6 +109,8 @@ def _sheet_row(cells: "Cells", width: int, places: Mapping[str, int]) -> Mapping
     if wrong := [f"{value.why} in {name}" for name, value in found.items() if isinstance(value, Broken)]:
         return "; ".join(wrong)
     texts = {name: cell_text(cell) for name, cell in found.items()}
+    if (size := sum(map(len, texts.values()))) > MAX_ROW_BYTES:  # a text that many cells share is stored once
+        return f"a row of {size} characters, at most {MAX_ROW_BYTES} are read; its beginning is kept"
     if wrong := [name for name, text in texts.items() if text in FORMULA_ERRORS]:
         return f"an error in {', '.join(wrong)}"
     return texts
@@ -154,8 +157,7 @@ def read_parquet(reader: "Reader") -> "Rows":
             if isinstance(row, Oversize):
                 yield line, row.why, row.beginning
                 continue
-            plain_row = _plain_row(row)
-            yield line, plain_row, json.dumps(row, default=repr).encode() if isinstance(plain_row, str) else b""
+            yield line, _plain_row(row), json.dumps(row, default=repr).encode()[:KEPT_BYTES]
 
 
 def batch_rows(file: Any, source: Path, names: Collection[str]) -> int:

@@ -24,7 +24,7 @@ from tasks.terms import SourceTable
 if TYPE_CHECKING:
     from sqlalchemy import Column, Engine, Row, Select, Table
 
-PAGE_ROWS = 2_000
+PAGE_ROWS, PAGE_BYTES = 2_000, 16 * 2**20  # of a page, whichever comes first
 
 Make = Callable[[Any], Any]
 
@@ -119,23 +119,31 @@ def _pages(engine: "Engine", table: "Table", names: Sequence[str], key: Sequence
     last: tuple[Any, ...] | None = None
     while True:
         asked = page if last is None else page.where(tuple_(*order) > tuple_(*last) if len(order) > 1 else order[0] > last[0])
-        rows = _rows(engine, asked, table.name)
+        rows, ended = _rows(engine, asked, table.name)
         keys = [tuple(row[: len(key)]) for row in rows]
         if any(one == other for one, other in itertools.pairwise(keys)):
             raise ValueError(f"{table.name}: two rows have one {', '.join(key)}; batch.source.key must tell rows apart")
-        for row in rows[:PAGE_ROWS]:
+        for row in rows if ended else rows[:-1]:  # the last one is read again, in front of the next page
             yield (*row[: len(typed)], *(make(value) for make, value in zip(makers, row[len(typed) :], strict=True)))
-        if len(rows) <= PAGE_ROWS:
+        if ended:
             return
-        last = keys[PAGE_ROWS - 1]
+        last = keys[-2]
 
 
-def _rows(engine: "Engine", asked: "Select[Any]", name: str) -> Sequence["Row[Any]"]:
+def _rows(engine: "Engine", asked: "Select[Any]", name: str) -> tuple[list["Row[Any]"], bool]:
+    """A page and a row beyond it, two rows at least where there are so many; and whether none is left behind them."""
+    rows, size = list["Row[Any]"](), 0
     with reading(engine) as connection:
         if engine.dialect.name == "sqlite" and (driver := connection.connection.driver_connection):
             driver.text_factory = _any_text
         try:
-            return connection.execute(asked).all()
+            with connection.execute(asked, execution_options={"stream_results": True}) as found:
+                for row in found:
+                    rows.append(row)
+                    size += sum(len(value) for value in row if isinstance(value, str | bytes | memoryview))
+                    if len(rows) > PAGE_ROWS or (len(rows) > 1 and size > PAGE_BYTES):
+                        return rows, False
+            return rows, True
         except (TypeError, ValueError, OverflowError) as error:  # of what makes Python's values
             raise ValueError(f"{name}: a value cannot be read: {type(error).__name__}") from None
 

@@ -45,6 +45,15 @@ def test_an_accepted_record_is_followed_from_its_line_to_the_model_that_answered
     assert list(found["champion"].values()) and found["batch"]["name"] == batch.facts["batch"]
 
 
+@pytest.mark.parametrize("output_format", ["jsonl", "csv", "parquet", "xlsx"])
+@pytest.mark.parametrize("id", ["_x0041_", "=1", "x" * 200_000], ids=["escape", "formula", "long"])
+def test_a_record_is_found_whatever_its_id(run: Run, tmp_path: Path, output_format: str, id: str) -> None:
+    batch = score_batch.fn(str(lines(tmp_path / "new.jsonl", {"id": id, "text": "card"}, *ROWS)), run, output_format)
+    assert isinstance(batch, Artifact)
+    (chain,) = explain(open_store(), run.process, batch.facts["batch"], id)
+    assert told(chain)["input"] == {"text": "card"}
+
+
 def test_a_dead_letter_says_why_and_a_source_that_changed_is_not_quoted(run: Run, tmp_path: Path) -> None:
     source = lines(tmp_path / "new.jsonl", *ROWS)
     batch = score_batch.fn(str(source), run)

@@ -353,3 +353,13 @@ def test_ten_thousand_columns_are_no_reason_to_lose_a_row(tmp_path: Path, ending
     good, bad, _ = read(path)
     assert [(record.id, record.values["text"], record.values["queue"]) for record in good] == [("1", "late", "a"), ("2", "broken", "b")]
     assert not bad
+
+
+def test_a_text_that_many_cells_share_makes_no_row_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MAX_ROW_BYTES", 2_000), ("KEPT_BYTES", 300)):
+        monkeypatch.setattr(f"tasks.sheets.{name}", value)
+    table = pd.DataFrame({"id": ["a", "b"], "text": ["card", "x" * 1_500], "queue": ["y", "x" * 1_500]})
+    table.to_excel(tmp_path / "a.xlsx", index=False)
+    good, bad, _ = read(tmp_path / "a.xlsx")
+    assert [record.id for record in good] == ["a"]
+    assert "a row of 3001 characters, at most 2000 are read" in bad[0].reason and len(bad[0].content) == 300

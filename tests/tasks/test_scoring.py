@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from benchmarks.memory import LABELS, publish_tiny, tiny_process
@@ -213,6 +214,17 @@ def test_what_cannot_be_scored_is_told_with_the_remedy(run: Run, tmp_path: Path)
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(ValueError, match="empty"):
         score(tmp_path / "empty.jsonl", run)
+
+
+@pytest.mark.parametrize("ending", ["xlsx", "parquet"])
+def test_a_dead_letter_of_a_sheet_is_kept_with_its_cells(run: Run, tmp_path: Path, ending: str) -> None:
+    table = pandas.DataFrame({"id": ["a", "b"], "text": ["card", " "], "note": ["x", "only here"]})
+    table.to_excel(tmp_path / "new.xlsx", index=False) if ending == "xlsx" else table.to_parquet(tmp_path / "new.parquet")
+    found = files_of(score(tmp_path / f"new.{ending}", run), tmp_path / "batch")
+    (letter,) = found["dead_letters.jsonl"]
+    kept = json.loads((tmp_path / "batch" / "dead_letters.raw").read_bytes())
+    read = {"id": "b", "text": " "}  # of Parquet only what is declared
+    assert (letter["record_id"], kept) == ("b", read | {"note": "only here"} if ending == "xlsx" else read)
 
 
 def test_bad_rows_are_dead_letters_from_which_the_original_bytes_are_found(run: Run, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from benchmarks.quick import process
 from infra.database import DatabaseAwayError, connected, writing
+from tasks import tables
 from tasks.process import Process
 from tasks.tables import copy_rows, has_rows
 from tasks.terms import SourceTable
@@ -47,6 +48,19 @@ def test_every_row_comes_once_in_the_order_of_its_key_and_only_what_is_declared(
     values = ", ".join(f"({number}, 'card {number}', 'secret')" for number in (7, 2, 9, 1, 4, 3))
     run_sql("CREATE TABLE orders (id INTEGER PRIMARY KEY, text TEXT, iban TEXT)", f"INSERT INTO orders VALUES {values}")
     assert rows_of(tmp_path, source()) == [{"id": number, "text": f"card {number}"} for number in (1, 2, 3, 4, 7, 9)]
+
+
+def test_a_page_ends_where_its_rows_are_large(run_sql: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.tables.PAGE_BYTES", 1_000)
+    texts = {number: "x" * (2_000 if number in (1, 2, 5, 9) else 300) for number in range(1, 10)}
+    run_sql("CREATE TABLE orders (id INTEGER PRIMARY KEY, text TEXT)")
+    for number, words in texts.items():
+        run_sql(f"INSERT INTO orders VALUES ({number}, '{words}')")
+    pages = list[int]()
+    plain = tables._rows
+    monkeypatch.setattr(tables, "_rows", lambda *asked: (found := plain(*asked), pages.append(len(found[0])))[0])
+    assert rows_of(tmp_path, source()) == [{"id": number, "text": words} for number, words in texts.items()]
+    assert max(pages) <= 4 and len(pages) > 4
 
 
 def test_a_key_of_several_columns_and_a_view_are_read(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine, Table
 
 WAIT_SECONDS = 30  # for a connection, and for another one's lock
+LOG_PAGES = 16_384  # 64 MiB that SQLite logs before it moves them into its file: keys come in no order, so a page changes often
 MAY_PASS = ("08", "53", "57", "40", "55")  # classes of SQLSTATE: connection, resources, stopped, collision, lock
 
 
@@ -106,6 +107,7 @@ def _one_writer_at_a_time(engine: "Engine") -> None:
         connection.execute(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
 
     @event.listens_for(engine, "begin")
     def begin(connection: "Connection") -> None:

@@ -3,6 +3,7 @@
 Chunk by chunk, so that memory stays flat. The model is asked only about what the ledger of answers does not know.
 """
 
+import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -137,6 +138,7 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
         json_lines(folder / WORDS) as write_words,
         deliveries(folder, process, terms.wanted) as deliver,
         TemporaryFile(dir=folder) as ids,
+        _older_left_alone(),
         _progress(f"Scoring {process.name}") as show,
     ):
         writers = Writers(write_done, write_review, write_audit, write_dead, keep, write_words, deliver)
@@ -153,6 +155,16 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
     _check_whole(source, rows, job.tally)
     job.tally.reading = {name: reader.facts.get(name) for name in ("encoding", "encoding_known")}
     return job.tally
+
+
+@contextmanager
+def _older_left_alone() -> Iterator[None]:
+    """The garbage collector looks only through what comes from now on, not through all libraries again and again."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _nothing(rows: Sequence[Proposed]) -> None:

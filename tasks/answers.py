@@ -146,9 +146,11 @@ def _enter(connection: "Connection", process: str, said: Mapping[bytes, Predicti
         return {}
     table, now = _table(), datetime.now(UTC)
     rows = [{"key": key, "process": process, "at": now, "answer": as_json(said[key])} for key in sorted(said)]
-    insert = upsert(connection, table).on_conflict_do_nothing().returning(table.c.key)
-    new = {bytes(key) for (key,) in connection.execute(insert, rows)}
-    return dict(said) | _read(connection, [key for key in said if key not in new])
+    insert = upsert(connection, table).on_conflict_do_nothing()
+    if connection.execute(insert, rows, execution_options={"preserve_rowcount": True}).rowcount == len(rows):
+        return dict(said)
+    there = _read(connection, list(said))
+    return {key: own if from_json(as_json(own)) == there[key] else there[key] for key, own in said.items()}
 
 
 def as_json(prediction: Prediction) -> str:

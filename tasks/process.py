@@ -21,6 +21,7 @@ from tasks.tuning import Lora as Lora
 from tasks.tuning import Size as Size
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+IN_ORDER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 LONGEST_NAME = 255  # bytes between two slashes of a path
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -363,7 +364,7 @@ def _day(value: Any) -> Any:
 
 def digest_of(value: Any) -> str:
     """SHA-256 of plain data, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(IN_ORDER.encode(value).encode()).hexdigest()
 
 
 def placeholders(template: str) -> tuple[str, ...]:

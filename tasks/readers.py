@@ -10,6 +10,7 @@ import math
 import sys
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tasks.records import Record, Rejected, lookup
 from tasks.sheets import read_parquet, read_xlsx
 
 MAX_DEPTH = 64  # of objects within objects
+IN_ORDER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+SCALARS = (str, int, float, type(None))
 TOO_DEEP = f"objects within objects, more than {MAX_DEPTH} deep"
 READABLE = "the row can be read"  # what a rejected row failed, in the place of an expectation
 TOO_COARSE = 2.0**53  # from which two whole numbers may be one float
@@ -183,7 +186,7 @@ def _depth_over(value: Any, left: int) -> bool:
     if not isinstance(value, Mapping | list):
         return False
     inner = value.values() if isinstance(value, Mapping) else value
-    return left < 0 or any(_depth_over(element, left - 1) for element in inner)
+    return left < 0 or any(_depth_over(element, left - 1) for element in inner if not isinstance(element, SCALARS))
 
 
 def format_of(path: Path) -> str:
@@ -277,7 +280,7 @@ def parse_json(text: str, constant: Callable[[str], Any] = no_number) -> Any:
         UnreadableRowError: not whole JSON, a name twice, NaN or infinite, a number beyond what a float holds, too deep.
     """
     try:
-        return json.loads(text, object_pairs_hook=_each_once, parse_constant=constant, parse_float=_finite, parse_int=_whole)
+        return (_strict() if constant is no_number else _decoder(constant)).decode(text)
     except UnreadableRowError:
         raise
     except RecursionError:
@@ -285,6 +288,15 @@ def parse_json(text: str, constant: Callable[[str], Any] = no_number) -> Any:
     except ValueError as error:
         where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UnreadableRowError(f"not whole JSON{where}") from None
+
+
+def _decoder(constant: Callable[[str], Any]) -> json.JSONDecoder:
+    return json.JSONDecoder(object_pairs_hook=_each_once, parse_constant=constant, parse_float=_finite, parse_int=_whole)
+
+
+@cache
+def _strict() -> json.JSONDecoder:
+    return _decoder(no_number)
 
 
 def plain_content(value: Any) -> bytes:
@@ -296,7 +308,7 @@ def plain_content(value: Any) -> bytes:
     if _depth_over(value, MAX_DEPTH):
         raise UnreadableRowError(TOO_DEEP)
     try:
-        return json.dumps(value, ensure_ascii=False, sort_keys=True).encode()
+        return IN_ORDER.encode(value).encode()
     except (TypeError, UnicodeEncodeError, RecursionError):
         raise UnreadableRowError("half of a surrogate pair, or a value that is no text, number or list") from None
 

@@ -56,6 +56,8 @@ def lookup(values: Mapping[str, Any], path: str) -> Any:
 
 def as_text(value: Any) -> str:
     """A value as a person would write it: lists with commas, objects a line for each key, numbers without a tail."""
+    if isinstance(value, str):
+        return value
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -27,7 +27,7 @@ def repair(process: Process, record: Record, labels: Sequence[str] | None) -> Re
     Args:
         labels: the closed set of labels; None when every label is welcome.
     """
-    values, notes = dict(record.values), list(record.repairs)
+    values, notes, same = dict(record.values), list(record.repairs), True
     for path in process.columns:
         if (came := values.get(path)) is None or (column := column_of(process, path)) is None:
             continue
@@ -39,11 +39,12 @@ def repair(process: Process, record: Record, labels: Sequence[str] | None) -> Re
             found, done = mend(came, column)
         if done:
             notes += [f"{path}: {note}" for note in done]
+        same = same and found is came
         if found is None:
             del values[path]
         else:
             values[path] = found
-    return replace(record, values=values, repairs=tuple(notes))
+    return record if same and len(notes) == len(record.repairs) else replace(record, values=values, repairs=tuple(notes))
 
 
 def _label(value: Any, column: Column) -> tuple[Any, list[str]]:

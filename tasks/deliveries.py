@@ -129,8 +129,6 @@ def _cells(declared: Sheet, values: Values) -> list[Any]:
 
 def _shown(value: Any) -> Any:
     """Numbers stay numbers; lists and objects are as a person would write them."""
-    if isinstance(value, str):
-        return value
     return value if isinstance(value, int | float) and not isinstance(value, bool) else as_text(value)
 
 

@@ -83,9 +83,8 @@ def _sheet_rows(reader: "Reader", rows: "Iterator[tuple[int, Cells]]") -> "Rows"
             reader.check_header(header)
             places = {name: place for place, name in enumerate(header) if _is_read(reader, name)}
         else:
-            row, texts = _sheet_row(cells, len(header), places), [cell_text(cell) for cell in cells]
-            came = texts if len(texts) > len(header) else dict(zip(header, texts, strict=False))
-            yield line, row, json.dumps(came).encode()[:KEPT_BYTES]
+            texts = [cell_text(cell) for cell in cells]
+            yield line, _sheet_row(cells, texts, len(header), places), _as_it_came(header, texts)
 
 
 def _names(cells: "Cells") -> list[str]:
@@ -102,18 +101,28 @@ def _is_read(reader: "Reader", name: str) -> bool:
     return any(name == path or path.startswith(f"{name}.") or name.startswith(f"{path}.") for path in paths)
 
 
-def _sheet_row(cells: "Cells", width: int, places: Mapping[str, int]) -> Mapping[str, Any] | str:
+def _as_it_came(header: list[str], texts: list[str]) -> bytes:
+    """A row as JSON, as much of it as is kept; a text that many cells share is not written for each of them."""
+    kept, left = list[str](), KEPT_BYTES
+    for text in texts:
+        kept.append(text[:left])
+        left -= len(kept[-1])
+    return json.dumps(kept if len(kept) > len(header) else dict(zip(header, kept, strict=False))).encode()[:KEPT_BYTES]
+
+
+def _sheet_row(cells: "Cells", texts: list[str], width: int, places: Mapping[str, int]) -> Mapping[str, Any] | str:
+    """The texts of the columns that are read, or why there are none."""
     if any(cell not in (None, "") for cell in cells[width:]):
         return f"cells beyond the {width} columns of the header"
-    found = {name: cells[place] for name, place in places.items() if place < len(cells) and cells[place] not in (None, "")}
-    if wrong := [f"{value.why} in {name}" for name, value in found.items() if isinstance(value, Broken)]:
+    there = {name: place for name, place in places.items() if place < len(cells) and cells[place] not in (None, "")}
+    if wrong := [f"{value.why} in {name}" for name, place in there.items() if isinstance(value := cells[place], Broken)]:
         return "; ".join(wrong)
-    texts = {name: cell_text(cell) for name, cell in found.items()}
-    if (size := sum(map(len, texts.values()))) > MAX_ROW_BYTES:  # a text that many cells share is stored once
+    found = {name: texts[place] for name, place in there.items()}
+    if (size := sum(map(len, found.values()))) > MAX_ROW_BYTES:  # a text that many cells share is stored once
         return f"a row of {size} characters, at most {MAX_ROW_BYTES} are read; its beginning is kept"
-    if wrong := [name for name, text in texts.items() if text in FORMULA_ERRORS]:
+    if wrong := [name for name, text in found.items() if text in FORMULA_ERRORS]:
         return f"an error in {', '.join(wrong)}"
-    return texts
+    return found
 
 
 def cell_text(cell: Any) -> str:

@@ -363,3 +363,15 @@ def test_a_text_that_many_cells_share_makes_no_row_without_end(tmp_path: Path, m
     good, bad, _ = read(tmp_path / "a.xlsx")
     assert [record.id for record in good] == ["a"]
     assert "a row of 3001 characters, at most 2000 are read" in bad[0].reason and len(bad[0].content) == 300
+
+
+def test_what_is_kept_of_a_row_is_cut_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.sheets.KEPT_BYTES", 300)
+    written = list[int]()
+    plain = json.dumps
+    monkeypatch.setattr("tasks.sheets.json.dumps", lambda value: (written.append(len(plain(value))), plain(value))[1])
+    columns = {f"other {number}": ["x" * 1_500] for number in range(50)}
+    pd.DataFrame({"id": ["a"], "text": ["card"], "queue": ["y"], **columns}).to_excel(tmp_path / "a.xlsx", index=False)
+    reader = Reader(tmp_path / "a.xlsx", "a.xlsx", process_of())
+    assert [row.id for row in reader] == ["a"]
+    assert len(reader.raw) == 300 and max(written) < 300 + 50 * 20  # the texts that are kept, and the names of the columns

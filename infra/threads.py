@@ -1,10 +1,15 @@
 """Threads: how many this machine gives to torch, and how its idle ones wait."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from infra.settings import settings
+
+Part = TypeVar("Part")
+Found = TypeVar("Found")
 
 # Waiting threads that spin for long take the cores of a shared machine from those that work (measured four times slower); none at all
 # makes the short steps of a small model twice as slow on a quiet one. A short spin loses little on either.
@@ -75,3 +80,17 @@ def use_threads() -> None:
     present = torch.get_num_threads()
     if (threads := settings().threads or min(present, usable_cores())) != present:
         torch.set_num_threads(threads)
+
+
+def side_by_side(work: Callable[[Part], Found], parts: Sequence[Part]) -> list[Found]:
+    """What each part comes to, in their order; torch's threads take a part each, for those that share one wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if (count := min(threads, len(parts))) < 2:
+        return [work(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads // count,)) as pool:
+            return list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(threads)  # this thread has as many as before, but those that come would have what the last one was given

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ ROWS_A_STEP = 16
 LARGE = (
     200_000_000  # weights from which on it is not chosen by itself: at 124 M it was faster from 64 records on, beyond nobody has measured
 )
+SHARED = 16  # tokens that all prompts begin with are read once for a batch, from so many on; fewer save less than they cost
 CLOSE = 1e-4  # of a confidence: two libraries add up in different orders
 
 
@@ -79,9 +81,11 @@ class Engine:
             )
             torch.set_num_threads(threads)  # CTranslate2 has told OpenMP, and so torch, to take intra_threads from now on
 
-    def write(self, rows: Sequence[Sequence[int]]) -> list[Written]:
+    def write(self, rows: Sequence[list[int]]) -> list[Written]:
         """Continue each row with the likeliest token until its end, or until max_new_tokens are written."""
-        asked = [(batch, self._ask([rows[index] for index in batch])) for batch in self._batches([len(row) for row in rows])]
+        shared = shared_by(rows)
+        own = [row[len(shared) :] for row in rows]
+        asked = [(batch, self._ask([own[index] for index in batch], shared)) for batch in self._batches([len(row) for row in own])]
         found = {index: self._read(answer.result()) for batch, answers in asked for index, answer in zip(batch, answers, strict=True)}
         return [found[index] for index in range(len(rows))]
 
@@ -101,10 +105,12 @@ class Engine:
             return longest == 1
         return rows * (longest - shortest) <= ROWS_A_STEP * self.max_new_tokens
 
-    def _ask(self, rows: Sequence[Sequence[int]]) -> Any:
-        """Answers to come."""
+    def _ask(self, rows: Sequence[Sequence[int]], shared: Sequence[int]) -> Any:
+        """Answers to come, behind what all rows begin with and what is each one's own."""
         return self._generator.generate_batch(
             [[str(token) for token in row] for row in rows],
+            static_prompt=[str(token) for token in shared] or None,
+            cache_static_prompt=False,  # it would keep one for each beginning that it ever saw
             max_length=self.max_new_tokens,
             include_prompt_in_result=False,
             return_end_token=True,
@@ -117,6 +123,16 @@ class Engine:
         ids = answer.sequences_ids[0]
         ended = bool(ids) and ids[-1] == self.eos
         return Written(ids[:-1] if ended else ids, [answer.scores[0]], ended)
+
+
+def shared_by(rows: Sequence[list[int]]) -> list[int]:
+    """What all rows begin with, where it is worth to be read apart; each keeps two tokens of its own, or see `_fits`."""
+    if len(rows) < 2:
+        return []
+    least, most = min(rows), max(rows)  # what these two begin with, all between them begin with
+    shared = [token for token, other in takewhile(lambda both: both[0] == both[1], zip(least, most, strict=False))]
+    shared = shared[: max(0, min(map(len, rows)) - 2)]
+    return shared if len(shared) >= SHARED else []
 
 
 def convert(folder: Path, into: Path, eos: int, quantization: str | None = None) -> str:

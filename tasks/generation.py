@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from infra.threads import use_threads
+from infra.threads import side_by_side, use_threads
 from tasks.batching import (
     Row,
     answers_at,
@@ -42,6 +42,7 @@ from tasks.tokenising import Encoder
 from tasks.vocabulary import as_written
 
 TOKENS_PER_BATCH = 8192  # with padding and with what is still to be written; more is no faster on a CPU
+FEWEST_TOKENS, BATCHES_A_THREAD = 2048, 3  # of a batch, where many threads have one each
 DECIMALS = 6  # of a confidence: what is left of rounding when a prompt stands in another batch
 
 
@@ -92,12 +93,24 @@ class Predictor:
         waiting = [index for index, prediction in enumerate(found) if prediction is None]
         extra, readings = 1 if self.label_ids else self.max_new_tokens, 2 if self.reads_twice else 1
         lengths = [readings * len(rows[index]) + extra for index in waiting]
-        for batch in by_length(lengths, sum(lengths) if self.engine else TOKENS_PER_BATCH):  # an engine makes its own batches
-            indices = [waiting[position] for position in batch]
-            answers = self._answers([prompts[index] for index in indices], [rows[index] for index in indices])
+        runs = by_length(lengths, sum(lengths) if self.engine else self._tokens_per_batch(sum(lengths)))  # an engine makes its own batches
+        batches = [[waiting[position] for position in run] for run in runs]
+
+        def answered(indices: Sequence[int]) -> list[Prediction]:
+            return list(self._answers([prompts[index] for index in indices], [rows[index] for index in indices]))
+
+        each = side_by_side(answered, batches) if self._on_cpu else map(answered, batches)
+        for indices, answers in zip(batches, each, strict=True):
             for index, prediction in zip(indices, answers, strict=True):
                 found[index] = prediction
         return [prediction for prediction in found if prediction is not None]
+
+    def _tokens_per_batch(self, tokens: int) -> int:
+        """Of so many in all: where several threads answer, small enough that each has some batches."""
+        threads = torch.get_num_threads()
+        if threads == 1 or not self._on_cpu:
+            return TOKENS_PER_BATCH
+        return max(FEWEST_TOKENS, min(TOKENS_PER_BATCH, tokens // (BATCHES_A_THREAD * threads)))
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts, as in training."""
@@ -112,6 +125,10 @@ class Predictor:
         if self.writes_freely and self.process.output.kind == "label":
             more = max(more, self._spelled.most)
         return tuned if held is None else min(tuned, held - more)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return bool(self.model.device.type == "cpu")
 
     @property
     def decoding(self) -> str:

@@ -18,6 +18,8 @@ MAX_UNPACKED_BYTES = 2 * 2**30  # of all parts; sheets are streamed
 MAX_STRINGS_BYTES = 128 * 2**20  # of the texts that cells share, which are held in memory
 MAX_PART_BYTES = 16 * 2**20  # of any other part, which takes many times as much when it is parsed
 MAX_ROW_BYTES = 16 * 2**20  # of one row as XML
+# A text that is stored once may stand in every cell. So small a file may hold so many characters; of a larger one, so many for each byte:
+FREE_CHARACTERS, CHARACTERS_A_BYTE = 256 * 2**20, 1000
 LAST_ROW, LAST_COLUMN = 1_048_576, 16_384  # that a sheet can have
 STRICT = b"http://purl.oclc.org/ooxml/"  # begins the names of that form
 ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_")  # how a character that XML has not is written
@@ -153,21 +155,30 @@ def rows_of(book: Workbook, part: str) -> Iterator[tuple[int, Cells]]:
     """Number and cells of each row that is there; a row that is empty may not be.
 
     Raises:
-        WorkbookError: the sheet is written in another form, a row is too large, or a number of a row or cell is none or stands twice.
+        WorkbookError: the sheet is written in another form, a row or all of them are too large, or a number of a row or cell is none or
+            stands twice.
         Exception: whatever the parser raises for a sheet that breaks off.
     """
     with book.package.archive.open(part) as stream:
         if STRICT in stream.peek(4096):
             raise WorkbookError("is saved as Strict Open XML, of which nothing would be seen; save it as a usual .xlsx")
-        gauge, last = _Gauge(stream), 0
+        gauge, last, left = _Gauge(stream), 0, _most_characters(book)
         parser = _parser_of(book, gauge)
         for number, cells in parser.parse():
             gauge.since = 0
             parser.row_dimensions.clear()  # it would keep the height of each row
             if not last < number <= LAST_ROW:
                 raise WorkbookError(f"has a row numbered {number} after row {last}; save it anew, or as CSV")
-            last = number
-            yield number, _in_places(number, cells)
+            last, row = number, _in_places(number, cells)
+            if (left := left - sum(len(value) for value in row if isinstance(value, str))) < 0:
+                raise WorkbookError(f"repeats shared texts until it is {CHARACTERS_A_BYTE} times as large as its file; save it as CSV")
+            yield number, row
+
+
+def _most_characters(book: Workbook) -> int:
+    """How many the cells of a sheet may hold."""
+    size: int = sum(part.compress_size for part in book.package.archive.infolist())
+    return max(FREE_CHARACTERS, CHARACTERS_A_BYTE * size)
 
 
 def _in_places(number: int, cells: list[dict[str, Any]]) -> Cells:

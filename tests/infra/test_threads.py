@@ -1,12 +1,13 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
-from infra.threads import calm_openmp, quota_of, use_threads
+from infra.threads import calm_openmp, quota_of, side_by_side, use_threads
 
 
 def test_what_the_environment_says_already_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +62,26 @@ def test_the_quota_of_a_container_is_found_in_both_versions_of_control_groups(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     assert quota_of(membership, tmp_path) == quota
+
+
+def test_parts_are_worked_on_side_by_side_in_order_with_the_threads_that_are_there() -> None:
+    before, meeting = torch.get_num_threads(), threading.Barrier(2)
+
+    def work(part: int) -> tuple[int, int]:
+        if part < 2:
+            meeting.wait(timeout=30)  # the first two are under way at once, or this fails
+        return part, torch.get_num_threads()
+
+    torch.set_num_threads(2)
+    try:
+        assert side_by_side(work, range(5)) == [(part, 1) for part in range(5)]
+        assert side_by_side(work, [7]) == [(7, 2)]
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda part: 1 // part, [1, 0, 1])
+        found = list[int]()
+        other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        assert (torch.get_num_threads(), found) == (2, [2])
+    finally:
+        torch.set_num_threads(before)

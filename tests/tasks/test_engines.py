@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tasks.engines import choose, export, unjudged
+from tasks.engines import choose, export, shared_by, unjudged
 from tasks.generation import Predictor
 from tasks.models import seeded
 from tasks.process import Process
@@ -101,6 +101,20 @@ def test_neighbours_of_other_lengths_change_nothing(tmp_path: Path) -> None:
     assert all(one.count <= 12 for one in together)
     assert [sum(one.log_probabilities) for one in together] == pytest.approx([sum(one.log_probabilities) for one in alone], abs=1e-4)
     assert predictor.engine.write([]) == []
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(architecture: str, tmp_path: Path, monkeypatch: Any) -> None:
+    predictor = Predictor.load(made(tmp_path, architecture, engine={"name": "ctranslate2"}))
+    assert predictor.engine
+    head = [number % 250 + 2 for number in range(20)]
+    rows = [head + [number % 250 + 2] * length for number, length in enumerate((1, 2, 3, 3, 9, 12), start=30)]
+    assert [len(shared_by(some)) for some in (rows, rows[:1], [row[:12] for row in rows], [], [*rows, [7]])] == [19, 0, 0, 0, 0]
+    shared = predictor.engine.write(rows)
+    monkeypatch.setattr("tasks.engines.SHARED", 1000)
+    whole = predictor.engine.write(rows)
+    assert [(one.ids, one.ended) for one in shared] == [(one.ids, one.ended) for one in whole]
+    assert [sum(one.log_probabilities) for one in shared] == pytest.approx([sum(one.log_probabilities) for one in whole], abs=1e-4)
 
 
 def test_a_version_keeps_the_engine_it_was_evaluated_with(tmp_path: Path) -> None:

@@ -102,6 +102,21 @@ def test_shared_texts_are_read_with_their_pieces_and_without_how_they_are_said(t
     assert [record.values["text"] for record in read(tmp_path / "a.xlsx")[0]] == ["card", "late"]
 
 
+def test_a_text_that_is_stored_once_cannot_fill_sheet_after_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.workbooks.FREE_CHARACTERS", 10_000)
+    monkeypatch.setattr("tasks.workbooks.CHARACTERS_A_BYTE", 2)
+    rows: list[list[Any]] = [["id", "text", "queue"], *([str(row), "card", "a"] for row in range(100))]
+    whole = workbook_of(rows, "", None)
+    assert len(read(file_of(tmp_path, "a.xlsx", whole))[0]) == 100
+    packed = io.BytesIO()  # as programs store it: a row then takes few bytes, and the text could be of any length
+    with zipfile.ZipFile(io.BytesIO(whole)) as came, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as made:
+        for name in came.namelist():
+            made.writestr(name, came.read(name).replace(b">card<", b">" + b"card" * 50 + b"<"))
+    path = file_of(tmp_path, "b.xlsx", packed.getvalue())
+    with pytest.raises(ValueError, match=r"b\.xlsx repeats shared texts until it is 2 times as large as its file; save it as CSV"):
+        read(path)
+
+
 def inline_as_shared(data: bytes) -> bytes:
     """The two texts of column B as references to shared ones, however openpyxl wrote them."""
     import re

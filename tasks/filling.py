@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from tasks.prompts import regions_in
 from tasks.spans import Follows, Region, fields_of, joined, required_spans, single, spans_of, trimmed
 
 NUMERAL = re.compile(r"[-0-9.]+")  # days, too
+LEAST = 1e-12  # of a probability, whose logarithm is taken
 
 
 @dataclass(slots=True)
@@ -138,12 +138,34 @@ class Guide:
         return read_value(self.writing.fields[name], self.writing.tokens.decode(ids).strip())
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A prompt, and what a model says of its tokens."""
+
+    prompt: str
+    tokens: Sequence[Region]
+    shares: NDArray[np.float64]  # (tokens, marks), 0-1
+    path: Sequence[int]  # the likeliest marks
+    together: Sequence[bool]  # whether each token goes on with the word of the one before it
+    outside: NDArray[np.bool_]  # whether it belongs to the template
+
+    def value(self, declared: OutputField, span: tuple[int, int]) -> Any:
+        """What is stated from a first to a last token; None when it is no value of the field."""
+        return read_value(declared, self.prompt[self.tokens[span[0]][0] : self.tokens[span[1]][1]])
+
+    @property
+    def certain(self) -> NDArray[np.float64]:
+        """How likely the likeliest marks are right."""
+        return self.shares[np.arange(len(self.path)), self.path] if self.path else np.zeros(0)
+
+
 class Marker:
     """Marks of a prompt's tokens -> the values that are marked there."""
 
     def __init__(self, writing: Writing) -> None:
         self.writing, self.marks = writing, writing.form.marks
         self._follows = Follows(self.marks)
+        self._columns = {name: [at for at, mark in enumerate(self.marks) if name in fields_of(mark)] for name in writing.form.marked}
 
     def fill(self, prompt: str, offsets: Sequence[Region], log_probabilities: NDArray[np.float64]) -> Filled:
         """The marked fields of one prompt.
@@ -153,44 +175,50 @@ class Marker:
             log_probabilities: (tokens, marks).
         """
         tokens = trimmed(prompt, offsets)
-        outside = self._outside(prompt, tokens)
+        outside, together = self._outside(prompt, tokens), joined(prompt, tokens)
         log_probabilities = np.where(outside[:, None], np.where(np.arange(len(self.marks)) == 0, 0.0, -np.inf), log_probabilities)
-        together = joined(prompt, tokens)
         path = self._follows.likeliest(log_probabilities, together)
-        likely = float(log_probabilities[np.arange(len(path)), path].min()) if path else 0.0
-        found, shares = Filled({}, likely), np.exp(log_probabilities)
-        marks = [self.marks[number] for number in path]
-        certain = shares[np.arange(len(path)), path] if path else np.zeros(0)
+        read = Reading(prompt, tokens, np.exp(log_probabilities), path, together, outside)
+        found = Filled()
         for name in self.writing.form.marked:
-            declared = self.writing.fields[name]
-            spans = [span for span in spans_of(marks, name) if self._read(declared, prompt, tokens, span) is not None]
-            if not declared.list:
-                spans = single(spans, {span: float(certain[span[0] : span[1] + 1].min()) for span in spans})
-            if not spans and not declared.optional:
-                likely_ones = required_spans(shares, self.marks, name, together)
-                inside = (span for span in likely_ones if not outside[list(span)].any())
-                spans = list(islice((span for span in inside if self._read(declared, prompt, tokens, span) is not None), 1))
-            values = [value for span in spans if (value := self._read(declared, prompt, tokens, span)) is not None]
+            values, found.sure[name] = self._field(name, read)
             if values:
-                found.values[name] = values if declared.list else values[0]
-            found.sure[name] = self._sure(name, path, certain, shares)
+                found.values[name] = values if self.writing.fields[name].list else values[0]
+        found.log_probability = math.log(max(LEAST, min([*read.certain.tolist(), *found.sure.values()])))
         return found
+
+    def _field(self, name: str, read: Reading) -> tuple[list[Any], float]:
+        """A field's values, and how likely they are all of them."""
+        declared, certain = self.writing.fields[name], read.certain
+        stated = {span: read.value(declared, span) for span in spans_of([self.marks[number] for number in read.path], name)}
+        sure = {span: float(certain[span[0] : span[1] + 1].min()) for span in stated}
+        spans = [span for span, value in stated.items() if value is not None]
+        values = [stated[span] for span in (spans if declared.list else single(spans, sure))]
+        if not values and not declared.optional:
+            return self._required(name, read)
+        left_out = (sure[span] for span, value in stated.items() if value not in values)  # marked, but no value, or one too many
+        return values, min(self._sure(name, read), 1 - max(left_out, default=0.0))
+
+    def _required(self, name: str, read: Reading) -> tuple[list[Any], float]:
+        """The likeliest value of a field that must have one though none is marked, and how likely it is one; none where nothing fits."""
+        for first, last in required_spans(read.shares, self.marks, name, read.together):
+            value = None if read.outside[[first, last]].any() else read.value(self.writing.fields[name], (first, last))
+            if value is not None:
+                return [value], float(read.shares[first : last + 1, self._columns[name]].sum(axis=1).min())
+        return [], 0.0
 
     def _outside(self, prompt: str, tokens: Sequence[Region]) -> NDArray[np.bool_]:
         """Whether each token belongs to the template's own words, which are no part of a value."""
         regions = regions_in(self.writing.process, prompt)
         return np.array([not any(start < to and at < end for at, to in regions) for start, end in tokens], dtype=bool)
 
-    def _sure(self, name: str, path: Sequence[int], certain: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
+    def _sure(self, name: str, read: Reading) -> float:
         """How likely its least sure mark is right; of a field without a mark, how likely the likeliest token is not one."""
-        columns = [number for number, mark in enumerate(self.marks) if name in fields_of(mark)]
-        marked = [place for place, number in enumerate(path) if number in columns]
+        columns = self._columns[name]
+        marked = [place for place, number in enumerate(read.path) if number in columns]
         if marked:
-            return float(certain[marked].min())
-        return float(1 - shares[:, columns].sum(axis=1).max()) if len(shares) and columns else 1.0
-
-    def _read(self, declared: OutputField, prompt: str, tokens: Sequence[Region], span: tuple[int, int]) -> Any:
-        return read_value(declared, prompt[tokens[span[0]][0] : tokens[span[1]][1]])
+            return float(read.certain[marked].min())
+        return float(1 - read.shares[:, columns].sum(axis=1).max()) if len(read.shares) and columns else 1.0
 
 
 def ordered(writing: Writing, *parts: Mapping[str, Any]) -> dict[str, Any]:

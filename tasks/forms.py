@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tasks.days import day_of, days_in
+from tasks.numerals import numeral_of, numerals_in
 from tasks.process import OutputField, Process
 from tasks.prompts import clean_value, regions_of, typed
 from tasks.records import as_text
@@ -178,7 +179,11 @@ def _found(process: Process, sample: Any) -> Iterator[tuple[str, list[Any], int]
 def spellings_of(process: Process, declared: OutputField, value: Any, prompt: str) -> list[str]:
     """How a value may stand in a prompt."""
     found = spellings(value, as_text(value), as_text(clean_value(process, value)))
-    return [*found, *(text for text, day in days_in(prompt) if day == value)] if declared.type == "date" else found
+    if declared.type == "date":
+        return [*found, *(text for text, day in days_in(prompt) if day == value)]
+    if declared.type in ("integer", "number"):
+        return [*found, *(text for text, number in numerals_in(prompt) if number == value)]
+    return found
 
 
 def _choices(declared: OutputField, seen: Seen) -> list[Any]:
@@ -255,6 +260,8 @@ def spelled(declared: OutputField, value: Any) -> str:
 
 def read_value(declared: OutputField, text: str) -> Any:
     """The value that a spelled or marked text states; None when it is none that the declaration takes."""
+    if declared.type in ("integer", "number") and (number := numeral_of(text)) is not None:
+        return typed(declared, str(number))
     if declared.type != "object":
         return typed(declared, (declared.type == "date" and day_of(text)) or text)
     try:

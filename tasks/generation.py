@@ -133,7 +133,7 @@ class Predictor:
     @property
     def decoding(self) -> str:
         """What, beside the model and the prompt, decides an answer; to be raised when answers of one model change."""
-        return "greedy 1" if self.label_ids else "greedy 2"
+        return "greedy 1" if self.label_ids else "greedy 3" if self.writing else "greedy 2"
 
     @property
     def writes_freely(self) -> bool:

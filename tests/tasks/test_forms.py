@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 from infra.store import LocalStore
 from tasks.batching import Row, TokenRows, batch_of
 from tasks.checkpoints import Checkpoints
-from tasks.filling import Grammar, Guide, Marker
+from tasks.filling import Filled, Grammar, Guide, Marker
 from tasks.finetuning import train_model
 from tasks.forms import Form, Writing
 from tasks.generation import Predictor, token_losses
@@ -22,6 +22,7 @@ from tasks.preparation import write_samples
 from tasks.process import Process
 from tasks.prompts import fits
 from tasks.records import Record
+from tasks.spans import trimmed
 from tasks.swapping import Swaps, written_fields
 from tasks.vocabulary import EOS, train_vocabulary
 
@@ -151,6 +152,44 @@ def test_the_words_of_the_template_are_never_a_value(samples: Path) -> None:
         shares = np.full((len(tokens), len(writing.form.marks)), -9.0)
         shares[:, writing.form.marks.index(("B:name",))] = [{"Ann": -0.1, "Form": -0.01}.get(prompt[a:b].strip(), -2.0) for a, b in tokens]
         assert Marker(writing).fill(prompt, tokens, shares).values.get("name") == name
+
+
+def said_of(samples: Path, prompt: str, chances: dict[str, tuple[str, float]]) -> Filled:
+    """What comes of a prompt some of whose words are likely to be marked as values of a field."""
+    writing = writing_of(process(), samples)
+    tokens = writing.tokens.encode(prompt, add_special_tokens=False).offsets
+    shares = np.full((len(tokens), len(writing.form.marks)), 1e-4)
+    shares[:, 0] = 0.999
+    for word, (name, chance) in chances.items():
+        for start in (at for at in range(len(prompt)) if prompt.startswith(word, at)):
+            inside = [place for place, (first, last) in enumerate(trimmed(prompt, tokens)) if start <= first < last <= start + len(word)]
+            shares[inside, 0] = 0.999 - chance
+            for place in inside:
+                shares[place, writing.form.marks.index((f"{'B' if place == inside[0] else 'I'}:{name}",))] = chance
+    return Marker(writing).fill(prompt, tokens, np.log(shares))
+
+
+def test_numbers_in_words_are_marked_and_read_as_numbers(samples: Path) -> None:
+    for number in ("7", "seven", "七"):
+        found = said_of(samples, f"Mail: Bo {number} ink\nForm:", {"Bo": ("name", 0.95), number: ("count", 0.9), "ink": ("items", 0.99)})
+        assert found.values == {"name": "Bo", "count": 7, "items": ["ink"]}
+        assert found.sure["count"] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_a_value_that_had_to_be_found_is_as_sure_as_its_marks_not_as_their_absence(samples: Path) -> None:
+    found = said_of(samples, "Mail: Bo 2025 12 ink\nForm:", {"Bo": ("name", 0.9), "12": ("count", 0.03), "ink": ("items", 0.9)})
+    assert found.values["count"] == 12
+    assert found.sure["count"] == pytest.approx(0.03, abs=1e-3)
+    assert found.log_probability == pytest.approx(np.log(0.03), abs=0.05)
+
+
+def test_what_is_marked_and_left_out_makes_a_field_doubtful(samples: Path) -> None:
+    marked = {"Bo": ("name", 0.9), "Ed": ("name", 0.8), "12": ("count", 0.9), "ink": ("items", 0.9)}
+    assert said_of(samples, "Mail: Bo Ed 12 ink\nForm:", marked).sure["name"] == pytest.approx(0.2, abs=1e-3)
+    assert said_of(samples, "Mail: Bo 12 ink Bo\nForm:", marked).sure["name"] == pytest.approx(0.9, abs=1e-3)  # said twice
+    unread = said_of(samples, "Mail: Bo 12 ink\nForm:", marked | {"ink": ("count", 0.7)})
+    assert unread.values["count"] == 12
+    assert unread.sure["count"] == pytest.approx(0.3, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

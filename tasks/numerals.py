@@ -14,12 +14,13 @@ SCALES = {"dozen": 12, "hundred": 100, "thousand": 1_000, "million": 1_000_000}
 WORD = "|".join(sorted([*SMALL, *SCALES], key=len, reverse=True))
 ENGLISH = re.compile(rf"\b(?:an?\s{{1,3}}(?={'|'.join(SCALES)}))?(?:{WORD})(?:[\s-]{{1,3}}(?:and\s{{1,3}})?(?:{WORD}))*\b", re.IGNORECASE)
 
-DIGITS = {"两": 2, "貳": 2, "陸": 6}
+DIGITS = {"两": 2, "兩": 2, "貳": 2, "參": 3, "陸": 6}
 DIGITS |= {sign: number for signs in ("〇一二三四五六七八九", "零壹贰叁肆伍陆柒捌玖") for number, sign in enumerate(signs)}
 ZERO = "零〇"
 UNITS = {"十": 10, "百": 100, "千": 1_000, "拾": 10, "佰": 100, "仟": 1_000}
-LARGE = {"亿": 100_000_000, "万": 10_000}  # those before count in these
-CHINESE = re.compile(f"[{''.join([*DIGITS, *UNITS, *LARGE])}]+")
+LARGE = {"亿": 100_000_000, "億": 100_000_000, "万": 10_000, "萬": 10_000}  # those before count in these
+SIGNS = "".join([*DIGITS, *UNITS, *LARGE])
+CHINESE = re.compile(f"(?<![{SIGNS}第])(?<!分之)[{SIGNS}]+")  # 第三 is an order, 百分之三 a part
 PATTERNS = (ENGLISH, CHINESE)
 LONGEST = 24  # characters of a Chinese number
 
@@ -68,7 +69,7 @@ def _chinese(text: str) -> int | None:
     if not 0 < len(text) <= LONGEST:
         return None
     if all(sign in DIGITS for sign in text):  # 三四 is three or four
-        return int("".join(str(DIGITS[sign]) for sign in text)) if len(text) == 1 or (len(text) > 2 and "两" not in text) else None
+        return int("".join(str(DIGITS[sign]) for sign in text)) if len(text) == 1 or (len(text) > 2 and not {"两", "兩"} & {*text}) else None
     for sign, scale in LARGE.items():
         before, found, behind = text.partition(sign)
         if found:

@@ -16,7 +16,7 @@ TENS = {number: word for word, number in SMALL.items()}
         ("a dozen", 12), ("three thousand two hundred", 3200), ("forty thousand and six", 40006), ("zero", 0), ("nineteen", 19),
         ("two million three hundred thousand", 2_300_000), ("七", 7), ("两", 2), ("十", 10), ("十二", 12), ("二十", 20), ("三十五", 35),
         ("一百零五", 105), ("一百一十", 110), ("两百", 200), ("两千", 2000), ("三万五千", 35000), ("一万零三", 10003), ("壹佰零伍", 105),
-        ("贰拾叁", 23), ("二〇二五", 2025), ("一亿两千万", 120_000_000), ("九千九百九十九", 9999),
+        ("贰拾叁", 23), ("二〇二五", 2025), ("一亿两千万", 120_000_000), ("九千九百九十九", 9999), ("三萬五千", 35000), ("兩億", 200_000_000),
     ],
 )  # fmt: skip
 def test_a_number_is_read_however_it_is_written(text: str, number: int) -> None:
@@ -36,6 +36,7 @@ def test_what_is_no_number_or_could_be_two_is_none(text: str) -> None:
 
 def test_a_number_is_no_part_of_a_word() -> None:
     assert list(numerals_in("someone often weighs attentively")) == []
+    assert list(numerals_in("第三次, 第十三, 百分之五, 万一, 千万, 百般")) == []
     assert list(numerals_in("Send six pallets and twenty-two boxes, 再要七托")) == [("six", 6), ("twenty-two", 22), ("七", 7)]
 
 

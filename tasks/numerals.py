@@ -68,8 +68,9 @@ def _chinese(text: str) -> int | None:
     """Digits alone as they stand; else each digit by the unit behind it, from the largest down."""
     if not 0 < len(text) <= LONGEST:
         return None
-    if all(sign in DIGITS for sign in text):  # 三四 is three or four
-        return int("".join(str(DIGITS[sign]) for sign in text)) if len(text) == 1 or (len(text) > 2 and not {"两", "兩"} & {*text}) else None
+    if all(sign in DIGITS for sign in text):
+        row = len(text) == 1 or (len(text) > 2 and not {"两", "兩"} & {*text})  # 三四 is three or four
+        return int("".join(str(DIGITS[sign]) for sign in text)) if row else None
     for sign, scale in LARGE.items():
         before, found, behind = text.partition(sign)
         if found:

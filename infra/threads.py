@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from infra.settings import settings
 
+POOLS: list[int] = []  # at work: how many threads their user has; torch gives new threads as many as anyone was given last
 Part = TypeVar("Part")
 Found = TypeVar("Found")
 
@@ -78,7 +79,8 @@ def use_threads() -> None:
     import torch
 
     present = torch.get_num_threads()
-    if (threads := settings().threads or min(present, usable_cores())) != present:
+    wanted = max([present, *POOLS])
+    if (threads := settings().threads or min(wanted, usable_cores())) != present:
         torch.set_num_threads(threads)
 
 
@@ -89,8 +91,10 @@ def side_by_side(work: Callable[[Part], Found], parts: Sequence[Part]) -> list[F
     threads = torch.get_num_threads()
     if (count := min(threads, len(parts))) < 2:
         return [work(part) for part in parts]
+    POOLS.append(threads)
     try:
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads // count,)) as pool:
             return list(pool.map(work, parts))
     finally:
-        torch.set_num_threads(threads)  # this thread has as many as before, but those that come would have what the last one was given
+        torch.set_num_threads(threads)
+        POOLS.remove(threads)

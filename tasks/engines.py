@@ -73,6 +73,7 @@ class Engine:
         import ctranslate2
 
         self.eos, self.max_new_tokens, self.version = eos, max_new_tokens, ctranslate2.__version__
+        self._forgets = has_window(folder)
         with scratch() as place, LOADING:
             converted = convert(folder, place / "converted", eos, quantization)
             threads = torch.get_num_threads()  # a batch each: sharing one has them wait for each other
@@ -83,9 +84,9 @@ class Engine:
 
     def write(self, rows: Sequence[list[int]]) -> list[Written]:
         """Continue each row with the likeliest token until its end, or until max_new_tokens are written."""
-        shared = shared_by(rows)
+        shared = [] if self._forgets else shared_by(rows)
         own = [row[len(shared) :] for row in rows]
-        asked = [(batch, self._ask([own[index] for index in batch], shared)) for batch in self._batches([len(row) for row in own])]
+        asked = [(batch, self._ask([own[index] for index in batch], shared)) for batch in self._batches([len(row) for row in rows])]
         found = {index: self._read(answer.result()) for batch, answers in asked for index, answer in zip(batch, answers, strict=True)}
         return [found[index] for index in range(len(rows))]
 
@@ -123,6 +124,13 @@ class Engine:
         ids = answer.sequences_ids[0]
         ended = bool(ids) and ids[-1] == self.eos
         return Written(ids[:-1] if ended else ids, [answer.scores[0]], ended)
+
+
+def has_window(folder: Path) -> bool:
+    """Whether a model attends to the last tokens only: CTranslate2 4.8 writes over its memory when it reads more than those beforehand."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    return any(part.get("sliding_window") and part.get("use_sliding_window", True) for part in parts)
 
 
 def shared_by(rows: Sequence[list[int]]) -> list[int]:

@@ -194,10 +194,11 @@ class Marker:
         sure = {span: float(certain[span[0] : span[1] + 1].min()) for span in stated}
         spans = [span for span, value in stated.items() if value is not None]
         values = [stated[span] for span in (spans if declared.list else single(spans, sure))]
+        at_most = self._sure(name, read)
         if not values and not declared.optional:
-            return self._required(name, read)
+            values, at_most = self._required(name, read)
         left_out = (sure[span] for span, value in stated.items() if value not in values)  # marked, but no value, or one too many
-        return values, min(self._sure(name, read), 1 - max(left_out, default=0.0))
+        return values, min(at_most, 1 - max(left_out, default=0.0))
 
     def _required(self, name: str, read: Reading) -> tuple[list[Any], float]:
         """The likeliest value of a field that must have one though none is marked, and how likely it is one; none where nothing fits."""

@@ -20,7 +20,7 @@ from tasks.numerals import numeral_of, numerals_in
 from tasks.process import OutputField, Process
 from tasks.prompts import clean_value, regions_of, typed
 from tasks.records import as_text
-from tasks.spans import Mark, Region, marks_of, place, spellings, trimmed
+from tasks.spans import Mark, Region, Spelling, marks_of, place, spellings, trimmed
 
 READ, FORM, ABSENT, NEXT, AND = (f"<|{name}|>" for name in ("read", "form", "absent", "next", "and"))
 MARKED_SHARE = 0.8  # of a field's values that stand in the prompt, from which on they are marked there
@@ -172,7 +172,7 @@ def _found(process: Process, sample: Any) -> Iterator[tuple[str, list[Any], int]
     regions = regions_of(process, sample.inputs)
     for name, declared in (process.output.fields or {}).items():
         values = values_of(declared, sample.output.get(name))
-        asked = [(name, spellings_of(process, declared, value, sample.prompt)) for value in values]
+        asked = [(name, places_of(process, declared, value, sample.prompt)) for value in values]
         yield name, values, sum(each is not None for each in place(sample.prompt, regions, asked))
 
 
@@ -181,9 +181,15 @@ def spellings_of(process: Process, declared: OutputField, value: Any, prompt: st
     found = spellings(value, as_text(value), as_text(clean_value(process, value)))
     if declared.type == "date":
         return [*found, *(text for text, day in days_in(prompt) if day == value)]
-    if declared.type in ("integer", "number"):
-        return [*found, *(text for text, number in numerals_in(prompt) if number == value)]
     return found
+
+
+def places_of(process: Process, declared: OutputField, value: Any, prompt: str) -> list[Spelling]:
+    """How a value may stand in a prompt, and where it stands in words."""
+    found: list[Spelling] = [*spellings_of(process, declared, value, prompt)]
+    if declared.type not in ("integer", "number"):
+        return found
+    return [*found, *(region for region, number in numerals_in(prompt) if number == value)]
 
 
 def _choices(declared: OutputField, seen: Seen) -> list[Any]:
@@ -198,7 +204,7 @@ def sample_marks(process: Process, form: Form, sample: Any, offsets: Sequence[Re
     """The mark of each token of a sample's prompt."""
     fields = process.output.fields or {}
     asked = [
-        (name, spellings_of(process, fields[name], value, sample.prompt))
+        (name, places_of(process, fields[name], value, sample.prompt))
         for name in form.marked
         for value in values_of(fields[name], sample.output.get(name))
     ]

@@ -42,7 +42,7 @@ from tasks.tokenising import Encoder
 from tasks.vocabulary import as_written
 
 TOKENS_PER_BATCH = 8192  # with padding and with what is still to be written; more is no faster on a CPU
-FEWEST_TOKENS, BATCHES_A_THREAD = 2048, 3  # of a batch, where many threads have one each
+FEWEST_TOKENS, TOKENS_AT_ONCE, BATCHES_A_THREAD = 2048, 32_768, 3  # where several threads have a batch each
 DECIMALS = 6  # of a confidence: what is left of rounding when a prompt stands in another batch
 
 
@@ -106,11 +106,11 @@ class Predictor:
         return [prediction for prediction in found if prediction is not None]
 
     def _tokens_per_batch(self, tokens: int) -> int:
-        """Of so many in all: where several threads answer, small enough that each has some batches."""
+        """Of so many in all: where several threads answer, small enough that each has some batches, and that all fit into memory."""
         threads = torch.get_num_threads()
         if threads == 1 or not self._on_cpu:
             return TOKENS_PER_BATCH
-        return max(FEWEST_TOKENS, min(TOKENS_PER_BATCH, tokens // (BATCHES_A_THREAD * threads)))
+        return max(FEWEST_TOKENS, min(TOKENS_PER_BATCH, TOKENS_AT_ONCE // threads, tokens // (BATCHES_A_THREAD * threads)))
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts, as in training."""

@@ -51,7 +51,18 @@ def _is_letter(character: str) -> bool:
     return character.isalpha() and ord(character) < 0x2E80  # scripts from there on are written without blanks
 
 
-def place(text: str, regions: Sequence[Region], values: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[str, Region] | None]:
+Spelling = str | Region  # a value's text, to be looked for, or where it stands
+
+
+def _standing(text: str, spelling: Spelling, regions: Sequence[Region]) -> Iterator[Region]:
+    """Where a spelling stands in the regions."""
+    if isinstance(spelling, str):
+        yield from occurrences(text, spelling, regions)
+    elif any(begin <= spelling[0] and spelling[1] <= end for begin, end in regions):
+        yield spelling
+
+
+def place(text: str, regions: Sequence[Region], values: Sequence[tuple[str, Sequence[Spelling]]]) -> list[tuple[str, Region] | None]:
     """A place for each value: the first one where no other value stands, else the first that its field has not taken.
 
     Args:
@@ -63,7 +74,7 @@ def place(text: str, regions: Sequence[Region], values: Sequence[tuple[str, Sequ
     taken: list[tuple[str, Region]] = []
     found: list[tuple[str, Region] | None] = []
     for field, spellings in values:
-        there = [region for spelling in spellings for region in occurrences(text, spelling, regions)]
+        there = [region for spelling in spellings for region in _standing(text, spelling, regions)]
         own = [region for region in there if not any(name == field and _overlap(region, other) for name, other in taken)]
         free = [region for region in own if not any(_overlap(region, other) for _, other in taken)]
         chosen = next(iter(free or own), None)

@@ -46,6 +46,7 @@ class Workbook:
     strings: list[str]  # that cells share
     days: set[int]  # styles of cells whose numbers are days
     spans: set[int]  # styles of cells whose numbers are lengths of time
+    size: int  # bytes of the file
 
 
 def open_workbook(stream: IO[bytes]) -> Workbook:
@@ -59,13 +60,14 @@ def open_workbook(stream: IO[bytes]) -> Workbook:
     from openpyxl.xml.constants import ARC_STYLE, SHARED_STRINGS
 
     check_sizes(stream)
+    size = stream.seek(0, io.SEEK_END)
     package = ExcelReader(stream, read_only=True, data_only=True, keep_links=False)
     package.read_manifest()
     package.read_workbook()
     shared = package.package.find(SHARED_STRINGS)
     strings = [_text_of(item) for item in _elements(package, shared.PartName[1:], {"si"})] if shared else []
     days, spans = _times(package, ARC_STYLE) if ARC_STYLE in package.valid_files else (set[int](), set[int]())
-    return Workbook(package, strings, days, spans)
+    return Workbook(package, strings, days, spans, size)
 
 
 def _elements(package: "ExcelReader", part: str, names: Collection[str]) -> Iterator[Any]:
@@ -162,7 +164,7 @@ def rows_of(book: Workbook, part: str) -> Iterator[tuple[int, Cells]]:
     with book.package.archive.open(part) as stream:
         if STRICT in stream.peek(4096):
             raise WorkbookError("is saved as Strict Open XML, of which nothing would be seen; save it as a usual .xlsx")
-        gauge, last, left = _Gauge(stream), 0, _most_characters(book)
+        gauge, last, left = _Gauge(stream), 0, max(FREE_CHARACTERS, CHARACTERS_A_BYTE * book.size)
         parser = _parser_of(book, gauge)
         for number, cells in parser.parse():
             gauge.since = 0
@@ -173,12 +175,6 @@ def rows_of(book: Workbook, part: str) -> Iterator[tuple[int, Cells]]:
             if (left := left - sum(len(value) for value in row if isinstance(value, str))) < 0:
                 raise WorkbookError(f"repeats shared texts until it is {CHARACTERS_A_BYTE} times as large as its file; save it as CSV")
             yield number, row
-
-
-def _most_characters(book: Workbook) -> int:
-    """How many the cells of a sheet may hold."""
-    size: int = sum(part.compress_size for part in book.package.archive.infolist())
-    return max(FREE_CHARACTERS, CHARACTERS_A_BYTE * size)
 
 
 def _in_places(number: int, cells: list[dict[str, Any]]) -> Cells:

@@ -83,5 +83,15 @@ def test_parts_are_worked_on_side_by_side_in_order_with_the_threads_that_are_the
         other.start()
         other.join()
         assert (torch.get_num_threads(), found) == (2, [2])
+        assert side_by_side(lambda _: threads_of_a_newcomer(), range(2)) == [2, 2]
     finally:
         torch.set_num_threads(before)
+
+
+def threads_of_a_newcomer() -> int:
+    """What a thread has that begins, and says so, while others are worked on."""
+    found = list[int]()
+    other = threading.Thread(target=lambda: (use_threads(), found.append(torch.get_num_threads())))
+    other.start()
+    other.join()
+    return found[0]

@@ -13,11 +13,12 @@ from transformers import (
     GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 
-from tasks.engines import choose, export, shared_by, unjudged
+from tasks.engines import choose, export, has_window, shared_by, unjudged
 from tasks.generation import Predictor
 from tasks.models import seeded
 from tasks.process import Process
@@ -29,6 +30,9 @@ OUTPUTS: dict[str, dict[str, Any]] = {"text": {"text": "a"}, "label": {"label": 
 CONFIGS: dict[str, PreTrainedConfig] = {
     "gpt2": GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=128, activation_function="gelu_pytorch_tanh", initializer_range=0.3),
     "llama": LlamaConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64, num_key_value_heads=1),
+    "mistral": MistralConfig(
+        num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64, num_key_value_heads=1, sliding_window=8
+    ),
     "gpt_neox": GPTNeoXConfig(num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=64),
     "gpt_neo": GPTNeoConfig(num_layers=2, hidden_size=32, num_heads=2, attention_types=[[["global"], 2]], max_position_embeddings=128),
 }
@@ -103,7 +107,7 @@ def test_neighbours_of_other_lengths_change_nothing(tmp_path: Path) -> None:
     assert predictor.engine.write([]) == []
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "mistral"])
 def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(architecture: str, tmp_path: Path, monkeypatch: Any) -> None:
     predictor = Predictor.load(made(tmp_path, architecture, engine={"name": "ctranslate2"}))
     assert predictor.engine
@@ -115,6 +119,29 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(architectu
     whole = predictor.engine.write(rows)
     assert [(one.ids, one.ended) for one in shared] == [(one.ids, one.ended) for one in whole]
     assert [sum(one.log_probabilities) for one in shared] == pytest.approx([sum(one.log_probabilities) for one in whole], abs=1e-4)
+
+
+def test_what_is_shared_takes_room_in_each_row_of_a_batch(tmp_path: Path, monkeypatch: Any) -> None:
+    predictor = Predictor.load(made(tmp_path, "gpt2", engine={"name": "ctranslate2"}))
+    assert predictor.engine
+    monkeypatch.setattr("tasks.engines.TOKENS", 100)
+    rows, asked, ask = [[*range(2, 26), number + 30, 9] for number in range(8)], list[int](), predictor.engine._ask
+
+    def counted(own: list[list[int]], shared: list[int]) -> Any:
+        asked.append(len(own) * (len(own[0]) + len(shared) + 12))
+        return ask(own, shared)
+
+    monkeypatch.setattr(predictor.engine, "_ask", counted)
+    assert len(predictor.engine.write(rows)) == 8
+    assert (len(asked), max(asked)) == (4, 76)
+
+
+def test_a_model_with_a_window_reads_every_prompt_whole(tmp_path: Path) -> None:
+    assert has_window(made(tmp_path / "mistral", "mistral"))
+    assert not has_window(made(tmp_path / "llama", "llama"))
+    for told, found in (({"text_config": {"sliding_window": 512}}, True), ({"sliding_window": 9, "use_sliding_window": False}, False)):
+        (tmp_path / "config.json").write_text(json.dumps(told))
+        assert has_window(tmp_path) is found
 
 
 def test_a_version_keeps_the_engine_it_was_evaluated_with(tmp_path: Path) -> None:

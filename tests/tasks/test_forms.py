@@ -15,13 +15,14 @@ from tasks.batching import Row, TokenRows, batch_of
 from tasks.checkpoints import Checkpoints
 from tasks.filling import Filled, Grammar, Guide, Marker
 from tasks.finetuning import train_model
-from tasks.forms import Form, Writing
+from tasks.forms import Form, Writing, places_of
 from tasks.generation import Predictor, token_losses
 from tasks.models import logits_at, seeded
 from tasks.preparation import write_samples
 from tasks.process import Process
 from tasks.prompts import fits
 from tasks.records import Record
+from tasks.spans import place as place_of
 from tasks.spans import trimmed
 from tasks.swapping import Swaps, written_fields
 from tasks.vocabulary import EOS, train_vocabulary
@@ -174,6 +175,23 @@ def test_numbers_in_words_are_marked_and_read_as_numbers(samples: Path) -> None:
         found = said_of(samples, f"Mail: Bo {number} ink\nForm:", {"Bo": ("name", 0.95), number: ("count", 0.9), "ink": ("items", 0.99)})
         assert found.values == {"name": "Bo", "count": 7, "items": ["ink"]}
         assert found.sure["count"] == pytest.approx(0.9, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "place"),
+    [
+        ("三十天内请发十箱", 10, "十箱"),
+        ("Within twenty-one days please send one pallet", 1, "one p"),
+        ("一百二十天内发二十箱", 20, "二十箱"),
+        ("please send 6, no, six boxes", 6, "6, no"),
+        ("seven boxes", 6, None),
+    ],
+)
+def test_a_number_in_words_is_placed_where_it_stands_alone(text: str, value: int, place: str | None) -> None:
+    declared, prompt = process(), f"Mail: {text}\nForm:"
+    places = places_of(declared, (declared.output.fields or {})["count"], value, prompt)
+    found = place_of(prompt, [(6, 6 + len(text))], [("count", places)])[0]
+    assert (found and found[1][0]) == (None if place is None else prompt.index(place))
 
 
 def test_a_value_that_had_to_be_found_is_as_sure_as_its_marks_not_as_their_absence(samples: Path) -> None:

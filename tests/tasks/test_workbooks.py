@@ -112,6 +112,8 @@ def test_a_text_that_is_stored_once_cannot_fill_sheet_after_sheet(tmp_path: Path
     with zipfile.ZipFile(io.BytesIO(whole)) as came, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as made:
         for name in came.namelist():
             made.writestr(name, came.read(name).replace(b">card<", b">" + b"card" * 50 + b"<"))
+        made.writestr("xl/media/a.png", b"")
+        made.filelist[-1].compress_size = 10**9  # as the file states, and nobody reads it
     path = file_of(tmp_path, "b.xlsx", packed.getvalue())
     with pytest.raises(ValueError, match=r"b\.xlsx repeats shared texts until it is 2 times as large as its file; save it as CSV"):
         read(path)

@@ -87,7 +87,7 @@ class Predictor:
         return prompt_of(self.process, values)
 
     def predict(self, prompts: Sequence[str]) -> list[Prediction]:
-        """One prediction for each prompt, in their order; memory grows with the longest prompts, not with their number."""
+        """One prediction for each prompt, in their order; memory grows with the longest prompts and with threads, not with their number."""
         rows = self.encode(prompts)
         found: list[Prediction | None] = [None if len(row) <= self.longest_prompt else _too_long(len(row)) for row in rows]
         waiting = [index for index, prediction in enumerate(found) if prediction is None]

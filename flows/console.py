@@ -215,6 +215,7 @@ def columns_table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table
 
 
 MANY = 12  # reasons that a table shows of one stage
+SHOWN = 2_000  # characters of a value in a table
 STATES = {"waiting": "yellow", "approved": "green", "rejected": "red", "damaged": "red"}
 
 
@@ -286,8 +287,12 @@ def show_why(record: Mapping[str, Any], stories: Mapping[str, Mapping[str, Any]]
     table = Table()
     for heading in ("stage", "was", "seconds", "why"):
         table.add_column(heading, no_wrap=heading != "why", overflow="fold", justify="right" if heading == "seconds" else "left")
-    for stage in dict.fromkeys([*stages, *stories]):
+    last = max((place for place, stage in enumerate(stages) if stage in stories), default=-1)
+    for place, stage in enumerate(dict.fromkeys([*stages, *stories])):
         story = stories.get(stage)
+        if not story and place < last:
+            table.add_row(escape(stage), "left out", "", "nothing is declared for it")
+            continue
         was = "failed" if story and "failed" in story else "reused" if story and story["reused"] else "done" if story else "not reached"
         seconds = f"{story['seconds']:.1f}" if story and "seconds" in story else ""
         lines = list(story["why"]) if story else ["the run ended before, or in it"]
@@ -304,9 +309,14 @@ def show_chain(chain: Sequence["Link"]) -> None:
     for link in chain:
         told = {name: value for name, value in link.facts.items() if value not in (None, "")}
         for place, (name, value) in enumerate(told.items()):
-            table.add_row("" if place else escape(link.title), escape(name), escape(figure(value)))
+            table.add_row("" if place else escape(link.title), escape(name), escape(_beginning(figure(value))))
         table.add_section()
     out.print(table)
+
+
+def _beginning(text: str) -> str:
+    """What of a text is shown where it stands among others."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters in all; --json shows them)"
 
 
 def minute(time: str) -> str:

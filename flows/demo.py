@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.database import sqlite_url
 from infra.settings import ROOT, settings
 
 if TYPE_CHECKING:
@@ -54,7 +53,9 @@ def _own_store() -> None:
     (FOLDER / ".prefect").mkdir(parents=True)
     os.environ["CLERKFLOW_STORE"] = str(FOLDER)
     os.environ["CLERKFLOW_CACHE"] = str(FOLDER / ".cache")
-    os.environ["CLERKFLOW_LEDGER_URL"] = sqlite_url(FOLDER / ".answers.sqlite")
+    os.environ.pop("CLERKFLOW_LEDGER_URL", None)  # its ledger lies beside it, where the commands that it names at its end look, too
+    for file in FOLDER.parent.glob(f"{FOLDER.name}-answers.sqlite*"):
+        file.unlink()
     os.environ["PREFECT_HOME"] = str(FOLDER / ".prefect")
     os.environ.pop("PREFECT_API_URL", None)
 

@@ -64,7 +64,9 @@ def test_the_quota_of_a_container_is_found_in_both_versions_of_control_groups(
     assert quota_of(membership, tmp_path) == quota
 
 
-def test_parts_are_worked_on_side_by_side_in_order_with_the_threads_that_are_there() -> None:
+def test_parts_are_worked_on_side_by_side_in_order_with_the_threads_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLERKFLOW_THREADS", raising=False)
+    monkeypatch.setattr("infra.threads.usable_cores", lambda: 8)
     before, meeting = torch.get_num_threads(), threading.Barrier(2)
 
     def work(part: int) -> tuple[int, int]:

@@ -196,10 +196,12 @@ def show_drift(drift: "Artifact", process: str) -> None:
 
     store = open_store()
     report = read_json(store, drift, "drift.json")
-    out.print(columns_table(f"drift of {process}", report["columns"]))
+    if report["columns"]:
+        out.print(columns_table(f"drift of {process}", report["columns"]))
     if report["audit"]:
         out.print(f"{process}: {escape(report['audit']['told'])}")
-    out.print(f"{process}: {'[red]drifted[/]' if report['drifted'] else 'stable'}: {escape(report['why'])}")
+    verdict = "[red]drifted[/]" if report["drifted"] else "stable" if report["columns"] else "not compared"
+    out.print(f"{process}: {verdict}: {escape(report['why'])}")
     out.print(f"  {store.address(drift.prefix + 'evidently.html')}", soft_wrap=True)
 
 

@@ -8,7 +8,7 @@ that only sound like a number (no one, 十分, 一起).
 import re
 from collections.abc import Iterator
 
-Region = tuple[int, int]  # characters from .. to, of a text
+from tasks.spans import Region
 
 ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Region = tuple[int, int]  # characters from .. to, of a text
+Spelling = str | Region  # a value's text, to be looked for, or where it stands
 Mark = tuple[str, ...]  # sorted; () for a token of no value
 BEGIN, INSIDE = "B:", "I:"
 
@@ -49,9 +50,6 @@ def _goes_on(text: str, at: int) -> bool:
 
 def _is_letter(character: str) -> bool:
     return character.isalpha() and ord(character) < 0x2E80  # scripts from there on are written without blanks
-
-
-Spelling = str | Region  # a value's text, to be looked for, or where it stands
 
 
 def _standing(text: str, spelling: Spelling, regions: Sequence[Region]) -> Iterator[Region]:

@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)   ## the whole life of two processes, about seven minutes
+demo: $(READY)   ## the whole life of two processes, a quarter of an hour on two cores
 	@$(BIN)/clerkflow demo
 
 up: $(READY)     ## MinIO, a Prefect server, a worker, the deployments and the watcher, on loopback

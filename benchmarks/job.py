@@ -98,7 +98,8 @@ def engine(source: Path) -> dict[str, Any]:
     from infra.settings import settings
     from infra.store import open_store
     from tasks.aliases import champion_of
-    from tasks.answering import CHUNK_RECORDS, fault_in
+    from tasks.answering import CHUNK_RECORDS
+    from tasks.faults import fault_in
     from tasks.readers import Reader
     from tasks.records import Record
     from tasks.registry import fetch_version

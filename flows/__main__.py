@@ -157,8 +157,7 @@ def score(
     format_: Annotated[OutputFormat, typer.Option("--format", help="How predictions are written.")] = "jsonl",
 ) -> None:
     """Give the champion new records; write predictions, and dead letters for what it could not do."""
-    load_process(process, settings().processes)
-    source = _source(input_)
+    source = _source(input_, load_process(process, settings().processes))
     console.quiet_libraries()
     from flows.score import score as flow
 
@@ -307,17 +306,22 @@ def reconcile(process: Name) -> None:
 
 @app.command()
 def demo() -> None:
-    """The whole life in a few minutes: two models trained, a batch done, a drift caught, the champion replaced."""
+    """The whole life in a quarter of an hour: two models trained, a batch done, a drift caught, the champion replaced."""
     console.quiet_libraries()
     from flows.demo import demo as story
 
     story()
 
 
-def _source(name: str | None) -> str | None:
+def _source(name: str | None, process: Process) -> str | None:
     """A file by its whole path, since flows may run elsewhere; a key of the store, and nothing, as they are."""
-    here = name is not None and os.path.isfile(name)  # noqa: PTH113 - Path.is_file raises for a name that is too long
-    return str(Path(name).resolve()) if name and here else name
+    if name is None:
+        return None
+    from infra.store import open_store
+    from tasks.sources import check_source
+
+    check_source(open_store(), name, process)
+    return str(Path(name).resolve()) if os.path.isfile(name) else name  # noqa: PTH113 - Path.is_file raises for a name that is too long
 
 
 def _declared(names: list[str] | None) -> list[Process]:

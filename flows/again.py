@@ -83,7 +83,10 @@ def replay(
     reason: Annotated[Reason | None, typer.Option("--reason", help="Only the dead letters of this code.")] = None,
 ) -> None:
     """Ask again about the dead letters of a batch, after the data or the model was mended; what comes of them is a batch of its own."""
-    load_process(process, settings().processes)
+    from infra.store import open_store
+    from tasks.batches import find_batch
+
+    find_batch(open_store(), load_process(process, settings().processes).name, batch)
     console.quiet_libraries()
     from flows.replay import replay as flow
 

@@ -176,12 +176,11 @@ def show_batches(batches: Sequence["Artifact"], process: str) -> None:
     store = open_store()
     for batch in batches:
         known = f"; the model was asked about {batch.facts['asked']:,}" if "asked" in batch.facts else ""
-        several = f"; {doubled:,} ids came with different contents" if (doubled := batch.facts.get("doubled")) else ""
-        out.print(f"{process}: {accounted(batch)}{known}{several}")
+        out.print(f"{process}: {accounted(batch)}{known}")
         for key in (batch.prefix, *delivered(store, batch)):
             out.print(f"  {store.address(key)}", soft_wrap=True)
     asked = (batch.facts for batch in batches if "asked" in batch.facts)  # people's words are asked nobody again
-    if lost := next((facts["batch"] for facts in asked if facts["dead"]), None):
+    if lost := next((facts["batch"] for facts in asked if facts["dead"] > facts.get("repeated", 0)), None):
         next_command(f"clerkflow replay {process} {lost}")
     if not batches:
         out.print(f"{process}: nothing waits in the inbox; name a file with --input, or put one below {store.address(process + '/inbox')}")

@@ -1,4 +1,4 @@
-"""Demo: the whole life of two processes in a few minutes, on the embedded default: a local store, no server to start."""
+"""Demo: the whole life of two processes in a quarter of an hour, on the embedded default: a local store, no server to start."""
 
 import json
 import os

@@ -23,7 +23,7 @@ def show_models(
 ) -> None:
     """Published versions, newest first, who was champion when and why, and what people found among its accepted answers."""
     table = Table(title=f"models of {process}", title_justify="left")
-    for heading in ("version", "", "published", "size", "measures"):
+    for heading in ("version", "", "run began", "size", "measures"):
         table.add_column(heading, no_wrap=heading in ("version", "size"))
     for manifest in manifests:
         marks = [f"[green]{name}[/]" if name == "champion" else name for name, version in aliases.items() if version == manifest.version]

@@ -114,6 +114,8 @@ progress.py          how far a long stage is, in the Prefect UI
 sources.py           a file, a key or a table -> bytes on this machine, and their name among batches
 tables.py            rows of a SQL table -> a copy on this machine, page by page
 answering.py         records + what was answered + model -> predictions, dead letters, chunk by chunk
+faults.py            why the model cannot be asked about a record
+repeats.py           which records of a batch came before in it
 tallies.py           what became of a batch's records, and when too many of them are dead letters
 answers.py           the ledger of what models have answered: once, whoever asks again
 workers.py           prompts -> predictions by several processes, each with the model loaded once   (Ray)

@@ -10,24 +10,21 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.answers import Answers, key_of
 from tasks.artifacts import modified_at, shown
-from tasks.cleaning import fold
 from tasks.deliveries import Deliver, deliveries
-from tasks.duplicates import Ids
 from tasks.encodings import KEPT_BYTES
-from tasks.expectations import kind_of, kinds_for, within
+from tasks.faults import fault_in
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.predictions import Prediction
 from tasks.process import Process
-from tasks.prompts import clean
-from tasks.readers import Reader
+from tasks.readers import Reader, id_from
 from tasks.reasons import Reason, reason_of
 from tasks.records import Record, Rejected
 from tasks.repairs import repair
+from tasks.repeats import Repeats
 from tasks.replays import Again
 from tasks.results import ResultTable
 from tasks.reviews import Reviewed
@@ -71,34 +68,8 @@ class Asked(NamedTuple):
     raw: bytes = b""  # the row as it came, its first MiB; should it become a dead letter
 
 
-def fault_in(process: Process, record: Record) -> tuple[Reason, str] | None:
-    """Why the model cannot be asked about a record, in words without values; None when it can."""
-    for path, column in process.input_columns.items():
-        value = record.values.get(path)
-        if value is None and not column.optional:
-            return Reason.INPUT_MISSING, f"required input {path} is missing"
-        if value is None:
-            continue
-        kind, declared = kind_of(value, column), kinds_for(column)
-        if kind not in declared:
-            return Reason.INPUT_TYPE, f"input {path} is of type {kind}, {' or '.join(declared)} is declared"
-        if not all(within(column, inner) for inner in (value if column.list else [value])):
-            return Reason.INPUT_OUTSIDE, f"input {path} is outside its declared values, bounds or pattern"
-        if isinstance(value, str) and not column.optional and _is_blank(process, value):
-            return Reason.INPUT_BLANK, f"required input {path} is blank"
-    if all(record.values.get(path) in (None, "", [], {}) for path in process.input_columns):
-        return Reason.INPUT_NONE, "every input is missing"
-    return None
-
-
-def _is_blank(process: Process, text: str) -> bool:
-    """Whether nothing of a text is left to see after cleaning; most texts show it at their first letter."""
-    if "<" not in text and "&" not in text and any(map(str.isalnum, text)):
-        return False
-    return not fold(clean(process, text))
-
-
 EVERYTHING = Batches(max_dead=1.0)
+REJECTED = Reason.REJECTED, "a person has reviewed it before, and rejected it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +108,17 @@ def score_file(source: Source, champion: Champion, process: Process, terms: Term
         originals(folder / ORIGINALS) as keep,
         json_lines(folder / WORDS) as write_words,
         deliveries(folder, process, terms.wanted) as deliver,
-        TemporaryFile(dir=folder) as ids,
+        Repeats() as repeats,
         _older_left_alone(),
         _progress(f"Scoring {process.name}") as show,
     ):
         writers = Writers(write_done, write_review, write_audit, write_dead, keep, write_words, deliver)
-        job = Job(source, champion, process, terms, writers, Ids(ids))
+        job = Job(source, champion, process, terms, writers, repeats)
         for asking in ahead(job.ask(chunk) for chunk in chunks(job.asked(reader))):
             job.answer(asking)
             show(job.tally)
         job.bury_missing()
         job.check_budget(ended=True)
-        job.tally.doubled = job.ids.doubled()
     with (folder / "monitoring.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(as_json(row) + "\n" for row in job.monitoring.rows)
     rows = len(terms.again.letters) if terms.again else reader.counts["records"] + reader.counts["rejected"]
@@ -208,16 +178,19 @@ class Writers:
 class Job:
     """A batch while it is made."""
 
-    def __init__(self, source: Source, champion: Champion, process: Process, terms: Terms, write: Writers, ids: Ids) -> None:
+    def __init__(self, source: Source, champion: Champion, process: Process, terms: Terms, write: Writers, repeats: Repeats) -> None:
         self.source, self.champion, self.process, self.terms, self.write = source, champion, process, terms, write
-        self.tally, self.ids = Tally(), ids
+        self.tally, self.repeats = Tally(), repeats
         self.attempts: dict[int, int] = {}  # line -> of what is asked about again
         self.coming: set[bytes] = set()  # keys of answers that are waited for
         self.monitoring = Reservoir[Row](MONITORING_ROWS, source.sha256 + champion.version)
 
     def asked(self, reader: Reader) -> Iterator[Asked]:
         """Records that the model can be asked about; the others go to the dead letters on the way."""
-        for row in self._picked(reader):
+        for row, meant in self._picked(reader):
+            repeated = None if isinstance(row, Rejected) else self._repeat(row, reader.content)
+            if not meant:
+                continue
             self.tally.rows += 1
             raw = reader.raw[:KEPT_BYTES]
             if isinstance(row, Rejected):
@@ -226,26 +199,32 @@ class Job:
             record = repair(self.process, row, None)
             item = self._item(record)
             word = self.terms.words.on(item) if self.terms.words else None
-            if word and word.word == "rejected":
-                self.bury_record(record, Reason.REJECTED, "a person has reviewed it before, and rejected it", raw)
-            elif fault := fault_in(self.process, record):
+            if fault := repeated or (REJECTED if word and word.word == "rejected" else fault_in(self.process, record)):
                 self.bury_record(record, *fault, raw)
             else:
-                prompt = self.champion.predictor.prompt_of(record.values)
-                self.ids.note(record.id, prompt)
-                yield Asked(record, prompt, word, item, raw)
+                yield Asked(record, self.champion.predictor.prompt_of(record.values), word, item, raw)
+
+    def _repeat(self, record: Record, content: bytes) -> tuple[Reason, str] | None:
+        """Why a record is not answered beside one that came before it; of those without an id, all are answered."""
+        first = self.repeats.first(record.id, content, record.line)
+        if first is None or (first.is_same and not self.terms.results and record.id == id_from(content)):
+            return None
+        where = f"in line {first.line}, has its id"
+        return (Reason.REPEATED, f"the same record, {where}") if first.is_same else (Reason.DOUBLED_ID, f"another record, {where}")
 
     def _item(self, record: Record) -> str:
         words = self.terms.words
         return words.known_by(record.id, record.values) if words and (words.spoken or self.terms.results) else ""
 
-    def _picked(self, reader: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
+    def _picked(self, reader: Iterable[Record | Rejected]) -> Iterator[tuple[Record | Rejected, bool]]:
+        """All rows, and which of them are meant."""
         if self.terms.again is None:
-            yield from reader
+            yield from ((row, True) for row in reader)
             return
         for row, attempt in self.terms.again.picked(reader, self.source.sha256):
-            self.attempts[row.line] = attempt
-            yield row
+            if attempt:
+                self.attempts[row.line] = attempt
+            yield row, bool(attempt)
 
     def ask(self, chunk: Sequence[Asked]) -> Asking:
         """Find what was said to a chunk, and ask the model about the rest; workers begin with it at once."""

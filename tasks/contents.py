@@ -42,7 +42,7 @@ def absent_in(folder: Path, known_by: Callable[[str, Mapping[str, Any]], str], k
     """Id, and what the content is known by, of each record that a batch's files keep for a person or hold as a dead letter.
 
     A row that could not be read is known by nothing, but for its id, where that can be read: a table's row keeps it whatever else it
-    holds. Another record stands for one whose id is doubled, and nobody saw one that is gone.
+    holds. Another record stands for one whose id came before, and nobody saw one that is gone.
 
     Args:
         key: the column that holds a record's id.
@@ -54,7 +54,7 @@ def absent_in(folder: Path, known_by: Callable[[str, Mapping[str, Any]], str], k
             with suppress(UnreadableRowError):
                 if id := id_of(parse_object(row["content"]), key):
                     yield id, ""
-        elif row["code"] not in (Reason.DOUBLED_ID, Reason.GONE):
+        elif row["code"] not in (Reason.DOUBLED_ID, Reason.REPEATED, Reason.GONE):
             yield row["record_id"], known_by(row["record_id"], json.loads(row["content"]))
 
 

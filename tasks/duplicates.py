@@ -10,11 +10,10 @@ another output are no duplicate: they show where the answer is not certain.
 
 import hashlib
 import re
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,6 @@ PROSE = 20  # characters from which a value is prose; what is shorter is a name,
 LONG = 40  # characters from which shingles are 5 long, else 3, so that one typo does not change half of them
 HASHES = 64
 CROWD = 50  # samples of one bucket that others are compared with, so that a million alike ones take no square of time
-WAITING = 2**13  # ids and contents that are held before they are written
-PART_BYTES = 2**21  # of them that are looked at together
 FIGURES = re.compile(r"[\d一二三四五六七八九十百千万两〇零]+")
 MULTIPLIERS, SHIFTS = np.random.default_rng(7).integers(1, 2**63, (2, HASHES), dtype=np.uint64) | np.uint64(1)
 
@@ -109,45 +106,6 @@ def band_keys(wordings: Sequence[Wording], threshold: float) -> Keys:
             key ^= key >> np.uint64(29)
         keys[:, band] = key
     return keys
-
-
-class Ids:
-    """Which ids come with several contents; numbers for them wait in a file, so that memory does not grow.
-
-    Args:
-        file: new and empty, to be written and read.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._waiting = file, array("q")
-
-    def note(self, id: str, content: str) -> None:
-        """Take in a record."""
-        self._waiting.extend((hash(id), hash(content)))
-        if len(self._waiting) >= WAITING:
-            self._write()
-
-    def _write(self) -> None:
-        self._waiting.tofile(self._file)
-        self._file.flush()
-        del self._waiting[:]
-
-    def doubled(self) -> int:
-        """How many ids came with more than one content."""
-        self._write()
-        parts = 1 + self._file.tell() // PART_BYTES
-        return sum(self._doubled_in(part, parts) for part in range(parts))
-
-    def _doubled_in(self, part: int, parts: int) -> int:
-        found = [np.empty((0, 2), dtype=np.int64)]
-        self._file.seek(0)
-        while block := self._file.read(16 * WAITING):
-            pairs = np.frombuffer(block, dtype=np.int64).reshape(-1, 2)
-            found.append(pairs[pairs[:, 0] % parts == part])
-        ids, contents = np.concatenate(found).T
-        order = np.lexsort((contents, ids))
-        ids, contents = ids[order], contents[order]
-        return len(np.unique(ids[1:][(ids[1:] == ids[:-1]) & (contents[1:] != contents[:-1])]))
 
 
 def exact_twins(keys: Keys, order: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,7 +18,8 @@ class Reason(StrEnum):
     UNPARSEABLE = "unparseable"
     UNFINISHED = "unfinished"
     NO_OUTPUT = "no_output"  # what else a model may say instead of an output
-    DOUBLED_ID = "doubled_id"  # another record of the batch has its id, and a table holds one row for it
+    DOUBLED_ID = "doubled_id"  # a record before it in the batch has its id, and holds something else
+    REPEATED = "repeated"  # it came before in the batch, and is answered there
     GONE = "gone"  # asked about again, and not in the source any more
     OUTDATED = "outdated"  # a person's word, on what the record held before
 
@@ -28,6 +29,7 @@ class Reason(StrEnum):
         return _STAGES.get(self, "prediction")
 
 
+NO_FAULT = (Reason.REJECTED, Reason.REPEATED)  # of the source, or of the model
 _STAGES = {
     Reason.UNREADABLE: "reading",
     Reason.GONE: "reading",
@@ -38,7 +40,8 @@ _STAGES = {
     Reason.INPUT_NONE: "inputs",
     Reason.REJECTED: "review",
     Reason.OUTDATED: "review",
-    Reason.DOUBLED_ID: "writing",
+    Reason.DOUBLED_ID: "inputs",
+    Reason.REPEATED: "inputs",
 }
 
 

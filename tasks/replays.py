@@ -59,13 +59,15 @@ class Again:
         return digest_of([self.batch, *sorted(f"{letter.line} {letter.attempt}" for letter in self.letters)])
 
     def picked(self, rows: Iterable[Record | Rejected], sha256: str) -> Iterator[tuple[Record | Rejected, int]]:
-        """The rows that are asked about, and which attempt that is; what is never found is left in `missing`."""
+        """All rows, and which attempt it is for those that are asked about, 0 for the others; what is never found is left in `missing`."""
         find = self._in_same_bytes() if sha256 == self.sha256 else self._in_mended(self.earlier())
         for row in rows:
             letter = find(row)
             if letter and letter not in self.found:
                 self.found.add(letter)
                 yield row, letter.attempt + 1
+            else:
+                yield row, 0
 
     def _in_same_bytes(self) -> Find:
         lines = {letter.line: letter for letter in self.letters if letter.code != Reason.GONE}  # those were not in these bytes
@@ -97,7 +99,7 @@ def _place(letter: Letter, earlier: Earlier) -> tuple[str, int]:
 
 
 def letters_of(store: Store, process: str, batch: str, reason: Reason | None) -> Again:
-    """The dead letters of a batch, or those of one reason.
+    """The dead letters of a batch, or those of one reason; never those whose record is answered elsewhere in it.
 
     Raises:
         ValueError: no such batch, or it has no such letters, or no model gave its answers.
@@ -105,10 +107,11 @@ def letters_of(store: Store, process: str, batch: str, reason: Reason | None) ->
     found = find_batch(store, process, batch)
     if batch.startswith(f"{REVIEWED}-"):
         raise ValueError(f"{batch} holds what people said, no model is asked for that; replay the batch that they looked at")
-    letters = [letter for letter in map(_letter, rows_in(store, found.artifact, LETTERS)) if reason in (None, letter.code)]
+    there = map(_letter, rows_in(store, found.artifact, LETTERS))
+    letters = [letter for letter in there if reason in (None, letter.code) and letter.code != Reason.REPEATED]
     if not letters:
-        there = ", ".join(f"{code} {count}" for code, count in found.reasons.items()) or "none"
-        raise ValueError(f"{batch} has no dead letters{f' of reason {reason}' if reason else ''}; it has: {there}")
+        has = ", ".join(f"{code} {count}" for code, count in found.reasons.items()) or "none"
+        raise ValueError(f"{batch} has no dead letters to replay{f' of reason {reason}' if reason else ''}; it has: {has}")
     earlier = partial(_earlier, store, process, found, {known_as(letter.id) for letter in letters})
     return Again(batch, found.location or found.source, found.source_sha256, letters, earlier)
 

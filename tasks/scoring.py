@@ -237,7 +237,7 @@ def _facts(order: Order, tally: Tally, seconds: float) -> dict[str, Any]:
         "review": tally.review,
         "dead": tally.dead,
         "asked": tally.asked,
-        "doubled": tally.doubled,
+        "repeated": tally.reasons[Reason.REPEATED],
         **tally.reading,
         "seconds": round(seconds, 1),
         "rows_per_second": round(tally.rows / seconds, 1),

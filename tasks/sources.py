@@ -59,8 +59,26 @@ def opened(store: Store, name: str, process: Process | None = None) -> Iterator[
         try:
             digest = copy_to(store, name, copy)
         except (MissingObject, ValueError):
-            raise ValueError(f"{name!r} is neither a file here nor a key of {store.uri}") from None
+            raise _nowhere(name, store) from None
         yield Source(copy, name, digest, modified_at(copy), name)
+
+
+def check_source(store: Store, name: str, process: Process) -> None:
+    """That there is a source of this name, which may be a declared table's.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (process.batch.source and name == table_name(process.batch.source)) or os.path.isfile(name):  # noqa: PTH113 - as in `opened`
+        return
+    with suppress(ValueError):
+        if store.stat(name):
+            return
+    raise _nowhere(name, store)
+
+
+def _nowhere(name: str, store: Store) -> ValueError:
+    return ValueError(f"{name!r} is neither a file here nor a key of {store.uri}")
 
 
 def _is_text(name: str) -> bool:

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.reasons import Reason
+from tasks.reasons import NO_FAULT
 
 JUDGED_FROM = 200  # records, whose share is taken at its word, at once; of fewer it says little, and they are judged at their end
 CHANCE = 0.01  # of so many dead letters among fewer records, if max_dead of all records were such: a smaller one stops the batch
@@ -21,7 +21,6 @@ class Tally:
     review: int = 0
     dead: int = 0
     asked: int = 0  # of the model; the others were known
-    doubled: int = 0  # ids that came with different words for the model; where a table holds one row for each, the later ones are dead
     reasons: Counter[str] = field(default_factory=Counter)  # code -> dead letters
     doubts: Counter[str] = field(default_factory=Counter)  # reason -> records to review
     reading: dict[str, Any] = field(default_factory=dict)  # the encoding of the source, and how it is known
@@ -38,7 +37,7 @@ def check_budget(tally: Tally, most: float, name: str, ended: bool) -> None:
     Raises:
         ValueError: they are.
     """
-    dead = tally.dead - tally.reasons[Reason.REJECTED]  # what a person has rejected says nothing of the source
+    dead = tally.dead - sum(tally.reasons[reason] for reason in NO_FAULT)
     if dead <= most * tally.rows or not (ended or tally.rows >= JUDGED_FROM):
         return
     if tally.rows < JUDGED_FROM and chance_of(dead, tally.rows, most) >= CHANCE:

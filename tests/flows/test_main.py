@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from flows import __main__ as line
+from infra.store import open_store
+from tasks.declaration import load_process
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -61,6 +63,17 @@ def test_a_file_in_the_place_of_the_store_is_told_by_every_command_that_needs_th
 
 def test_an_input_is_a_file_here_or_else_a_key(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(toy)
-    assert line._source("sample.jsonl") == str(toy / "sample.jsonl")
-    for key in ("toy/inbox/new.jsonl", "n" * 300, None):
-        assert line._source(key) == key
+    process, key = load_process("toy", toy.parent), "toy/inbox/new.jsonl"
+    open_store().write(key, b"{}")
+    assert [line._source(name, process) for name in ("sample.jsonl", key, None)] == [str(toy / "sample.jsonl"), key, None]
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "n" * 300, "../sample.jsonl", "", "sql:messages"])
+def test_a_source_or_a_batch_that_is_not_there_is_a_mistake_of_the_command_and_no_run_is_begun(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    status, told = answer(monkeypatch, capsys, "score", "toy", "--input", name)
+    assert status == 2
+    assert "is neither a file here nor a key" in told
+    assert answer(monkeypatch, capsys, "replay", "toy", name)[0] == 2
+    assert not list(open_store().list("toy/runs/"))

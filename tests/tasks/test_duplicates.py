@@ -1,14 +1,12 @@
 """Duplicates: the same again is found in any script, a record that differs in a figure or a name is not."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tasks import duplicates
 from tasks.cleaning import fold
-from tasks.duplicates import Ids, band_keys, digest, exact_twins, near_twins, rows_of_a_band, shingles, similarity, wording
+from tasks.duplicates import band_keys, digest, exact_twins, near_twins, rows_of_a_band, shingles, similarity, wording
 
 LETTER = "Good morning, I ordered a grey desk lamp three weeks ago and it has still not been delivered to our office in Leiden. "
 CHINESE = "您好，我三周前订购了一盏灰色台灯，到现在还没有送到我们在莱顿的办公室，请尽快帮我查一下物流信息，谢谢您的帮助，期待回复。"
@@ -71,13 +69,3 @@ def test_a_lower_threshold_asks_for_narrower_bands() -> None:
 
 def test_parts_of_a_digest_do_not_run_together() -> None:
     assert digest("ab", "c") != digest("a", "bc")
-
-
-def test_ids_with_several_contents_are_counted_whatever_fits_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "WAITING", 16)
-    monkeypatch.setattr(duplicates, "PART_BYTES", 64)
-    with (tmp_path / "ids").open("w+b") as file:
-        ids = Ids(file)
-        for number in range(100):
-            ids.note(f"id {number % 60}", f"content {number if number % 60 < 10 else number % 60}")
-        assert ids.doubled() == 10  # of the 40 that come twice

@@ -61,7 +61,7 @@ def test_a_replay_of_the_same_bytes_finds_records_by_their_lines(run: Run, tmp_p
 
 def test_what_cannot_be_replayed_is_told(run: Run, tmp_path: Path) -> None:
     batch = score(lines(tmp_path / "new.jsonl", {"id": "a"}, {"id": "b", "text": "card"}), run)
-    with pytest.raises(ValueError, match="no dead letters of reason too_long; it has: input_missing 1"):
+    with pytest.raises(ValueError, match="no dead letters to replay of reason too_long; it has: input_missing 1"):
         replay(batch, run, Reason.TOO_LONG)
     for name in ("none", "../batches/none", "..", ""):
         with pytest.raises(ValueError, match="memory has no batch"):
@@ -89,13 +89,21 @@ def test_a_letter_without_an_id_is_gone_when_rows_have_moved_and_no_other_record
     assert [row["record_id"] for row in found["predictions.jsonl"]] == ["c"] and not found["dead_letters.jsonl"]
 
 
-def test_of_letters_with_one_id_each_is_found_again_and_not_the_record_that_was_answered(run: Run, tmp_path: Path) -> None:
+def test_a_replay_answers_no_record_beside_one_that_came_before_it(run: Run, tmp_path: Path) -> None:
     good = {"id": "a", "text": "card"}
-    first = score(lines(tmp_path / "new.jsonl", good, {"id": "a"}, {"id": "a"}), run)
-    assert [letter[:2] for letter in letters_in(first, tmp_path / "1")] == [("a", "input_missing")] * 2
-    lines(tmp_path / "new.jsonl", {"id": "new", "text": "x"}, good, {"id": "a", "text": "second"}, {"id": "a", "text": "third"})
-    found = files_of(replay(first, run), tmp_path / "2")
-    assert [row["line"] for row in found["predictions.jsonl"]] == [3, 4] and not found["dead_letters.jsonl"]
+    first = score(lines(tmp_path / "new.jsonl", good, {"id": "a"}, good, {"id": "a", "text": "order"}), run)
+    assert [letter[1] for letter in letters_in(first, tmp_path / "1")] == ["doubled_id", "repeated", "doubled_id"]
+    assert letters_in(replay(first, run), tmp_path / "2") == [("a", "doubled_id", 2)] * 2
+    with pytest.raises(ValueError, match="no dead letters to replay of reason repeated; it has: doubled_id 2, repeated 1"):
+        replay(first, run, Reason.REPEATED)
+    lines(tmp_path / "new.jsonl", {"id": "new", "text": "x"}, good, {"id": "a", "text": "second"}, {"id": "b", "text": "order"})
+    assert letters_in(replay(first, run), tmp_path / "3") == [("a", "doubled_id", 2), ("a", "gone", 2)]
+
+
+def test_of_letters_without_an_id_of_their_own_each_is_found_again(run: Run, tmp_path: Path) -> None:
+    first = score(lines(tmp_path / "new.jsonl", {"text": "card " * 200}, {"text": "card"}, {"text": "card " * 200}), run)
+    lines(tmp_path / "new.jsonl", {"text": "x"}, {"text": "card"}, {"text": "card " * 200}, {"text": "card " * 200})
+    assert [row["line"] for row in files_of(replay(first, run), tmp_path / "2")["dead_letters.jsonl"]] == [3, 4]
 
 
 def test_a_letter_whose_record_is_gone_never_hides_another_one_at_its_line(run: Run, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tasks.process import Process
 from tasks.records import Record
 from tasks.runs import Run
 from tasks.scoring import score_batch
+from tasks.terms import Batches
 
 
 @pytest.fixture
@@ -236,9 +237,9 @@ def test_bad_rows_are_dead_letters_from_which_the_original_bytes_are_found(run: 
     source.write_bytes(b"".join(row + ends[place % 3] for place, row in enumerate(rows)))
     batch, digest = score(source, run), file_digest(source)
     found = files_of(batch, tmp_path / "batch")
-    assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (9, 2, 7)
-    assert [row["record_id"] for row in found["predictions.jsonl"]] == ["1", "1"]
-    assert [row["line"] for row in found["dead_letters.jsonl"]] == [2, 3, 4, 5, 7, 9, 10]
+    assert (batch.facts["rows"], batch.facts["done"], batch.facts["dead"]) == (9, 1, 8)
+    assert [row["record_id"] for row in found["predictions.jsonl"]] == ["1"]
+    assert [row["line"] for row in found["dead_letters.jsonl"]] == [2, 3, 4, 5, 6, 7, 9, 10]
     came = source.read_bytes().splitlines()
     source.write_text("overwritten")
     kept = (tmp_path / "batch" / "dead_letters.raw").read_bytes()
@@ -320,18 +321,46 @@ def test_a_rerun_of_a_killed_batch_and_overlapping_files_pay_once(run: Run, tmp_
 
 def test_what_stands_in_two_chunks_on_their_way_is_asked_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.answering.CHUNK_RECORDS", 2)
-    batch = score(lines(tmp_path / "new.jsonl", *({"id": "a", "text": f"card {n // 5}"} for n in range(10))), run)
+    batch = score(lines(tmp_path / "new.jsonl", *({"text": f"card {n // 5}"} for n in range(10))), run)
     assert (batch.facts["asked"], batch.facts["done"]) == (2, 10)
 
 
-def test_ids_that_come_with_different_contents_are_counted_and_told(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = (("a", "card"), ("b", "late"), ("a", "order"), ("b", "late"), ("a", "card"), ("c", ""))
-    rows = [{"id": id, "text": text} for id, text in said]
-    batch = score(lines(tmp_path / "new.jsonl", *rows), run)
-    assert [batch.facts[name] for name in ("rows", "done", "dead", "doubled")] == [6, 5, 1, 1]
+def test_of_records_with_one_id_the_first_is_answered_and_each_other_one_told_with_its_line(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = (("a", "card"), ("b", "late"), ("a", "order"), ("b", "late"), ("c", ""), ("c", "late"))
+    batch = score(lines(tmp_path / "new.jsonl", *({"id": id, "text": text} for id, text in said)), run)
+    assert [batch.facts[name] for name in ("rows", "done", "dead", "repeated", "asked")] == [6, 2, 4, 1, 2]
+    letters = [(row["line"], row["code"], row["reason"]) for row in files_of(batch, tmp_path / "out")["dead_letters.jsonl"]]
+    assert letters == [
+        (3, "doubled_id", "another record, in line 1, has its id"),
+        (4, "repeated", "the same record, in line 2, has its id"),
+        (5, "input_blank", "required input text is blank"),
+        (6, "doubled_id", "another record, in line 5, has its id"),
+    ]
     show_batches([batch], "memory")
-    assert "1 ids came with different contents" in " ".join(capsys.readouterr().out.split())
-    assert score(lines(tmp_path / "new.jsonl", *rows[1:2]), run).facts["doubled"] == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "2 accepted + 0 to review + 4 dead letters (1 of them records that came before)" in told
+    assert "clerkflow replay memory" in told
+
+
+def test_records_that_come_again_are_no_fault_of_the_batch_and_nothing_to_replay(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict = run.model_copy(update={"process": run.process.model_copy(update={"batch": Batches(max_dead=0.01)})})
+    row = {"id": "a", "text": "card"}
+    batch = score(lines(tmp_path / "new.jsonl", *[row] * 300, {"text": "card", "id": "b"}), strict)
+    assert [batch.facts[name] for name in ("rows", "done", "dead", "repeated")] == [301, 2, 299, 299]
+    show_batches([batch], "memory")
+    assert "clerkflow replay" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"300 records are dead letters|of the first 200 records are dead letters"):
+        score(lines(tmp_path / "b.jsonl", *({"id": "a", "text": f"card {n}"} for n in range(300))), strict)
+
+
+def test_equal_rows_without_an_id_may_be_two_records_and_each_has_its_answer(run: Run, tmp_path: Path) -> None:
+    batch = score(lines(tmp_path / "new.jsonl", {"text": "card"}, {"text": "card"}), run)
+    assert [row["line"] for row in files_of(batch, tmp_path / "out")["predictions.jsonl"]] == [1, 2]
+    assert [batch.facts[name] for name in ("done", "asked")] == [2, 1]
 
 
 def between_tables(run: Run) -> Run:

@@ -156,5 +156,5 @@ def _compared(name: str, value: Any) -> Sequence[Any]:
 def _takes(type: str, column: "Column") -> bool:
     """Whether an expectation can be computed for a column."""
     if any(part in type for part in CALCULATED):
-        return column.type in ("integer", "number") and not column.list
+        return column.is_number and not column.list
     return "strftime" not in type or (column.type in ("string", "date") and not column.list)

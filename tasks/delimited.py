@@ -30,11 +30,16 @@ MANY_LINES = 1_000  # from which a cell is doubted when most of its lines are ro
 DELIMITERS = ",;\t|"
 
 
+def take_wide_cells() -> None:
+    """Let a cell be as large as a row may be, in the whole interpreter; 131,072 characters otherwise."""
+    csv.field_size_limit(2 * MAX_ROW_BYTES)
+
+
 def read_csv(reader: "Reader") -> "Rows":
     """Rows of a table of text; values stay text."""
     encoding = encoding_of(reader.path, reader.process.records.encoding)
     reader.know(encoding)
-    csv.field_size_limit(2 * MAX_ROW_BYTES)  # of the whole interpreter; 131,072 otherwise
+    take_wide_cells()
     lines = _Lines(byte_lines(reader.path, encoding), encoding)
     header: list[str] = []
     for number, raw, size in lines:

@@ -311,5 +311,5 @@ def _of_column(path: str, column: "Column", closed: Sequence[str] | None) -> Ite
     if column.pattern is not None:
         yield "expect_column_values_to_match_regex", {"column": path, "regex": column.pattern}
     bounds = {name: bound for name, bound in (("min_value", column.minimum), ("max_value", column.maximum)) if bound is not None}
-    if bounds and column.type in ("integer", "number"):
+    if bounds and column.is_number:
         yield "expect_column_values_to_be_between", {"column": path, **bounds}

@@ -187,7 +187,7 @@ def spellings_of(process: Process, declared: OutputField, value: Any, prompt: st
 def places_of(process: Process, declared: OutputField, value: Any, prompt: str) -> list[Spelling]:
     """How a value may stand in a prompt, and where it stands in words."""
     found: list[Spelling] = [*spellings_of(process, declared, value, prompt)]
-    if declared.type not in ("integer", "number"):
+    if not declared.is_number:
         return found
     return [*found, *(region for region, number in numerals_in(prompt) if number == value)]
 
@@ -266,7 +266,7 @@ def spelled(declared: OutputField, value: Any) -> str:
 
 def read_value(declared: OutputField, text: str) -> Any:
     """The value that a spelled or marked text states; None when it is none that the declaration takes."""
-    if declared.type in ("integer", "number") and (number := numeral_of(text)) is not None:
+    if declared.is_number and (number := numeral_of(text)) is not None:
         return typed(declared, str(number))
     if declared.type != "object":
         return typed(declared, (declared.type == "date" and day_of(text)) or text)

@@ -54,6 +54,11 @@ class Column(Declared):
             raise ValueError("\n".join(mistakes))
         return self
 
+    @property
+    def is_number(self) -> bool:
+        """Whether its value, or each of a list, is one."""
+        return self.type in ("integer", "number")
+
 
 class OutputField(Column):
     """One field that the model fills in."""

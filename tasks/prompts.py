@@ -175,5 +175,5 @@ def fits(field: OutputField, value: Any) -> bool:
 
 def typed(field: OutputField, text: str) -> Any:
     """A text as a value of the field's type; None when it is none that the declaration takes."""
-    value = number_of(text) if field.type in ("integer", "number") else text
+    value = number_of(text) if field.is_number else text
     return value if fits(field, value) else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from infra.store import Store
 from tasks.artifacts import Artifact, fetch_file, listing_of, scratch
-from tasks.encodings import MAX_ROW_BYTES
+from tasks.delimited import take_wide_cells
 from tasks.routing import FILE as REVIEW
 from tasks.sinks import LETTERS, safe_cell, spreadsheet_cell
 from tasks.workbooks import unescaped
@@ -44,7 +44,7 @@ def json_rows(path: Path, record: str | None = None) -> Iterator[Facts]:
 
 
 def _comma_separated(path: Path, record: str | None) -> Iterator[Facts]:
-    csv.field_size_limit(2 * MAX_ROW_BYTES)  # of the whole interpreter, as tasks/delimited.py sets it
+    take_wide_cells()
     with path.open(encoding="utf-8-sig", newline="") as stream:
         yield from (row for row in csv.DictReader(stream) if record is None or row["record_id"] == known_as(record))
 

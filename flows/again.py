@@ -84,9 +84,9 @@ def replay(
 ) -> None:
     """Ask again about the dead letters of a batch, after the data or the model was mended; what comes of them is a batch of its own."""
     from infra.store import open_store
-    from tasks.batches import find_batch
+    from tasks.replays import letters_of
 
-    find_batch(open_store(), load_process(process, settings().processes).name, batch)
+    letters_of(open_store(), load_process(process, settings().processes).name, batch, reason)
     console.quiet_libraries()
     from flows.replay import replay as flow
 

@@ -20,7 +20,7 @@ from tasks.faults import fault_in
 from tasks.features import Reservoir, Row, monitoring_row
 from tasks.predictions import Prediction
 from tasks.process import Process
-from tasks.readers import Reader, id_from
+from tasks.readers import Reader
 from tasks.reasons import Reason, reason_of
 from tasks.records import Record, Rejected
 from tasks.repairs import repair
@@ -187,27 +187,34 @@ class Job:
 
     def asked(self, reader: Reader) -> Iterator[Asked]:
         """Records that the model can be asked about; the others go to the dead letters on the way."""
-        for row, meant in self._picked(reader):
-            repeated = None if isinstance(row, Rejected) else self._repeat(row, reader.content)
-            if not meant:
-                continue
-            self.tally.rows += 1
+        for row, meant, counts in self._picked(reader):
+            self.tally.rows += meant
             raw = reader.raw[:KEPT_BYTES]
             if isinstance(row, Rejected):
-                self.bury(row.id, row.line, Reason.UNREADABLE, row.reason, row.content, raw)
+                if meant:
+                    self.bury(row.id, row.line, Reason.UNREADABLE, row.reason, row.content, raw)
                 continue
             record = repair(self.process, row, None)
             item = self._item(record)
             word = self.terms.words.on(item) if self.terms.words else None
-            if fault := repeated or (REJECTED if word and word.word == "rejected" else fault_in(self.process, record)):
+            fault = REJECTED if word and word.word == "rejected" else fault_in(self.process, record)
+            fault = self._repeated(record, reader, counts, taken=not fault) or fault
+            if meant and fault:
                 self.bury_record(record, *fault, raw)
-            else:
+            elif meant:
                 yield Asked(record, self.champion.predictor.prompt_of(record.values), word, item, raw)
 
-    def _repeat(self, record: Record, content: bytes) -> tuple[Reason, str] | None:
-        """Why a record is not answered beside one that came before it; of those without an id, all are answered."""
-        first = self.repeats.first(record.id, content, record.line)
-        if first is None or (first.is_same and not self.terms.results and record.id == id_from(content)):
+    def _repeated(self, record: Record, reader: Reader, counts: bool, taken: bool) -> tuple[Reason, str] | None:
+        """Why a record is not answered beside one that came before it; rows without an id may be two records all the same.
+
+        Args:
+            counts: whether this batch, or the one that it replays, is about the record.
+            taken: whether it takes its id: one that the model cannot be asked about leaves it to the next.
+        """
+        if not (reader.has_id or self.terms.results):
+            return None
+        first = self.repeats.first(record.id, reader.raw if reader.has_id else b"", record.line, counts, taken)
+        if first is None or (first.is_same and not first.counts):
             return None
         where = f"in line {first.line}, has its id"
         return (Reason.REPEATED, f"the same record, {where}") if first.is_same else (Reason.DOUBLED_ID, f"another record, {where}")
@@ -216,15 +223,16 @@ class Job:
         words = self.terms.words
         return words.known_by(record.id, record.values) if words and (words.spoken or self.terms.results) else ""
 
-    def _picked(self, reader: Iterable[Record | Rejected]) -> Iterator[tuple[Record | Rejected, bool]]:
-        """All rows, and which of them are meant."""
+    def _picked(self, reader: Iterable[Record | Rejected]) -> Iterator[tuple[Record | Rejected, bool, bool]]:
+        """All rows, which of them are meant, and which this batch, or the one that it replays, is about."""
         if self.terms.again is None:
-            yield from ((row, True) for row in reader)
+            yield from ((row, True, True) for row in reader)
             return
-        for row, attempt in self.terms.again.picked(reader, self.source.sha256):
+        contents = partial(_content_of, self.process)
+        for row, attempt, known in self.terms.again.picked(reader, self.source.sha256, contents):
             if attempt:
                 self.attempts[row.line] = attempt
-            yield row, bool(attempt)
+            yield row, bool(attempt), bool(attempt) or known
 
     def ask(self, chunk: Sequence[Asked]) -> Asking:
         """Find what was said to a chunk, and ask the model about the rest; workers begin with it at once."""
@@ -322,7 +330,7 @@ class Job:
         for letter in self.terms.again.missing() if self.terms.again else ():
             self.tally.rows += 1
             self.attempts[letter.line] = letter.attempt + 1
-            self.bury(letter.id, letter.line, Reason.GONE, "not found in the source any more, neither at its line nor by its id", "", b"")
+            self.bury(letter.id, letter.line, Reason.GONE, "not found in the source any more", "", b"")
 
     def check_budget(self, ended: bool = False) -> None:
         """That not too many records are dead letters; a replay, which has only such, is not judged.
@@ -332,6 +340,11 @@ class Job:
         """
         if not self.terms.again:
             check_budget(self.tally, self.terms.wanted.max_dead, shown(self.source.name), ended)
+
+
+def _content_of(process: Process, record: Record) -> str:
+    """A record as its dead letter holds it."""
+    return as_json(repair(process, record, None).values)
 
 
 def chunks(asked: Iterable[Asked]) -> Iterator[list[Asked]]:

@@ -57,6 +57,7 @@ class Filled(BaseModel):
     audit: int  # of them
     review: int
     dead: int
+    repeated: int = 0  # of them
     files: int
     reused: int  # of the files: their batch was there already
     drifted: bool | None = None  # None when it was not asked for

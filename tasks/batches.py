@@ -40,8 +40,9 @@ def accepted_by(process: Process, refuted: bool) -> dict[str, Any]:
     return {"automation": asked.model_dump(mode="json", include={"max_error", "confidence"})} | ({"refuted": True} if refuted else {})
 
 
-# Of a batch's facts: rows = done + review + dead, where done is accepted, and audit are those of them that a person looks at afterwards.
-COUNTS = ("rows", "done", "audit", "review", "dead")
+# Of a batch's facts: rows = done + review + dead, where done is accepted, audit are those of them that a person looks at afterwards, and
+# repeated those of the dead that came before in the batch.
+COUNTS = ("rows", "done", "audit", "review", "dead", "repeated")
 
 
 def counts_of(batches: Iterable[Artifact]) -> dict[str, int]:
@@ -54,7 +55,7 @@ def accounted(batch: Artifact) -> str:
     """A batch's records in words; the counts add up."""
     count = counts_of([batch])
     audited = f" ({count['audit']:,} of them for an audit)" if count["audit"] else ""
-    repeated = f" ({batch.facts['repeated']:,} of them records that came before)" if batch.facts.get("repeated") else ""
+    repeated = f" ({count['repeated']:,} of them records that came before)" if count["repeated"] else ""
     parts = f"{count['done']:,} accepted{audited} + {count['review']:,} to review + {count['dead']:,} dead letters{repeated}"
     outdated = f" ({batch.facts['outdated']:,} words on what records held before)" if batch.facts.get("outdated") else ""
     return f"{count['rows']:,} records in = {parts}{outdated}"

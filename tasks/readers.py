@@ -57,7 +57,7 @@ class Reader:
         self.facts: dict[str, Any] = {"encoding": None}
         self.encoding = Encoding("utf-8", "")
         self.raw = b""  # what the last row was, without its line end; of a text that is wide, as UTF-8; of Parquet and XLSX, as JSON
-        self.content = b""  # of the last record: its values as JSON, which make the id of one that has none
+        self.has_id = True  # whether the last record has one of its own
         self.objects = {path for path in process.columns if process.column(path).type == "object"}
 
     def __iter__(self) -> Iterator[Record | Rejected]:
@@ -116,12 +116,13 @@ class Reader:
         """The record of a row, or the reason why it is none."""
         values = {path: value for path in self.process.columns if (value := self._value(row, path)) is not None}
         try:
-            self.content, id = plain_content(values), id_of(row, self.process.records.key)
+            content, id = plain_content(values), id_of(row, self.process.records.key)
         except UnreadableRowError as reason:
             return str(reason)
+        self.has_id = bool(id)
         if id:
             return Record(id, values, self.name, line, (), self.split)
-        made = id_from(self.content)
+        made = f"sha256-{hashlib.sha256(content).hexdigest()[:24]}"
         return Record(made, values, self.name, line, (f"{self.process.records.key}: missing, made from the content",), self.split)
 
     def _value(self, row: Mapping[str, Any], path: str) -> Any:
@@ -138,11 +139,6 @@ class Reader:
         except ValueError:
             return content.decode("latin-1")
         return text
-
-
-def id_from(content: bytes) -> str:
-    """The id of a record that has none of its own."""
-    return f"sha256-{hashlib.sha256(content).hexdigest()[:24]}"
 
 
 def id_of(row: Mapping[str, Any], name: str) -> str:

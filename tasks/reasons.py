@@ -25,11 +25,10 @@ class Reason(StrEnum):
 
     @property
     def stage(self) -> str:
-        """The step that gave the record up: reading, inputs, review, prediction or writing."""
+        """The step that gave the record up: reading, inputs, review or prediction."""
         return _STAGES.get(self, "prediction")
 
 
-NO_FAULT = (Reason.REJECTED, Reason.REPEATED)  # of the source, or of the model
 _STAGES = {
     Reason.UNREADABLE: "reading",
     Reason.GONE: "reading",

@@ -10,9 +10,9 @@ from typing import NamedTuple, Self
 
 ID_BYTES = 16  # of a digest; two of ten million ids are alike once in 10^24 batches
 CONTENT_BYTES = 8
-TABLE = "CREATE TABLE ids (id BLOB PRIMARY KEY, content BLOB, line INTEGER) WITHOUT ROWID"
-PUT = "INSERT OR IGNORE INTO ids VALUES (?, ?, ?)"
-GET = "SELECT content, line FROM ids WHERE id = ?"
+TABLE = "CREATE TABLE ids (id BLOB PRIMARY KEY, content BLOB, line INTEGER, counts INTEGER) WITHOUT ROWID"
+PUT = "INSERT OR IGNORE INTO ids VALUES (?, ?, ?, ?)"
+GET = "SELECT content, line, counts FROM ids WHERE id = ?"
 
 
 class First(NamedTuple):
@@ -20,6 +20,7 @@ class First(NamedTuple):
 
     line: int
     is_same: bool  # whether its content is the same
+    counts: bool  # whether this batch, or the one that it replays, is about it
 
 
 class Repeats:
@@ -37,20 +38,24 @@ class Repeats:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ids.close()
 
-    def first(self, id: str, content: bytes, line: int) -> First | None:
-        """The record that had this id before; None for the first one, which is remembered.
+    def first(self, id: str, content: bytes, line: int, counts: bool = True, taken: bool = True) -> First | None:
+        """The record that had this id before; None when there is none.
+
+        Args:
+            counts: see `First`.
+            taken: whether the id is this record's from now on, when none had it.
 
         Raises:
             OSError: there is no room for it.
         """
         key, told = _digest(id.encode("utf-8", "surrogatepass"), ID_BYTES), _digest(content, CONTENT_BYTES)
         try:
-            if self._ids.execute(PUT, (key, told, line)).rowcount:
+            if taken and self._ids.execute(PUT, (key, told, line, counts)).rowcount:
                 return None
-            was, where = self._ids.execute(GET, (key,)).fetchone()
+            found = self._ids.execute(GET, (key,)).fetchone()
         except sqlite3.OperationalError as error:
             raise OSError(f"a batch's ids cannot be kept on this machine's disk: {error}; make room, or set SQLITE_TMPDIR") from None
-        return First(where, was == told)
+        return First(found[1], found[0] == told, bool(found[2])) if found else None
 
 
 def _digest(data: bytes, size: int) -> bytes:

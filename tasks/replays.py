@@ -1,10 +1,11 @@
 """Replays: the dead letters of a finished batch -> which records of its source, as it is now, are asked about again."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from infra.store import Store
 from tasks.batches import Batch, find_batch
@@ -24,6 +25,7 @@ class Letter:
     line: int
     code: str
     attempt: int
+    content: str = ""  # digest of what the record held, where only that tells it from others with its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,37 @@ class Earlier:
     lines: Mapping[str, set[int]]  # of dead letters' ids only: where their records stood in the batch's source
 
 
+class Picked(NamedTuple):
+    """A row of the source as it is now."""
+
+    row: Record | Rejected
+    attempt: int  # from 1; 0 when it is not asked about
+    known: bool  # whether it was a record of the batch
+
+
+Told = Callable[[Record], str]  # what a dead letter of a record would hold
+
+
+class Held:
+    """Letters of records whose id another one had, by what they held: under their id, or at their line."""
+
+    def __init__(self, letters: Iterable[Letter]) -> None:
+        self._waiting: dict[tuple[str | int, str], deque[Letter]] = {}
+        self._near = set[str | int]()
+        for letter in letters:
+            for place in (known_as(letter.id), letter.line):
+                self._near.add(place)
+                self._waiting.setdefault((place, letter.content), deque()).append(letter)
+
+    def letter(self, row: Record | Rejected, told: Told) -> Letter | None:
+        """The letter of a record, once."""
+        places = [place for place in (known_as(row.id), row.line) if place in self._near]
+        if not places or not isinstance(row, Record):
+            return None
+        content = digest_of(told(row))
+        return next((waiting.popleft() for place in places if (waiting := self._waiting.get((place, content)))), None)
+
+
 Find = Callable[[Record | Rejected], Letter | None]
 
 
@@ -42,8 +75,9 @@ class Again:
     """The dead letters of a batch that are asked about once more.
 
     In the same bytes a record is found by its line. In a source that was mended meanwhile it is found by its id: of several with one id
-    the second is the one that was the second. A row that could not be read, and so had no id, is found by its line, unless a record
-    stands there now that the batch knew: then rows have moved, and which one it is cannot be told.
+    the second is the one that was the second. One whose id another record had is found by what it held, under that id or at its line
+    under one of its own. A row that could not be read, and so had no id, is found by its line, unless a record stands there now that the
+    batch knew: then rows have moved, and which one it is cannot be told.
     """
 
     batch: str
@@ -58,32 +92,36 @@ class Again:
         """What makes this replay's batch another one than its source's."""
         return digest_of([self.batch, *sorted(f"{letter.line} {letter.attempt}" for letter in self.letters)])
 
-    def picked(self, rows: Iterable[Record | Rejected], sha256: str) -> Iterator[tuple[Record | Rejected, int]]:
-        """All rows, and which attempt it is for those that are asked about, 0 for the others; what is never found is left in `missing`."""
-        find = self._in_same_bytes() if sha256 == self.sha256 else self._in_mended(self.earlier())
+    def picked(self, rows: Iterable[Record | Rejected], sha256: str, told: Told) -> Iterator[Picked]:
+        """All rows, and which of them are asked about; what is never found is left in `missing`."""
+        mended = sha256 != self.sha256
+        earlier = self.earlier() if mended else Earlier(set(), {})
+        find = self._in_mended(earlier, told) if mended else self._in_same_bytes()
         for row in rows:
             letter = find(row)
+            known = not mended or known_as(row.id) in earlier.ids
             if letter and letter not in self.found:
                 self.found.add(letter)
-                yield row, letter.attempt + 1
+                yield Picked(row, letter.attempt + 1, known)
             else:
-                yield row, 0
+                yield Picked(row, 0, known)
 
     def _in_same_bytes(self) -> Find:
         lines = {letter.line: letter for letter in self.letters if letter.code != Reason.GONE}  # those were not in these bytes
         return lambda row: lines.get(row.line)
 
-    def _in_mended(self, earlier: Earlier) -> Find:
+    def _in_mended(self, earlier: Earlier, told: Told) -> Find:
+        held = Held(letter for letter in self.letters if letter.code == Reason.DOUBLED_ID)
         lines = {letter.line: letter for letter in self.letters if letter.code == Reason.UNREADABLE}
-        ids = {_place(letter, earlier): letter for letter in self.letters if letter.code != Reason.UNREADABLE}
-        met = Counter[str]()
+        others = [letter for letter in self.letters if letter.code not in (Reason.UNREADABLE, Reason.DOUBLED_ID)]
+        ids, met = {_place(letter, earlier): letter for letter in others}, Counter[str]()
 
         def find(row: Record | Rejected) -> Letter | None:
             id = known_as(row.id)
             if id in earlier.lines:
                 met[id] += 1
             moved = isinstance(row, Record) and id in earlier.ids
-            return ids.get((id, met[id])) or (None if moved else lines.get(row.line))
+            return ids.get((id, met[id])) or held.letter(row, told) or (None if moved else lines.get(row.line))
 
         return find
 
@@ -117,7 +155,9 @@ def letters_of(store: Store, process: str, batch: str, reason: Reason | None) ->
 
 
 def _letter(row: Facts) -> Letter:
-    return Letter(row["record_id"], row["line"], row.get("code", Reason.NO_OUTPUT), row.get("attempt", 1))
+    code = row.get("code", Reason.NO_OUTPUT)
+    held = digest_of(row["content"]) if code == Reason.DOUBLED_ID else ""
+    return Letter(row["record_id"], row["line"], code, row.get("attempt", 1), held)
 
 
 def _earlier(store: Store, process: str, batch: Batch, letters: set[str]) -> Earlier:

@@ -48,7 +48,7 @@ class DeadLetter:
 
     record_id: str
     line: int
-    stage: str  # reading, inputs, review, prediction or writing
+    stage: str  # reading, inputs, review or prediction
     code: str  # one of tasks.reasons
     reason: str  # words without values
     attempt: int  # how often it was asked about, this time included

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.reasons import NO_FAULT
+from tasks.reasons import Reason
 
 JUDGED_FROM = 200  # records, whose share is taken at its word, at once; of fewer it says little, and they are judged at their end
 CHANCE = 0.01  # of so many dead letters among fewer records, if max_dead of all records were such: a smaller one stops the batch
@@ -29,6 +29,8 @@ class Tally:
 def check_budget(tally: Tally, most: float, name: str, ended: bool) -> None:
     """That not too many of the records read so far are dead letters.
 
+    A record that came before counts once; what a person has rejected says nothing of the source.
+
     Args:
         most: share of them, 0-1.
         name: of the source.
@@ -37,12 +39,13 @@ def check_budget(tally: Tally, most: float, name: str, ended: bool) -> None:
     Raises:
         ValueError: they are.
     """
-    dead = tally.dead - sum(tally.reasons[reason] for reason in NO_FAULT)
-    if dead <= most * tally.rows or not (ended or tally.rows >= JUDGED_FROM):
+    rows = tally.rows - tally.reasons[Reason.REPEATED]
+    dead = tally.dead - tally.reasons[Reason.REPEATED] - tally.reasons[Reason.REJECTED]
+    if dead <= most * rows or not (ended or rows >= JUDGED_FROM):
         return
-    if tally.rows < JUDGED_FROM and chance_of(dead, tally.rows, most) >= CHANCE:
+    if rows < JUDGED_FROM and chance_of(dead, rows, most) >= CHANCE:
         return
-    counts = f"{dead:,} of the first {tally.rows:,} records are dead letters, batch.max_dead is {most:g}"
+    counts = f"{dead:,} of the first {rows:,} records are dead letters, batch.max_dead is {most:g}"
     reasons = ", ".join(f"{code} {count:,}" for code, count in tally.reasons.most_common())
     told = "nothing of this batch is seen, and what was answered is kept; mend the source, or raise batch.max_dead"
     raise ValueError(f"{name}: stopped: {counts}: {reasons}; {told}")

@@ -97,7 +97,42 @@ def test_a_replay_answers_no_record_beside_one_that_came_before_it(run: Run, tmp
     with pytest.raises(ValueError, match="no dead letters to replay of reason repeated; it has: doubled_id 2, repeated 1"):
         replay(first, run, Reason.REPEATED)
     lines(tmp_path / "new.jsonl", {"id": "new", "text": "x"}, good, {"id": "a", "text": "second"}, {"id": "b", "text": "order"})
-    assert letters_in(replay(first, run), tmp_path / "3") == [("a", "doubled_id", 2), ("a", "gone", 2)]
+    second = replay(first, run)
+    assert letters_in(second, tmp_path / "3") == [("a", "gone", 2)]
+    assert [(row["record_id"], row["line"]) for row in files_of(second, tmp_path / "4")["predictions.jsonl"]] == [("b", 4)]
+
+
+OTHER = {"id": "g", "text": "order"}
+
+
+@pytest.mark.parametrize(
+    ("mended", "answered"),
+    [
+        ([{"id": "g", "text": "card"}, {"id": "h", "text": "order"}], [("h", 2)]),
+        ([OTHER], [("g", 1)]),
+        ([{"id": "f", "text": "card"}, OTHER], [("g", 2)]),
+        ([OTHER, {"id": "g", "text": "card"}], [("g", 1)]),
+        ([{"id": "g", "text": "card"}, {"id": "new", "text": "late"}], []),
+        ([{"id": "new", "text": "late"}, {"id": "g", "text": "card"}, OTHER], []),
+    ],
+)
+def test_one_whose_id_another_had_is_found_by_what_it_held(
+    run: Run, tmp_path: Path, mended: list[dict[str, str]], answered: list[tuple[str, int]]
+) -> None:
+    first = score(lines(tmp_path / "new.jsonl", {"id": "g", "text": "card"}, OTHER), run)
+    lines(tmp_path / "new.jsonl", *mended)
+    second = replay(first, run)
+    assert [(row["record_id"], row["line"]) for row in files_of(second, tmp_path / "2")["predictions.jsonl"]] == answered
+    assert second.facts["rows"] == 1
+
+
+def test_a_record_that_no_batch_was_about_stands_for_no_other_one(run: Run, tmp_path: Path) -> None:
+    held = {"id": "h", "text": "late"}
+    first = score(lines(tmp_path / "new.jsonl", {"id": "g", "text": "card"}, '{"id": "q",', held), run)
+    lines(tmp_path / "new.jsonl", {"id": "q", "text": "x"}, {"id": "q", "text": "x"}, {"id": "g", "text": "card"}, held)
+    assert [row["record_id"] for row in files_of(replay(first, run), tmp_path / "2")["predictions.jsonl"]] == ["q"]
+    lines(tmp_path / "new.jsonl", {"id": "q", "text": "y"}, {"id": "q", "text": "x"}, {"id": "g", "text": "card"}, held)
+    assert letters_in(replay(first, run), tmp_path / "3") == [("q", "doubled_id", 2)]
 
 
 def test_of_letters_without_an_id_of_their_own_each_is_found_again(run: Run, tmp_path: Path) -> None:

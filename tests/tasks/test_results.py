@@ -20,6 +20,7 @@ from tasks.answers import opened_ledger
 from tasks.artifacts import file_digest, modified_at
 from tasks.contents import Seen, absent_in
 from tasks.process import Process
+from tasks.replays import Again, Earlier, Letter
 from tasks.results import ResultTable
 from tasks.reviews import shown_id
 from tasks.sinks import Predicted
@@ -98,6 +99,23 @@ def test_of_two_records_with_one_id_the_second_is_a_dead_letter(database: str, t
         assert (tally.rows, tally.done, tally.dead, tally.reasons) == (5, 3, 2, {"doubled_id": 2})
     assert [row[0] for row in rows_of(database)] == ["a", "b", "c"]
     assert rows_of(database)[0][1] == quick.label_of("Message: card 0\nQueue:")
+
+
+def test_rows_without_an_id_that_are_alike_have_one_row(database: str, tmp_path: Path) -> None:
+    tally = score(database, messages(tmp_path / "new.jsonl", *[{"text": "card"}] * 3, {"text": "card", "day": "monday"}), tmp_path / "out")
+    assert (tally.done, tally.reasons) == (1, {"repeated": 3})
+    assert len(rows_of(database)) == 1
+
+
+@pytest.mark.parametrize("second", [{"text": "late"}, {"text": "card"}, {"text": " "}])
+def test_a_replay_of_what_stood_behind_another_record_leaves_that_ones_row(database: str, tmp_path: Path, second: dict[str, str]) -> None:
+    source = messages(tmp_path / "new.jsonl", {"id": "a", "text": "card"}, {"id": "a"} | second)
+    score(database, source, tmp_path / "out")
+    before = rows_of(database)
+    again = Again("b", source.location, source.sha256, [Letter("a", 2, "doubled_id", 1)], lambda: Earlier(set(), {}))
+    tally = score(database, source, tmp_path / "again", "replay", again=again)
+    assert (tally.rows, tally.dead) == (1, 1)
+    assert rows_of(database) == before and len(before) == 1
 
 
 def test_a_row_that_cannot_be_read_any_more_leaves_no_answer_to_what_it_held_before(database: str, tmp_path: Path) -> None:

@@ -330,17 +330,16 @@ def test_of_records_with_one_id_the_first_is_answered_and_each_other_one_told_wi
 ) -> None:
     said = (("a", "card"), ("b", "late"), ("a", "order"), ("b", "late"), ("c", ""), ("c", "late"))
     batch = score(lines(tmp_path / "new.jsonl", *({"id": id, "text": text} for id, text in said)), run)
-    assert [batch.facts[name] for name in ("rows", "done", "dead", "repeated", "asked")] == [6, 2, 4, 1, 2]
+    assert [batch.facts[name] for name in ("rows", "done", "dead", "repeated", "asked")] == [6, 3, 3, 1, 3]
     letters = [(row["line"], row["code"], row["reason"]) for row in files_of(batch, tmp_path / "out")["dead_letters.jsonl"]]
     assert letters == [
         (3, "doubled_id", "another record, in line 1, has its id"),
         (4, "repeated", "the same record, in line 2, has its id"),
         (5, "input_blank", "required input text is blank"),
-        (6, "doubled_id", "another record, in line 5, has its id"),
     ]
     show_batches([batch], "memory")
     told = " ".join(capsys.readouterr().out.split())
-    assert "2 accepted + 0 to review + 4 dead letters (1 of them records that came before)" in told
+    assert "3 accepted + 0 to review + 3 dead letters (1 of them records that came before)" in told
     assert "clerkflow replay memory" in told
 
 
@@ -357,10 +356,20 @@ def test_records_that_come_again_are_no_fault_of_the_batch_and_nothing_to_replay
         score(lines(tmp_path / "b.jsonl", *({"id": "a", "text": f"card {n}"} for n in range(300))), strict)
 
 
+def test_what_is_the_same_but_for_columns_that_are_not_declared_is_another_record(run: Run, tmp_path: Path) -> None:
+    rows = [{"id": "a", "text": "card"}, {"id": "a", "text": "card", "day": "2026-11-29"}, {"id": "a", "text": "card"}]
+    letters = files_of(score(lines(tmp_path / "new.jsonl", *rows), run), tmp_path / "out")["dead_letters.jsonl"]
+    assert [(row["line"], row["code"]) for row in letters] == [(2, "doubled_id"), (3, "repeated")]
+
+
 def test_equal_rows_without_an_id_may_be_two_records_and_each_has_its_answer(run: Run, tmp_path: Path) -> None:
     batch = score(lines(tmp_path / "new.jsonl", {"text": "card"}, {"text": "card"}), run)
-    assert [row["line"] for row in files_of(batch, tmp_path / "out")["predictions.jsonl"]] == [1, 2]
+    made = files_of(batch, tmp_path / "out")["predictions.jsonl"]
+    assert [row["line"] for row in made] == [1, 2]
     assert [batch.facts[name] for name in ("done", "asked")] == [2, 1]
+    known = {"text": "card", "id": made[0]["record_id"]}
+    again = score(lines(tmp_path / "b.jsonl", {"text": "card"}, known, known), run)
+    assert [again.facts[name] for name in ("done", "repeated", "asked")] == [2, 1, 0]
 
 
 def between_tables(run: Run) -> Run:

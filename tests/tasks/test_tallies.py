@@ -25,3 +25,10 @@ def test_a_small_batch_is_not_judged_before_its_end() -> None:
     check_budget(Tally(rows=199, dead=199), 0.1, "a.jsonl", ended=False)
     with pytest.raises(ValueError, match="stopped"):
         check_budget(Tally(rows=200, dead=21), 0.1, "a.jsonl", ended=False)
+
+
+def test_a_record_that_came_before_neither_fills_the_budget_nor_stretches_it() -> None:
+    copies = Counter({Reason.REPEATED: 900, Reason.INPUT_BLANK: 50})
+    with pytest.raises(ValueError, match="50 of the first 100 records are dead letters"):
+        check_budget(Tally(rows=1000, dead=950, reasons=copies), 0.1, "a.jsonl", ended=True)
+    check_budget(Tally(rows=1000, dead=900, reasons=Counter({Reason.REPEATED: 900})), 0.01, "a.jsonl", ended=True)

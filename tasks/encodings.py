@@ -44,25 +44,39 @@ def encoding_of(path: Path, declared: str | None) -> Encoding:
         ValueError: the declared encoding is none, see `codec_of`.
     """
     with path.open("rb") as stream:
-        sample = stream.read(SAMPLE_BYTES)
-    marked = next((name for mark, name in MARKS.items() if sample.startswith(mark)), None)
+        start = stream.read(8)
+    marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), None)
     if declared:
         return Encoding(codec_of(declared), "declared")
     if marked:
         return Encoding(marked, "byte order mark")
-    if wide_one := _unmarked(sample):
+    if wide_one := _unmarked(start):
         return Encoding(wide_one, "a NUL beside each of its first letters")
-    wide = [line for line in sample.splitlines() if not line.isascii()]
-    broken = [line for line in wide if not _is_utf8(line)]
-    if len(sample) == SAMPLE_BYTES and broken and broken[-1] is wide[-1]:
-        broken.pop()  # the sample may end within a character
+    wide, broken, shown = 0, 0, b""
+    for line in _beyond_ascii(path):
+        wide += 1
+        if not _is_utf8(line):
+            broken += 1
+            if not shown or len(shown) + len(line) <= BLOCK_BYTES:  # whole lines: half a character is of no encoding
+                shown += line[:BLOCK_BYTES]
     if not broken:
         return Encoding("utf-8", "every line read so far is UTF-8")
-    if 2 * len(broken) <= len(wide) or not (found := _detected(b"\n".join(broken))):
-        return Encoding("utf-8", f"{len(broken)} lines are not UTF-8 and no other encoding is sure")
+    if 2 * broken <= wide or not (found := _detected(shown)):
+        return Encoding("utf-8", f"{broken} lines are not UTF-8 and no other encoding is sure")
     detected = Encoding(found, "detected; declare records.encoding to settle it", detected=True)
-    several = sum(codec_for(line, detected) == "utf-8" for line in wide)
+    several = sum(codec_for(line, detected) == "utf-8" for line in _beyond_ascii(path))
     return replace(detected, known=f"{detected.known}; {several} lines are UTF-8", mixed=True) if several else detected
+
+
+def _beyond_ascii(path: Path) -> Iterator[bytes]:
+    """Lines of a file's sample that are not ASCII; of one that is too long nothing is told."""
+    read = 0
+    for line, size in byte_lines(path, Encoding("utf-8", "")):
+        if size == len(line) and not line.isascii():
+            yield line
+        read += size
+        if read >= SAMPLE_BYTES:
+            return
 
 
 def codec_for(line: bytes, encoding: Encoding) -> str | None:
@@ -119,9 +133,9 @@ def _detected(text: bytes) -> str | None:
     """The encoding of bytes that are not UTF-8, when one candidate is clearly best."""
     import charset_normalizer
 
-    if sum(byte > 127 for byte in text[:BLOCK_BYTES]) < ENOUGH:
+    if sum(byte > 127 for byte in text) < ENOUGH:
         return None
-    found = list(charset_normalizer.from_bytes(text[:BLOCK_BYTES], cp_isolation=CANDIDATES))
+    found = list(charset_normalizer.from_bytes(text, cp_isolation=CANDIDATES))
     if not found or found[0].chaos > 0.05:
         return None
     rivals = [other for other in found[1:] if (other.chaos, -other.coherence) <= (found[0].chaos, -found[0].coherence)]

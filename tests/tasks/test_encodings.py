@@ -1,5 +1,6 @@
 """Files in any encoding: told by their bytes, as declared, or line by line; never garbled."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,24 @@ def test_a_declared_encoding_is_taken_and_a_wrong_one_told(tmp_path: Path) -> No
             encodings.codec_of(name)
         with pytest.raises(ValueError, match=r"records\.encoding: .* is no encoding of files"):
             process_of(encoding=name)
+
+
+@pytest.mark.parametrize("shift", ["", "x"])
+def test_a_file_larger_than_what_is_looked_at_is_known_wherever_that_ends(tmp_path: Path, shift: str) -> None:
+    said = "退款申请客户投诉发票地址产品质量物流尽快处理谢谢您好我们公司需要采购合同"
+    words = [said[place : place + 2] for place in range(0, len(said), 2)]
+    lines = ("".join(words[place * step % len(words)] for step in range(1, 12)) for place in range(60_000))
+    file = tmp_path / "new.csv"
+    file.write_bytes((shift + "\n".join(lines)).encode("gbk"))
+    assert file.stat().st_size > 2 * encodings.BLOCK_BYTES
+    assert encodings.encoding_of(file, None).name == "gb18030"
+
+
+def test_the_look_at_a_file_takes_little_memory(tmp_path: Path) -> None:
+    file = tmp_path / "new.jsonl"
+    file.write_text('{"text": "退款"}\n' * 700_000, encoding="utf-8")
+    tracemalloc.start()
+    assert encodings.encoding_of(file, None).name == "utf-8"
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert file.stat().st_size > 12 * 2**20 and peak < 10 * 2**20

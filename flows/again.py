@@ -52,7 +52,9 @@ def explain(
     if json:
         console.out.print_json(as_json(chains))
         return
-    for chain in chains:
+    for number, chain in enumerate(chains, start=1):
+        if len(chains) > 1:
+            console.out.print(f"record {number} of the {len(chains)} of {batch} that have this id")
         console.show_chain(chain)
 
 

@@ -171,7 +171,7 @@ def show_verdict(verdict: "Outcome", process: str) -> None:
 def show_batches(batches: Sequence["Artifact"], process: str) -> None:
     """What each batch did with its records, and where its files are."""
     from infra.store import open_store
-    from tasks.batches import accounted, delivered
+    from tasks.batches import accounted, delivered, read_batch
 
     store = open_store()
     for batch in batches:
@@ -179,8 +179,12 @@ def show_batches(batches: Sequence["Artifact"], process: str) -> None:
         out.print(f"{process}: {accounted(batch)}{known}")
         for key in (batch.prefix, *delivered(store, batch)):
             out.print(f"  {store.address(key)}", soft_wrap=True)
+        if reasons := read_batch(store, f"{batch.prefix}manifest.json").reasons:
+            counts = ", ".join(f"{code} {count:,}" for code, count in reasons.items())
+            out.print(f"  dead letters: {counts}; dead_letters.jsonl says where each stood, and why", soft_wrap=True)
     asked = (batch.facts for batch in batches if "asked" in batch.facts)  # people's words are asked nobody again
     if lost := next((facts["batch"] for facts in asked if facts["dead"] > facts.get("repeated", 0)), None):
+        out.print("\nwhen the source or the model is mended, what is dead can be asked about again")
         next_command(f"clerkflow replay {process} {lost}")
     if not batches:
         out.print(f"{process}: nothing waits in the inbox; name a file with --input, or put one below {store.address(process + '/inbox')}")
@@ -289,6 +293,7 @@ def show_why(record: Mapping[str, Any], stories: Mapping[str, Mapping[str, Any]]
     for heading in ("stage", "was", "seconds", "why"):
         table.add_column(heading, no_wrap=heading != "why", overflow="fold", justify="right" if heading == "seconds" else "left")
     last = max((place for place, stage in enumerate(stages) if stage in stories), default=-1)
+    unreached = "the run ended before, or in it" if "outcome" in record else "the run is not there, or died"
     for place, stage in enumerate(dict.fromkeys([*stages, *stories])):
         story = stories.get(stage)
         if not story and place < last:
@@ -296,7 +301,7 @@ def show_why(record: Mapping[str, Any], stories: Mapping[str, Mapping[str, Any]]
             continue
         was = "failed" if story and "failed" in story else "reused" if story and story["reused"] else "done" if story else "not reached"
         seconds = f"{story['seconds']:.1f}" if story and "seconds" in story else ""
-        lines = list(story["why"]) if story else ["the run ended before, or in it"]
+        lines = list(story["why"]) if story else [unreached]
         lines = lines if len(lines) <= MANY else [*lines[:MANY], f"and {len(lines) - MANY} more"]
         table.add_row(escape(stage), was, seconds, escape("\n".join(lines)))
     out.print(table)

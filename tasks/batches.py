@@ -55,7 +55,7 @@ def accounted(batch: Artifact) -> str:
     """A batch's records in words; the counts add up."""
     count = counts_of([batch])
     audited = f" ({count['audit']:,} of them for an audit)" if count["audit"] else ""
-    repeated = f" ({count['repeated']:,} of them records that came before)" if count["repeated"] else ""
+    repeated = f" ({count['repeated']:,} of them the same rows again)" if count["repeated"] else ""
     parts = f"{count['done']:,} accepted{audited} + {count['review']:,} to review + {count['dead']:,} dead letters{repeated}"
     outdated = f" ({batch.facts['outdated']:,} words on what records held before)" if batch.facts.get("outdated") else ""
     return f"{count['rows']:,} records in = {parts}{outdated}"

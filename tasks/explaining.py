@@ -53,7 +53,8 @@ def explain(store: Store, process: Process, batch: str, record: str) -> list[lis
     told = find_batch(store, process.name, batch)
     found = list(rows_of(store, told.artifact, record))
     if not found:
-        raise ValueError(f"{batch} has no record {record!r}; ids are those of the source's column {process.records.key!r}, or name:line")
+        made = "sha256-… as its predictions say it where a row has none, and name:line where it could not be read"
+        raise ValueError(f"{batch} has no record {record!r}; ids are those of the source's column {process.records.key!r}, {made}")
     return [list(_chain(store, process, told, name, row)) for name, row in found]
 
 

@@ -149,6 +149,7 @@ def letters_of(store: Store, process: str, batch: str, reason: Reason | None) ->
     letters = [letter for letter in there if reason in (None, letter.code) and letter.code != Reason.REPEATED]
     if not letters:
         has = ", ".join(f"{code} {count}" for code, count in found.reasons.items()) or "none"
+        has += f" ({Reason.REPEATED}: answered where the row stood first)" if Reason.REPEATED in found.reasons else ""
         raise ValueError(f"{batch} has no dead letters to replay{f' of reason {reason}' if reason else ''}; it has: {has}")
     earlier = partial(_earlier, store, process, found, {known_as(letter.id) for letter in letters})
     return Again(batch, found.location or found.source, found.source_sha256, letters, earlier)

@@ -339,7 +339,8 @@ def test_of_records_with_one_id_the_first_is_answered_and_each_other_one_told_wi
     ]
     show_batches([batch], "memory")
     told = " ".join(capsys.readouterr().out.split())
-    assert "3 accepted + 0 to review + 3 dead letters (1 of them records that came before)" in told
+    assert "3 accepted + 0 to review + 3 dead letters (1 of them the same rows again)" in told
+    assert "dead letters: doubled_id 1, input_blank 1, repeated 1; dead_letters.jsonl says where each stood" in told
     assert "clerkflow replay memory" in told
 
 

@@ -38,7 +38,9 @@ class Seen:
     later: Sequence[str] = ()  # what is known by that people have spoken about meanwhile; its rows are left out: theirs is the last word
 
 
-def absent_in(folder: Path, known_by: Callable[[str, Mapping[str, Any]], str], key: str) -> Iterator[tuple[str, str]]:
+def absent_in(
+    folder: Path, known_by: Callable[[str, Mapping[str, Any]], str], key: str, replayed: bool = False
+) -> Iterator[tuple[str, str]]:
     """Id, and what the content is known by, of each record that a batch's files keep for a person or hold as a dead letter.
 
     A row that could not be read is known by nothing, but for its id, where that can be read: a table's row keeps it whatever else it
@@ -46,9 +48,12 @@ def absent_in(folder: Path, known_by: Callable[[str, Mapping[str, Any]], str], k
 
     Args:
         key: the column that holds a record's id.
+        replayed: whether the batch replays another, which has seen to its dead letters: a row that their id has is another record's.
     """
     for row in json_rows(folder / REVIEW):
         yield row["record_id"], known_by(row["record_id"], row["inputs"])
+    if replayed:
+        return
     for row in json_rows(folder / LETTERS):
         if row["code"] == Reason.UNREADABLE:
             with suppress(UnreadableRowError):

@@ -212,7 +212,7 @@ def _make_batch(store: Store, order: Order, hold: Hold) -> Artifact:
         if results:
             with claimed(store, batch_key(declared.name, REVIEWED), order.run.id, wait=True):  # else a word released now is lost
                 check(store, order.alone)
-                absent = absent_in(folder, words.known_by, process.records.key)
+                absent = absent_in(folder, words.known_by, process.records.key, replayed=order.again is not None)
                 results.publish(order.batch, Seen(words.shown, absent, words.later()), order.turn)
         artifact = artifact.model_copy(update={"facts": _facts(order, tally, time.perf_counter() - clock)})
         check(store, hold)

@@ -53,7 +53,7 @@ def score(
         tally = score_file(source, quick.champion(asked), asked, Terms(ledger, batch, "jsonl", results=results, **terms), folder)
         if publish:
             shown = tuple(asked.input_columns)
-            absent = absent_in(folder, lambda id, inputs: shown_id(id, inputs, shown), asked.records.key)
+            absent = absent_in(folder, lambda id, inputs: shown_id(id, inputs, shown), asked.records.key, "again" in terms)
             results.publish(batch, Seen(shown, absent, later))
     return tally
 
@@ -116,6 +116,14 @@ def test_a_replay_of_what_stood_behind_another_record_leaves_that_ones_row(datab
     tally = score(database, source, tmp_path / "again", "replay", again=again)
     assert (tally.rows, tally.dead) == (1, 1)
     assert rows_of(database) == before and len(before) == 1
+
+
+def test_a_replay_of_what_stood_before_the_record_that_was_answered_leaves_its_row(database: str, tmp_path: Path) -> None:
+    source = messages(tmp_path / "new.jsonl", {"id": "a"}, {"id": "a", "text": "card"})
+    assert score(database, source, tmp_path / "out").done == 1
+    again = Again("b", source.location, source.sha256, [Letter("a", 1, "input_missing", 1)], lambda: Earlier(set(), {}))
+    assert score(database, source, tmp_path / "again", "replay", again=again).reasons == {"input_missing": 1}
+    assert [row[0] for row in rows_of(database)] == ["a"]
 
 
 def test_a_row_that_cannot_be_read_any_more_leaves_no_answer_to_what_it_held_before(database: str, tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ class Job:
         for row, attempt, known in self.terms.again.picked(reader, self.source.sha256, contents):
             if attempt:
                 self.attempts[row.line] = attempt
-            yield row, bool(attempt), bool(attempt) or known
+            yield row, bool(attempt), known
 
     def ask(self, chunk: Sequence[Asked]) -> Asking:
         """Find what was said to a chunk, and ask the model about the rest; workers begin with it at once."""

@@ -41,7 +41,7 @@ class Picked(NamedTuple):
 
     row: Record | Rejected
     attempt: int  # from 1; 0 when it is not asked about
-    known: bool  # whether it was a record of the batch
+    known: bool  # whether it is asked about, or was a record of the batch
 
 
 Told = Callable[[Record], str]  # what a dead letter of a record would hold
@@ -98,13 +98,11 @@ class Again:
         earlier = self.earlier() if mended else Earlier(set(), {})
         find = self._in_mended(earlier, told) if mended else self._in_same_bytes()
         for row in rows:
-            letter = find(row)
-            known = not mended or known_as(row.id) in earlier.ids
-            if letter and letter not in self.found:
+            if (letter := find(row)) and letter not in self.found:
                 self.found.add(letter)
-                yield Picked(row, letter.attempt + 1, known)
+                yield Picked(row, letter.attempt + 1, True)
             else:
-                yield Picked(row, 0, known)
+                yield Picked(row, 0, not mended or known_as(row.id) in earlier.ids)
 
     def _in_same_bytes(self) -> Find:
         lines = {letter.line: letter for letter in self.letters if letter.code != Reason.GONE}  # those were not in these bytes

@@ -58,7 +58,7 @@ vocabulary.py        byte-level BPE
 bases.py             what a base model must be: known to transformers, in safetensors, no code of its own
 preview.py           what `clerkflow check` shows
 finetuning.py        samples/ -> model/
-joining.py           the regression on words that answers with a model of labels, where it helps   (scikit-learn)
+joining.py           the regression on words that answers with a model of labels or forms, where it helps   (scikit-learn)
 budget.py            the declared minutes -> size, epochs, and what a declaration leaves open
 training.py          the loop: resumable to the same bits
 kernels.py           what torch does slowly on a CPU, done quicker: attention, dropout, losses
@@ -74,6 +74,7 @@ models.py            from scratch, from a base, LoRA                  (transform
 embeddings.py        what stands near what in the prompts -> where embeddings begin   (scikit-learn)
 generation.py        prompts -> outputs with a confidence
 linear.py            words and pieces of words -> how much speaks for each label
+windows.py           the words around a token -> how much speaks for each mark of a form
 engines.py           CTranslate2 in the place of transformers, where it writes the very same
 guiding.py           what a base model may write, when its own words state no label
 objects.py           or no fields: JSON as declared, values of their type, texts out of the prompt   (xgrammar)

@@ -32,7 +32,7 @@ from tasks.engines import Engine, Written, reopen
 from tasks.filling import Filled, Grammar, Guide, Marker, likelihood, missing, ordered
 from tasks.forms import Form, Writing
 from tasks.guiding import LabelGuide, Labels, Leading
-from tasks.linear import Linear
+from tasks.linear import Floats, Linear
 from tasks.models import LOADING, Gpt, has_plain_head, load_model, load_tokenizer, logits_at, positions_of
 from tasks.objects import JsonGuide, JsonRules, copied
 from tasks.predictions import Prediction
@@ -40,6 +40,7 @@ from tasks.process import Process
 from tasks.prompts import completion_of, parse, prompt_of, read_of
 from tasks.tokenising import Encoder
 from tasks.vocabulary import as_written
+from tasks.windows import Asked, Windows
 
 TOKENS_PER_BATCH = 8192  # with padding and with what is still to be written; more is no faster on a CPU
 FEWEST_TOKENS, TOKENS_AT_ONCE, BATCHES_A_THREAD = 2048, 32_768, 3  # where several threads have a batch each
@@ -64,6 +65,7 @@ class Predictor:
         self._marker = Marker(self.writing) if self.writing else None
         self.engine: Engine | None = None  # transformers
         self.linear: Linear | None = None  # what answers with the model
+        self.windows: Windows | None = None  # what marks with it
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -80,6 +82,8 @@ class Predictor:
         predictor.engine = reopen(predictor, folder)
         if predictor.label_ids:
             predictor.linear = Linear.load(folder, len(predictor.label_ids))
+        if predictor.writing and predictor.reads_twice:
+            predictor.windows = Windows.load(folder, len(predictor.writing.mark_ids))
         return predictor
 
     def prompt_of(self, values: Mapping[str, Any]) -> str:
@@ -226,20 +230,34 @@ class Predictor:
                 None if lacking else output, completion, sure, "unparseable" if lacking else None, len(row), ordered(writing, each)
             )
 
-    @torch.inference_mode()
     def _marked(self, prompts: Sequence[str], rows: Sequence[list[int]], writing: Writing) -> list[Filled]:
         """The marked fields of each prompt, from a single forward pass."""
         if not writing.form.marked or not self._marker:
             return [Filled() for _ in rows]
+        asked, chances = self.asked(prompts), self.mark_chances(rows, writing)
+        if self.windows:
+            chances = self.windows.joined(self.process, asked, chances)
+        return [self._marker.fill(*one, each[: len(one[1])]) for one, each in zip(asked, chances, strict=True)]
+
+    def asked(self, prompts: Sequence[str]) -> list[Asked]:
+        """Prompts with the characters of each of their tokens."""
+        encodings = self.tokens.encode_batch(list(prompts), add_special_tokens=False)
+        return [(prompt, encoding.offsets) for prompt, encoding in zip(prompts, encodings, strict=True)]
+
+    @torch.inference_mode()
+    def mark_chances(self, rows: Sequence[list[int]], writing: Writing) -> list[Floats]:
+        """What the model alone holds of each mark of each token, from a single forward pass: (tokens, marks) of each row, in nats.
+
+        Args:
+            rows: token ids of prompts.
+        """
         nothing = writing.mark_ids[:1]
         batch = batch_of([Row([*row, writing.begin], len(row), nothing * len(row)) for row in rows], writing.read)
         device, where = self.model.device, marks_at(batch)
         positions = None if batch.positions is None else batch.positions.to(device)
         logits = logits_at(self.model, batch.input_ids.to(device), where.to(device), self.plain_head, positions)
-        shares = torch.split(functional.log_softmax(logits[:, writing.mark_ids].double(), dim=-1).cpu(), [len(row) for row in rows])
-        offsets = [encoding.offsets for encoding in self.tokens.encode_batch(list(prompts), add_special_tokens=False)]
-        parts = zip(prompts, offsets, shares, strict=True)
-        return [self._marker.fill(prompt, each, part.numpy()[: len(each)]) for prompt, each, part in parts]
+        chances = functional.log_softmax(logits[:, writing.mark_ids].double(), dim=-1).cpu()
+        return [part.numpy() for part in torch.split(chances, [len(row) for row in rows])]
 
     def _written(self, rows: Sequence[list[int]], writing: Writing) -> list[Filled]:
         """The chosen and the spelled fields of each prompt."""

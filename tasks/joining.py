@@ -1,4 +1,4 @@
-"""Joining: a tuned model of labels + samples/ -> the regression on words that answers with it, where that helps on the validation split."""
+"""Joining: a tuned model + samples/ -> the regression on words that answers with it, where that helps on the validation split."""
 
 import json
 from collections.abc import Mapping
@@ -13,22 +13,27 @@ from tasks.artifacts import write_json
 from tasks.baselines import TRAIN_ROWS, sampled
 from tasks.batching import by_length
 from tasks.columns import Columns
+from tasks.forms import Writing
 from tasks.generation import TOKENS_PER_BATCH, Predictor
-from tasks.linear import Floats, Linear, read
+from tasks.linear import Floats, Linear, Regression, read
 from tasks.process import Process
 from tasks.prompts import read_of
+from tasks.windows import Windows
 
-MOST_LABELS = 200  # each costs a weight for every feature
+MOST_LABELS = 200  # or marks; each costs a weight for every feature
 WEIGHING_ROWS = 2_000  # of the validation split
 FEWEST_ROWS = 20  # of it, below which nothing can be weighed
 GAIN = 2.0  # nats on all those rows together that must be saved: two numbers were chosen on them, and not one (Akaike 1974)
 STEADY = 2.0  # nats that a factor costs, times its distance from 1 squared: where all answers are right, none grows without end
 
+Rows = list[Mapping[str, Any]]  # of samples/
+Judged = tuple[Regression, Floats, Floats, NDArray[np.int64]]  # of held-out rows the model's logits, its own scores, what is right
+
 
 def join(process: Process, samples: Path, folder: Path) -> dict[str, Any]:
     """Put a regression beside a model where both together foretell the validation split better; training.json says what it gains.
 
-    Where a prompt holds columns alone there is no text to learn from; a base that spells its labels is left as it is.
+    Where a prompt holds columns alone there is no text to learn from; a base that spells its answers is left as it is.
 
     Args:
         samples: folder with train/, validation/ and contract.json.
@@ -42,31 +47,69 @@ def join(process: Process, samples: Path, folder: Path) -> dict[str, Any]:
     train, validation = (load_from_disk(str(samples / side)) for side in ("train", "validation"))
     if not _may_help(process, json.loads((samples / "contract.json").read_text(encoding="utf-8")), len(validation)):
         return {}
-    predictor = Predictor.load(folder)
-    seed = process.finetuning.seed
-    texts, answers = _read(predictor, sampled(train, seed, TRAIN_ROWS))
-    asked, right = _read(predictor, sampled(validation, seed, WEIGHING_ROWS))
-    texts = [read_of(process, text) for text in texts]
-    if len(set(answers)) < 2 or len(right) < FEWEST_ROWS or not any(map(read, texts)):
+    predictor, seed = Predictor.load(folder), process.finetuning.seed
+    judged = _labels if predictor.label_ids else _marks
+    found = judged(predictor, process, sampled(train, seed, TRAIN_ROWS), sampled(validation, seed, WEIGHING_ROWS))
+    if found is None:
         return {}
-    found = Linear.learn(texts, answers, len(predictor.labels))
-    scores = found.scores([read_of(process, text) for text in asked])
-    shares, (alone, both) = weighed(_logits(predictor, asked), scores, np.array(right))
+    regression, logits, scores, right = found
+    shares, (alone, both) = weighed(logits, scores, right)
     if (alone - both) * len(right) < GAIN:
         return {}
-    replace(found, shares=shares).save(folder)
+    replace(regression, shares=shares).save(folder)
     told = {"model": shares[0], "linear": shares[1], "loss_alone": alone, "loss": both}
     story = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     write_json(folder / "training.json", story | {"linear": told})
     return {"loss_with_linear": round(both, 4)}
 
 
+def _labels(predictor: Predictor, process: Process, train: Rows, held_out: Rows) -> Judged | None:
+    """A regression that has learned labels; None where nothing can be learned or weighed."""
+    (texts, answers), (asked, right) = (_read(predictor, rows) for rows in (train, held_out))
+    texts = [read_of(process, text) for text in texts]
+    if len(set(answers)) < 2 or len(right) < FEWEST_ROWS or not any(map(read, texts)):
+        return None
+    found = Linear.learn(texts, answers, len(predictor.labels))
+    return found, _logits(predictor, asked), found.scores([read_of(process, text) for text in asked]), np.array(right)
+
+
+def _marks(predictor: Predictor, process: Process, train: Rows, held_out: Rows) -> Judged | None:
+    """The same of marks; what is weighed are tokens."""
+    writing = predictor.writing
+    if writing is None:
+        return None
+    numbers = {mark: number for number, mark in enumerate(writing.mark_ids)}
+    learned = predictor.asked([row["prompt"] for row in train])
+    marks = [[numbers[mark] for mark in row["marks"]] for row in train]
+    found = Windows.learn(process, learned, marks, len(numbers))
+    if found is None:
+        return None
+    prompts = [row["prompt"] for row in held_out]
+    scored = found.scores(process, predictor.asked(prompts))
+    chances = [own[tokens] for own, (tokens, _) in zip(_mark_chances(predictor, writing, prompts), scored, strict=True)]
+    right = [numbers[row["marks"][token]] for row, (tokens, _) in zip(held_out, scored, strict=True) for token in tokens]
+    return found, np.concatenate(chances), np.concatenate([scores for _, scores in scored]), np.array(right)
+
+
+def _mark_chances(predictor: Predictor, writing: Writing, prompts: list[str]) -> list[Floats]:
+    """The model's own, of each prompt."""
+    rows = predictor.encode(prompts)
+    found: list[Floats] = [np.empty(0)] * len(rows)
+    for batch in by_length([2 * len(row) for row in rows], TOKENS_PER_BATCH):
+        for index, chances in zip(batch, predictor.mark_chances([rows[index] for index in batch], writing), strict=True):
+            found[index] = chances
+    return found
+
+
 def _may_help(process: Process, contract: Mapping[str, Any], held_out: int) -> bool:
-    chosen = contract["label_ids"] and 2 <= len(contract["labels"]) <= MOST_LABELS
-    return bool(process.finetuning.linear and chosen) and held_out >= FEWEST_ROWS and not Columns.read(contract.get("columns")).whole
+    if not process.finetuning.linear or held_out < FEWEST_ROWS or Columns.read(contract.get("columns")).whole:
+        return False
+    if contract["label_ids"]:
+        return 2 <= len(contract["labels"]) <= MOST_LABELS
+    return 0 < len((contract.get("form") or {}).get("marks", [])) <= MOST_LABELS
 
 
-def _read(predictor: Predictor, rows: list[Mapping[str, Any]]) -> tuple[list[str], list[int]]:
+def _read(predictor: Predictor, rows: Rows) -> tuple[list[str], list[int]]:
     """Prompts of rows, and the numbers of their labels; those of unknown labels are left out."""
     numbers = {label: number for number, label in enumerate(predictor.labels)}
     pairs = [(str(row["prompt"]), numbers.get(json.loads(row["output"]))) for row in rows]

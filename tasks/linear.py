@@ -7,7 +7,7 @@ hashed, so no text is kept, and what no training text has counts nothing. data/k
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -27,17 +27,103 @@ FEWEST = 2  # training texts that have a feature
 STRENGTH, STEPS = 20.0, 60  # C of the regression, and how long it may take to settle
 
 Floats = NDArray[np.float64]
+ALONE: Floats = np.array([1.0, 0.0])  # shares before they are weighed
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """A multinomial logistic regression on TF-IDF, and how much its word and the model's count."""
+class Regression:
+    """A multinomial logistic regression on hashed features, and how much its word and the model's count."""
 
     buckets: NDArray[np.int64]  # (features,), ascending: those of the hash that are looked at
-    rarity: NDArray[np.float32]  # (features,): inverse document frequency
-    weights: NDArray[np.float32]  # (features, labels)
-    bias: NDArray[np.float32]  # (labels,)
+    weights: NDArray[np.float32]  # (features, classes)
+    bias: NDArray[np.float32]  # (classes,)
     shares: NDArray[np.float64]  # (2,): factors of the model's logits and of its own
+
+    def log_chances(self, features: Any) -> Floats:
+        """Of the classes, (rows, classes), in nats.
+
+        Args:
+            features: (rows, features), sparse.
+        """
+        from scipy.special import log_softmax
+
+        return np.asarray(log_softmax((features @ self.weights + self.bias).astype(np.float64), axis=1))
+
+    def save(self, folder: Path) -> None:
+        """As a file of a model/."""
+        save_file({each.name: np.ascontiguousarray(getattr(self, each.name)) for each in fields(self)}, folder / LINEAR)
+
+    @classmethod
+    def load(cls, folder: Path, classes: int) -> Self | None:
+        """That of a model/ or a version; None where the model answers alone.
+
+        Raises:
+            ValueError: the file is damaged, or of other classes.
+        """
+        if not (folder / LINEAR).is_file():
+            return None
+        try:
+            found = cls(**load_file(folder / LINEAR))
+            fits = found.weights.shape == (*found.buckets.shape, classes) and found.shares.shape == (2,)
+        except Exception as error:  # of the format
+            raise ValueError(f"{folder / LINEAR} is damaged: {str(error).splitlines()[0]}") from None
+        if not fits:
+            raise ValueError(f"{folder / LINEAR} has weights {found.weights.shape}, which do not belong to {classes} classes")
+        return found
+
+
+def frequent(counts: Any, classes: int) -> NDArray[np.int64]:
+    """The buckets that are looked at, ascending: the most frequent ones; the more classes there are, the fewer.
+
+    Args:
+        counts: (rows, buckets), sparse.
+    """
+    often = np.asarray((counts > 0).sum(axis=0)).ravel()
+    most = np.argsort(-often, kind="stable")[: WEIGHTS // classes]
+    return np.sort(most[often[most] >= max(1, min(FEWEST, often.max()))]).astype(np.int64)
+
+
+def looked_at(counts: Any, buckets: NDArray[np.int64]) -> Any:
+    """Of all buckets those that are looked at: (rows, features), sparse; what others count is nothing.
+
+    Args:
+        counts: (rows, buckets of the hash), sparse by rows.
+    """
+    from scipy.sparse import csr_array
+
+    places = np.searchsorted(buckets, counts.indices)
+    known = np.append(buckets, -1)[places] == counts.indices
+    starts = np.append(0, np.cumsum(known))[counts.indptr]
+    return csr_array((counts.data[known], places[known], starts), shape=(counts.shape[0], len(buckets)))
+
+
+def settled(features: Any, answers: Sequence[int], classes: int, strength: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights (features, classes) and bias (classes,); a class that no row has is held to be as likely as half a row.
+
+    Args:
+        features: (rows, features), sparse.
+        answers: the number of each row's class; not all the same.
+        strength: C of the regression.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # what has not wholly settled is good enough
+        found = LogisticRegression(C=strength, max_iter=STEPS, tol=1e-3).fit(features, answers)
+    weights = np.zeros((features.shape[1], classes), np.float32)
+    bias = np.full(classes, np.log(0.5 / features.shape[0]), np.float32)
+    both = len(found.classes_) == 2
+    weights[:, found.classes_] = (np.vstack([-found.coef_, found.coef_]) / 2 if both else found.coef_).T
+    bias[found.classes_] = np.append(-found.intercept_, found.intercept_) / 2 if both else found.intercept_
+    return weights, bias
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Regression):
+    """Of labels, on the TF-IDF of words and of pieces of words."""
+
+    rarity: NDArray[np.float32]  # (features,): inverse document frequency
 
     @classmethod
     def learn(cls, texts: Sequence[str], answers: Sequence[int], labels: int) -> Self:
@@ -45,37 +131,23 @@ class Linear:
 
         Args:
             answers: the number of each text's label; not all the same.
-            labels: how many there are; one that no text has is held to be as likely as half a text. The more there are, the fewer
-                features are looked at, the most frequent ones.
+            labels: how many there are.
 
         Raises:
             ValueError: the texts are blank.
         """
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-
         counts = _counted(texts)
-        often = np.asarray((counts > 0).sum(axis=0)).ravel()
-        frequent = np.argsort(-often, kind="stable")[: WEIGHTS // labels]
-        buckets = np.sort(frequent[often[frequent] >= min(FEWEST, often.max())])
-        if not often.max():
+        if not counts.nnz:
             raise ValueError("there is no word in any of the texts")
-        rarity = (np.log((1 + len(texts)) / (1 + often[buckets])) + 1).astype(np.float32)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # what has not wholly settled is good enough
-            found = LogisticRegression(C=STRENGTH, max_iter=STEPS, tol=1e-3).fit(_weighted(counts, buckets, rarity), answers)
-        weights, bias = np.zeros((len(buckets), labels), np.float32), np.full(labels, np.log(0.5 / len(texts)), np.float32)
-        both = len(found.classes_) == 2
-        weights[:, found.classes_] = (np.vstack([-found.coef_, found.coef_]) / 2 if both else found.coef_).T
-        bias[found.classes_] = np.append(-found.intercept_, found.intercept_) / 2 if both else found.intercept_
-        return cls(buckets.astype(np.int64), rarity, weights, bias, np.array([1.0, 0.0]))
+        buckets = frequent(counts, labels)
+        often = np.asarray((counts[:, buckets] > 0).sum(axis=0)).ravel()
+        rarity = (np.log((1 + len(texts)) / (1 + often)) + 1).astype(np.float32)
+        weights, bias = settled(_weighted(counts, buckets, rarity), answers, labels, STRENGTH)
+        return cls(buckets, weights, bias, ALONE, rarity)
 
     def scores(self, texts: Sequence[str]) -> Floats:
         """Log-chances of the labels, (texts, labels), in nats."""
-        from scipy.special import log_softmax
-
-        found = _weighted(_counted(texts), self.buckets, self.rarity) @ self.weights + self.bias
-        return np.asarray(log_softmax(found.astype(np.float64), axis=1))
+        return self.log_chances(_weighted(_counted(texts), self.buckets, self.rarity))
 
     def joined(self, logits: Floats, texts: Sequence[str]) -> Floats:
         """Logits of the labels as the model and the regression see them together.
@@ -84,28 +156,6 @@ class Linear:
             logits: the model's, (texts, labels).
         """
         return np.asarray(self.shares[0] * logits + self.shares[1] * self.scores(texts))
-
-    def save(self, folder: Path) -> None:
-        """As a file of a model/."""
-        save_file({name: np.ascontiguousarray(getattr(self, name)) for name in self.__slots__}, folder / LINEAR)
-
-    @classmethod
-    def load(cls, folder: Path, labels: int) -> "Linear | None":
-        """That of a model/ or a version; None where the model answers alone.
-
-        Raises:
-            ValueError: the file is damaged, or of other labels.
-        """
-        if not (folder / LINEAR).is_file():
-            return None
-        try:
-            found = cls(**load_file(folder / LINEAR))
-            fits = found.weights.shape == (*found.buckets.shape, labels) and found.shares.shape == (2,)
-        except Exception as error:  # of the format
-            raise ValueError(f"{folder / LINEAR} is damaged: {str(error).splitlines()[0]}") from None
-        if not fits:
-            raise ValueError(f"{folder / LINEAR} has weights {found.weights.shape}, which do not belong to {labels} labels")
-        return found
 
 
 def read(text: str) -> str:
@@ -129,6 +179,6 @@ def _weighted(counts: Any, buckets: NDArray[np.int64], rarity: NDArray[np.float3
     from scipy.sparse import diags_array
     from sklearn.preprocessing import normalize
 
-    chosen = counts[:, buckets]
+    chosen = looked_at(counts, buckets)
     chosen.data = 1 + np.log(chosen.data)
     return normalize((chosen @ diags_array(rarity)).tocsr())

@@ -71,7 +71,7 @@ class Finetuning(Declared):
     gradient_accumulation_steps: int = Field(1, ge=1)  # parts of a batch that are worked on one after the other: less memory, same step
     gradient_checkpointing: bool = False  # less memory still, a third more time
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    linear: bool = True  # a regression on words answers with a model of labels, where that helps on the validation split
+    linear: bool = True  # a regression on words answers with a model of labels or forms, where that helps on the validation split
     evaluations: int = Field(8, ge=1)  # times the validation loss is taken in a run
     early_stopping_patience: int | None = Field(3, ge=1)  # evaluations in a row whose loss is clearly above the least
     seed: int = Field(7, ge=0, lt=SEEDS)

@@ -1,5 +1,6 @@
 """A regression on words: what it learns, that it keeps no text, and that a damaged file is told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_both_are_joined_as_their_shares_say(tmp_path: Path) -> None:
     found = learned()
     logits = np.array([[3.0, 0.0]])
     np.testing.assert_array_equal(found.joined(logits, ["pay the invoice"]), logits)  # it has no share before it is weighed
-    half = Linear(found.buckets, found.rarity, found.weights, found.bias, np.array([0.5, 2.0]))
+    half = replace(found, shares=np.array([0.5, 2.0]))
     np.testing.assert_allclose(half.joined(logits, ["pay the invoice"]), 0.5 * logits + 2.0 * found.scores(["pay the invoice"]))
     assert half.joined(logits, ["x" * 1_000_000]).shape == (1, 2)
 
@@ -65,7 +66,7 @@ def test_many_labels_look_at_the_most_frequent_features_alone() -> None:
 def test_a_model_without_one_answers_alone_and_a_damaged_one_is_told(tmp_path: Path) -> None:
     assert Linear.load(tmp_path, 2) is None
     learned().save(tmp_path)
-    with pytest.raises(ValueError, match="which do not belong to 3 labels"):
+    with pytest.raises(ValueError, match="which do not belong to 3 classes"):
         Linear.load(tmp_path, 3)
     kept = load_file(tmp_path / LINEAR)
     save_file({name: value for name, value in kept.items() if name != "bias"}, tmp_path / LINEAR)

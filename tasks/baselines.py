@@ -28,6 +28,7 @@ from tasks.process import OutputField, Process
 from tasks.prompts import read_of, typed
 from tasks.records import as_text
 from tasks.tabular import CHARACTERS, tabular_answers
+from tasks.windows import shape_of
 
 TRAIN_ROWS = 20_000
 CLASSES = 200  # most frequent ones; each class costs one linear model
@@ -43,10 +44,15 @@ TOKEN = re.compile(rf"\d+|[{CJK}]|[^\W\d_{CJK}]+|[^\s]")
 ABSENT = "null"  # the JSON of a field without a value
 
 
-def sampled(train: Sequence[Row], seed: int, limit: int = TRAIN_ROWS) -> list[Row]:
-    """At most `limit` rows, drawn by the seed, in a drawn order."""
+def drawn(train: Sequence[Row], seed: int, limit: int = TRAIN_ROWS) -> Iterator[Row]:
+    """At most `limit` rows, drawn by the seed, in a drawn order, one by one."""
     order = np.random.default_rng(seed).permutation(len(train))[:limit]
-    return [train[int(index)] for index in order]
+    return (train[int(index)] for index in order)
+
+
+def sampled(train: Sequence[Row], seed: int, limit: int = TRAIN_ROWS) -> list[Row]:
+    """The same rows together."""
+    return list(drawn(train, seed, limit))
 
 
 def baseline_answers(kind: str, train_rows: Sequence[Row], test_rows: Sequence[Row], process: Process) -> dict[str, Answers]:
@@ -233,13 +239,7 @@ class Token:
 
 def tokens_of(text: str) -> list[Token]:
     """The tokens of a text, in order."""
-    return [Token(match[0].lower(), _shape(match[0]), match.start(), match.end()) for match in TOKEN.finditer(text)]
-
-
-def _shape(token: str) -> str:
-    """What kind of token it is, whatever its word."""
-    kind = "digit" if token.isdigit() else "title" if token.istitle() else "upper" if token.isupper() else "other"
-    return f"{kind}{min(len(token), 5)}"
+    return [Token(match[0].lower(), shape_of(match[0]), match.start(), match.end()) for match in TOKEN.finditer(text)]
 
 
 class Tagger:

@@ -10,7 +10,8 @@ from typing import Any
 from tasks.bases import STORED
 from tasks.tuning import Finetuning, Settled, Size
 
-OPERATIONS_PER_SECOND = 80e9  # two cores, training: 70e9 of shallow models to 120e9 of deep ones, on a machine that others shared
+# Two cores, training: 70e9 of shallow models to 120e9 of deep ones, on a machine that others shared; 50e9, of texts 40e9, without bfloat16.
+OPERATIONS_PER_SECOND = 80e9
 OPERATIONS = 6  # for each weight and token: two forward, four backward
 SIZES = tuple(
     Size(n_layer=layers, n_embd=width, n_head=heads)

@@ -250,7 +250,7 @@ def notes_of(metrics: Mapping[str, Any], kind: str, training: Mapping[str, Any])
     if both := training.get("linear"):
         notes.append(
             "A regression on words of the training samples answers together with the model: on validation the loss of both is "
-            f"{both['loss']:.3f} nats, that of the model alone {both['loss_alone']:.3f}."
+            f"{both['loss']:.3f} nats{' a token' if kind == 'fields' else ''}, that of the model alone {both['loss_alone']:.3f}."
         )
     if metrics["champion"] and "perplexity" in metrics["champion"]:
         notes.append("The champion's perplexity is over the new model's tokens, so that two vocabularies can be compared.")

@@ -1,8 +1,9 @@
 """Joining: a tuned model + samples/ -> the regression on words that answers with it, where that helps on the validation split."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.artifacts import write_json
-from tasks.baselines import TRAIN_ROWS, sampled
+from tasks.baselines import TRAIN_ROWS, drawn
 from tasks.batching import by_length
 from tasks.columns import Columns
 from tasks.forms import Writing
@@ -18,16 +19,17 @@ from tasks.generation import TOKENS_PER_BATCH, Predictor
 from tasks.linear import Floats, Linear, Regression, read
 from tasks.process import Process
 from tasks.prompts import read_of
-from tasks.windows import Windows
+from tasks.windows import Asked, Windows
 
 MOST_LABELS = 200  # or marks; each costs a weight for every feature
-WEIGHING_ROWS = 2_000  # of the validation split
-FEWEST_ROWS = 20  # of it, below which nothing can be weighed
-GAIN = 2.0  # nats on all those rows together that must be saved: two numbers were chosen on them, and not one (Akaike 1974)
+WEIGHING_ROWS, WEIGHING_TOKENS = 2_000, 50_000  # of the validation split, at most
+FEWEST_ROWS = 20  # of it, below which nothing can be weighed; of tokens, where marks are
+ROWS_AT_ONCE = 100  # whose features are held
+GAIN = 2.0  # nats on all of those together that must be saved: two numbers were chosen on them, and not one (Akaike 1974)
 STEADY = 2.0  # nats that a factor costs, times its distance from 1 squared: where all answers are right, none grows without end
 
-Rows = list[Mapping[str, Any]]  # of samples/
-Judged = tuple[Regression, Floats, Floats, NDArray[np.int64]]  # of held-out rows the model's logits, its own scores, what is right
+Rows = Iterable[Mapping[str, Any]]  # of samples/
+Judged = tuple[Regression, Floats, Floats, NDArray[np.int64]]  # of held-out rows or tokens the model's logits, its own, what is right
 
 
 def join(process: Process, samples: Path, folder: Path) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def join(process: Process, samples: Path, folder: Path) -> dict[str, Any]:
         return {}
     predictor, seed = Predictor.load(folder), process.finetuning.seed
     judged = _labels if predictor.label_ids else _marks
-    found = judged(predictor, process, sampled(train, seed, TRAIN_ROWS), sampled(validation, seed, WEIGHING_ROWS))
+    found = judged(predictor, process, drawn(train, seed, TRAIN_ROWS), drawn(validation, seed, WEIGHING_ROWS))
     if found is None:
         return {}
     regression, logits, scores, right = found
@@ -79,16 +81,34 @@ def _marks(predictor: Predictor, process: Process, train: Rows, held_out: Rows) 
     if writing is None:
         return None
     numbers = {mark: number for number, mark in enumerate(writing.mark_ids)}
-    learned = predictor.asked([row["prompt"] for row in train])
-    marks = [[numbers[mark] for mark in row["marks"]] for row in train]
-    found = Windows.learn(process, learned, marks, len(numbers))
+    told = (each for rows in _in_parts(train) for each in _told(predictor, rows, numbers))
+    found = Windows.learn(process, told, len(numbers))
     if found is None:
         return None
-    prompts = [row["prompt"] for row in held_out]
-    scored = found.scores(process, predictor.asked(prompts))
-    chances = [own[tokens] for own, (tokens, _) in zip(_mark_chances(predictor, writing, prompts), scored, strict=True)]
-    right = [numbers[row["marks"][token]] for row, (tokens, _) in zip(held_out, scored, strict=True) for token in tokens]
-    return found, np.concatenate(chances), np.concatenate([scores for _, scores in scored]), np.array(right)
+    logits, scores, right = list[Floats](), list[Floats](), list[int]()
+    for rows in _in_parts(held_out):
+        asked, marks = zip(*_told(predictor, rows, numbers), strict=True)
+        chances = _mark_chances(predictor, writing, [prompt for prompt, _ in asked])
+        for own, true, (tokens, each) in zip(chances, marks, found.scores(process, asked), strict=True):
+            logits.append(own[tokens])
+            scores.append(each)
+            right += [true[token] for token in tokens]
+        if len(right) >= WEIGHING_TOKENS:
+            break
+    return (found, np.concatenate(logits), np.concatenate(scores), np.array(right)) if len(right) >= FEWEST_ROWS else None
+
+
+def _in_parts(rows: Rows) -> Iterator[list[Mapping[str, Any]]]:
+    """So many at a time as memory need hold."""
+    rows = iter(rows)
+    while part := list(islice(rows, ROWS_AT_ONCE)):
+        yield part
+
+
+def _told(predictor: Predictor, rows: Sequence[Mapping[str, Any]], numbers: Mapping[int, int]) -> Iterator[tuple[Asked, list[int]]]:
+    """Prompts, and the number of each token's mark."""
+    asked = predictor.asked([row["prompt"] for row in rows])
+    return ((each, [numbers[mark] for mark in row["marks"]]) for each, row in zip(asked, rows, strict=True))
 
 
 def _mark_chances(predictor: Predictor, writing: Writing, prompts: list[str]) -> list[Floats]:

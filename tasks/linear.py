@@ -27,7 +27,7 @@ FEWEST = 2  # training texts that have a feature
 STRENGTH, STEPS = 20.0, 60  # C of the regression, and how long it may take to settle
 
 Floats = NDArray[np.float64]
-ALONE: Floats = np.array([1.0, 0.0])  # shares before they are weighed
+UNWEIGHED: Floats = np.array([1.0, 0.0])  # shares: the model answers alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,26 @@ class Regression:
         if not (folder / LINEAR).is_file():
             return None
         try:
-            found = cls(**load_file(folder / LINEAR))
-            fits = found.weights.shape == (*found.buckets.shape, classes) and found.shares.shape == (2,)
+            held = load_file(folder / LINEAR)
         except Exception as error:  # of the format
             raise ValueError(f"{folder / LINEAR} is damaged: {str(error).splitlines()[0]}") from None
-        if not fits:
-            raise ValueError(f"{folder / LINEAR} has weights {found.weights.shape}, which do not belong to {classes} classes")
+        if set(held) != (wanted := {each.name for each in fields(cls)}):
+            raise ValueError(f"{folder / LINEAR} holds {', '.join(sorted(held))} where {', '.join(sorted(wanted))} belong")
+        found = cls(**held)
+        if problem := found._problem(classes):
+            raise ValueError(f"{folder / LINEAR} {problem}")
         return found
+
+    def _problem(self, classes: int) -> str | None:
+        """What does not belong together in a file, or to so many classes."""
+        shape = (*self.buckets.shape, classes)
+        if self.weights.shape != shape or self.bias.shape != (classes,):
+            return f"has weights {self.weights.shape} and bias {self.bias.shape}, which do not belong to {classes} classes"
+        ascending = self.buckets.dtype == np.int64 and bool((np.diff(self.buckets) > 0).all())
+        numbers = (self.weights, self.bias, self.shares)
+        real = all(np.issubdtype(each.dtype, np.floating) and np.isfinite(each).all() for each in numbers)
+        weighed = self.shares.shape == UNWEIGHED.shape and bool((self.shares >= 0).all())
+        return None if ascending and real and weighed else "is damaged: its numbers are none of a regression"
 
 
 def frequent(counts: Any, classes: int) -> NDArray[np.int64]:
@@ -143,7 +156,7 @@ class Linear(Regression):
         often = np.asarray((counts[:, buckets] > 0).sum(axis=0)).ravel()
         rarity = (np.log((1 + len(texts)) / (1 + often)) + 1).astype(np.float32)
         weights, bias = settled(_weighted(counts, buckets, rarity), answers, labels, STRENGTH)
-        return cls(buckets, weights, bias, ALONE, rarity)
+        return cls(buckets, weights, bias, UNWEIGHED, rarity)
 
     def scores(self, texts: Sequence[str]) -> Floats:
         """Log-chances of the labels, (texts, labels), in nats."""

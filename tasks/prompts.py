@@ -35,6 +35,11 @@ def regions_of(process: Process, inputs: Mapping[str, Any]) -> list[tuple[int, i
 
 def regions_in(process: Process, prompt: str) -> list[tuple[int, int]]:
     """The same of a prompt alone; a value that holds the template's next words ends there, and one behind it begins."""
+    return [region for region in values_in(process, prompt) if region[0] < region[1]]
+
+
+def values_in(process: Process, prompt: str) -> list[tuple[int, int]]:
+    """Where each value stands in a prompt alone, in the order of the template; an empty one from where it would stand to there."""
     words = _around(process.sample.prompt).split("\0")
     at, last = len(words[0]), len(prompt) - len(words[-1])
     found = []
@@ -43,7 +48,7 @@ def regions_in(process: Process, prompt: str) -> list[tuple[int, int]]:
         at = found[-1][1] + len(before)
     if not prompt.startswith(words[0]) or not prompt.endswith(words[-1]) or at > last or any(stop < 0 for _, stop in found):
         return [(0, len(prompt))]  # of another template
-    return [region for region in (*found, (at, last)) if region[0] < region[1]]
+    return [*found, (at, last)]
 
 
 def read_of(process: Process, prompt: str) -> str:

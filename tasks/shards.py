@@ -19,7 +19,7 @@ ALONE_BYTES = 2**20
 HEADER_BYTES = 100_000_000  # the format's own limit
 METADATA = {"__metadata__": {"format": "pt"}}  # transformers refuses files without it
 ADAPTER = "adapter_model.safetensors"
-LINEAR = "linear.safetensors"  # tasks/linear.py
+LINEAR = "linear.safetensors"  # tasks/linear.py, of a form tasks/windows.py
 WHOLE = (ADAPTER, LINEAR)  # files that transformers does not take for a part of the model
 INDEX = "model.safetensors.index.json"
 LAYER = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")  # transformer.h.10 of transformer.h.10.mlp.c_fc.bias

@@ -5,6 +5,7 @@ small model from scratch learns more of the whole sentence. So both are asked, a
 blanks: a word may be a number or one Chinese character. data/kinds.md tells what it gains, and what was tried.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,14 +15,14 @@ from typing import Any, Self
 import numpy as np
 
 from tasks.cleaning import fold
-from tasks.linear import ALONE, Floats, Regression, frequent, looked_at, settled
+from tasks.linear import UNWEIGHED, Floats, Regression, frequent, looked_at, settled
 from tasks.process import Process
-from tasks.prompts import regions_in
+from tasks.prompts import values_in
 from tasks.spans import Region, joined, trimmed
 
 BUCKETS = 2**20  # of the hash of features
 STRENGTH = 1.0  # C of the regression
-TOKENS, WORK = 300_000, 10_000_000  # tokens to learn from, and tokens times marks: half a minute
+TOKENS, WORK = 200_000, 10_000_000  # tokens to learn from, and tokens times marks: a minute or so
 LONGEST, WORDS = 40, 100_000  # characters of a word that are looked at, and words that are remembered
 NEAR, FAR = 2, 6  # words on both sides that count with their place, and words before that count without
 SHORT, CONTEXT = 6, 24  # words of a value, such as the name of what is asked for, that count for all tokens of the others; of all such
@@ -47,33 +48,35 @@ class Windows(Regression):
     """Of marks, on the words around each token."""
 
     @classmethod
-    def learn(cls, process: Process, asked: Sequence[Asked], marks: Sequence[Sequence[int]], classes: int) -> Self | None:
-        """From training prompts; None where all tokens have one mark.
+    def learn(cls, process: Process, told: Iterable[tuple[Asked, Sequence[int]]], classes: int) -> Self | None:
+        """From training prompts, as many as it takes; None where all their tokens have one mark.
 
         Args:
-            marks: the number of each token's mark, of each prompt.
+            told: prompts, and the number of each of their tokens' mark.
             classes: how many marks there are.
         """
         answers, most = list[int](), min(TOKENS, WORK // classes)
 
-        def told() -> Iterator[list[str]]:
-            for one, numbers in zip(asked, marks, strict=True):
-                for token, features in features_of(process, *one) if len(answers) < most else ():
+        def features() -> Iterator[list[str]]:
+            for asked, numbers in told:
+                for token, features in features_of(process, *asked):
                     answers.append(numbers[token])
                     yield features
+                if len(answers) >= most:
+                    return
 
-        counts = _counted(told())
+        counts = _counted(features())
         if len(set(answers)) < 2:
             return None
         buckets = frequent(counts, classes)
-        return cls(buckets, *settled(looked_at(counts, buckets), answers, classes, STRENGTH), ALONE)
+        return cls(buckets, *settled(looked_at(counts, buckets), answers, classes, STRENGTH), UNWEIGHED)
 
     def scores(self, process: Process, asked: Sequence[Asked]) -> list[tuple[list[int], Floats]]:
         """Of each prompt, the numbers of its tokens that may belong to a value, and their log-chances in nats, (tokens, marks)."""
         found = [list(features_of(process, *one)) for one in asked]
         chances = self.log_chances(looked_at(_counted(features for tokens in found for _, features in tokens), self.buckets))
-        parts = np.split(chances, np.cumsum([len(tokens) for tokens in found])[:-1])
-        return [([token for token, _ in tokens], part) for tokens, part in zip(found, parts, strict=True)]
+        ends = np.cumsum([len(tokens) for tokens in found], dtype=np.int64)
+        return [([token for token, _ in tokens], chances[end - len(tokens) : end]) for tokens, end in zip(found, ends, strict=True)]
 
     def joined(self, process: Process, asked: Sequence[Asked], chances: Sequence[Floats]) -> list[Floats]:
         """Log-chances of the marks of each prompt's tokens, (tokens, marks), as the model and the regression see them together.
@@ -96,24 +99,27 @@ def features_of(process: Process, prompt: str, offsets: Sequence[Region]) -> Ite
         offsets: characters of each token.
     """
     values = values_of(process, prompt, offsets)
-    short = {region: [word.text for word in words] for region, words in values.items() if len(words) <= SHORT}
-    for region, words in values.items():
-        context = [f"c{other}:{text}" for other, texts in short.items() if other != region for text in texts][:CONTEXT]
-        for word, features in zip(words, _around(words, region, context), strict=True):
+    short = {value: [word.text for word in words] for value, words in values.items() if len(words) <= SHORT}
+    for value, words in values.items():
+        context = [f"c{other}:{text}" for other, texts in short.items() if other != value for text in texts][:CONTEXT]
+        for word, features in zip(words, _around(words, value, context), strict=True):
             behind = [BEHIND + each for each in features] if len(word.tokens) > 1 else features
             for token in word.tokens:
                 yield token, features if token == word.tokens[0] else behind
 
 
 def values_of(process: Process, prompt: str, offsets: Sequence[Region]) -> dict[int, list[Word]]:
-    """The words of each value in a prompt, by the value's number; the template's own words are none, nor are blanks."""
-    tokens, regions = trimmed(prompt, offsets), regions_in(process, prompt)
+    """The words of each value in a prompt, by its number in the template; the template's own words are none, nor are blanks."""
+    tokens, values = (
+        trimmed(prompt, offsets),
+        [(*region, at) for at, region in enumerate(values_in(process, prompt)) if region[0] < region[1]],
+    )
     together, found = joined(prompt, tokens), dict[int, list[list[int]]]()
     for number, (start, end) in enumerate(tokens):
-        region = next((at for at, (begin, stop) in enumerate(regions) if start < stop and begin < end), None)
-        if region is None or start == end:
+        begin, stop, value = values[bisect_left(values, (end,)) - 1] if values else (0, 0, 0)  # the last one that begins before its end
+        if not begin < end or not start < min(end, stop):
             continue
-        words = found.setdefault(region, [])
+        words = found.setdefault(value, [])
         if together[number] and words and words[-1][-1] == number - 1:
             words[-1].append(number)
         else:
@@ -127,11 +133,16 @@ def _word(text: str, tokens: Sequence[int]) -> Word:
 
 @lru_cache(WORDS)
 def _told(text: str) -> tuple[str, str]:
-    kind = "digit" if text.isdigit() else "title" if text.istitle() else "upper" if text.isupper() else "other"
-    return fold(text), f"{kind}{min(len(text), 5)}"
+    return fold(text), shape_of(text)
 
 
-def _around(words: Sequence[Word], region: int, context: Sequence[str]) -> Iterator[list[str]]:
+def shape_of(word: str) -> str:
+    """What kind of word it is, and how long, whatever it says."""
+    kind = "digit" if word.isdigit() else "title" if word.istitle() else "upper" if word.isupper() else "other"
+    return f"{kind}{min(len(word), 5)}"
+
+
+def _around(words: Sequence[Word], value: int, context: Sequence[str]) -> Iterator[list[str]]:
     """The features of each word of one value."""
     texts = [EDGE.text] * FAR + [word.text for word in words] + [EDGE.text] * NEAR
     shapes = [EDGE.shape, *(word.shape for word in words), EDGE.shape]
@@ -142,7 +153,7 @@ def _around(words: Sequence[Word], region: int, context: Sequence[str]) -> Itera
             *(f"w{place}:{text}" for place, text in enumerate((second, first, own, next_, last))),
             *(f"b{place}:{one}|{other}" for place, (one, other) in enumerate(((second, first), (first, own), (own, next_), (next_, last)))),
             *(f"t:{first}|{own}|{next_}", f"p:{own[:3]}", f"e:{own[-3:]}"),
-            *(f"s0:{before}", f"s1:{shape}", f"s2:{after}", f"s:{before}|{shape}|{after}", f"r:{region}", f"r:{region}|{shape}"),
+            *(f"s0:{before}", f"s1:{shape}", f"s2:{after}", f"s:{before}|{shape}|{after}", f"r:{value}", f"r:{value}|{shape}"),
             *(f"f:{text}" for text in far if text),
             *context,
             *(f"{each}|{shape}" for each in context),

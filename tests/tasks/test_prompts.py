@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tasks.declaration import merge, parse_process
 from tasks.process import OutputField, Process
-from tasks.prompts import completion_of, output_of, parse, prompt_of, regions_in, regions_of, render, typed
+from tasks.prompts import completion_of, output_of, parse, prompt_of, regions_in, regions_of, render, typed, values_in
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 BASE: dict[str, Any] = {
@@ -60,6 +60,7 @@ def test_the_places_of_values_are_found_in_a_prompt_alone() -> None:
     assert [prompt[start:end] for start, end in regions_in(asked, prompt)] == ["Li", "of: x\nAnswer: y"]
     assert regions_of(asked, values)[0] == regions_in(asked, prompt)[0]
     assert regions_in(asked, prompt_of(asked, {})) == []
+    assert [start == stop for start, stop in values_in(asked, prompt_of(asked, {}))] == [True, True, True]
     assert regions_in(asked, "something else") == [(0, 14)]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import load_from_disk
+from safetensors.numpy import save_file
 
 from infra.store import LocalStore
 from tasks.checkpoints import Checkpoints
@@ -87,7 +88,7 @@ def test_a_model_of_which_nothing_is_to_be_helped_is_left_as_it_is(weak: tuple[P
 
 def test_one_of_other_marks_is_refused(weak: tuple[Path, Path], tmp_path: Path) -> None:
     folder = copied(weak, tmp_path / "model")
-    found = Windows.learn(declared(), [("Mail: 李安\nForm:", letters("Mail: 李安\nForm:"))], [[0] * 6 + [1, 2] + [0] * 6], 3)
+    found = taught([[0] * 6 + [1, 2] + [0] * 16])
     assert found
     found.save(folder)
     with pytest.raises(ValueError, match=r"linear\.safetensors has weights .* do not belong to 5 classes"):
@@ -95,43 +96,89 @@ def test_one_of_other_marks_is_refused(weak: tuple[Path, Path], tmp_path: Path) 
 
 
 def test_words_of_any_script_are_told_by_their_neighbours_and_the_template_says_nothing() -> None:
-    text = "Mail: 送12盒到上海\nForm:"
+    text = "Mail: 送１２盒到上海\nForm:"
     found = dict(features_of(declared(), text, letters(text)))
     assert sorted(found) == list(range(6, 13))  # neither "Mail: " nor "\nForm:"
-    assert "w2:12" in found[7] and "w1:送" in found[7] and "w3:盒" in found[7]
-    assert found[8] == [BEHIND + each for each in found[7] if each[0] != BEHIND] or found[8][0].startswith(BEHIND)  # the 2 of 12
-    assert {"f:送", "w0:盒", "w1:到", "w2:上", "w3:海"} <= set(found[11])
+    near = {"w0:", "w1:送", "w2:12", "w3:盒", "w4:到", "b0:|送", "b1:送|12", "b2:12|盒", "b3:盒|到", "t:送|12|盒", "p:12", "e:12"}
+    shapes = {"s0:other1", "s1:digit2", "s2:other1", "s:other1|digit2|other1", "r:0", "r:0|digit2"}
+    assert set(found[7]) == near | shapes
+    assert found[8] == [BEHIND + each for each in found[7]]  # the second figure goes on with the number
+    assert set(found[11]) >= {"f:送", "w0:盒", "w1:到", "w2:上", "w3:海", "w4:"}
 
 
 def test_what_is_asked_for_counts_for_all_words_of_a_message_but_not_without_end() -> None:
     text = "Asked: people date\nMail: two of us\nForm:"
     found = dict(features_of(declared("Asked: {asked}\nMail: {text}\nForm:"), text, letters(text)))
-    assert {"c0:people", "c0:date"} <= set(found[text.index("two")])
+    assert {"c0:people", "c0:date", "c0:people|other3"} <= set(found[text.index("two")])
+    assert not any(each.startswith("c1") for each in found[text.index("two")])  # it is no context of itself
     assert "c1:two" in found[text.index("people")]
+    long = text.replace("people date", "a b c d e f g")
+    found = dict(features_of(declared("Asked: {asked}\nMail: {text}\nForm:"), long, letters(long)))
+    assert not any(each.startswith("c0") for each in found[long.index("two")])
     many = "".join(f"{at}: {{a{at}}}\n" for at in range(20)) + "Form:"
     prompt = "".join(f"{at}: x y z\n" for at in range(20)) + "Form:"
-    assert all(
-        sum(each.startswith("c") and "|" not in each for each in features) == CONTEXT
-        for _, features in features_of(declared(many), prompt, letters(prompt))
-    )
+    for _, features in features_of(declared(many), prompt, letters(prompt)):
+        assert sum(each.startswith("c") and "|" not in each for each in features) == CONTEXT
+
+
+def test_a_column_keeps_its_number_where_one_before_it_is_empty() -> None:
+    asked = declared("Asked: {asked}\nMail: {text}\nForm:")
+    whole, empty = "Asked: x\nMail: Ann\nForm:", "Asked: \nMail: Ann\nForm:"
+    (there, here) = (dict(features_of(asked, text, letters(text)))[text.index("Ann")] for text in (whole, empty))
+    assert "r:1" in there and "r:1" in here
+    assert set(there) - set(here) == {"c0:x", "c0:x|title3"}
+
+
+def test_a_word_is_cut_and_one_without_end_takes_no_time() -> None:
+    text = f"Mail: {'x' * 1_000_000}y\nForm:"
+    ((_, features),) = features_of(declared(), text, [(0, 6), (6, 1_000_007), (1_000_007, len(text))])
+    assert max(map(len, features)) < 200
+
+
+def taught(marks: list[list[int]], text: str = "Mail: 李安 wants ink\nForm:") -> Windows | None:
+    return Windows.learn(declared(), [((text, letters(text)), each) for each in marks], 3)
 
 
 def test_both_are_joined_as_their_shares_say_and_nothing_else_is_touched() -> None:
     text = "Mail: 李安 wants ink\nForm:"
-    asked, marks = [(text, letters(text))] * 4, [[0] * 6 + [1, 2] + [0] * (len(text) - 8)] * 4
-    found = Windows.learn(declared(), asked, marks, 3)
+    marks = [0] * 6 + [1, 2] + [0] * (len(text) - 8)
+    found = taught([marks] * 4)
     assert found
-    ((tokens, scores),) = found.scores(declared(), asked[:1])
-    assert scores.argmax(axis=1).tolist() == [marks[0][token] for token in tokens]
+    ((tokens, scores),) = found.scores(declared(), [(text, letters(text))])
+    assert scores.argmax(axis=1).tolist() == [marks[token] for token in tokens]
     chances = np.log(np.random.default_rng(1).dirichlet(np.ones(3), size=len(text)))
-    (same,) = found.joined(declared(), asked[:1], [chances])
-    np.testing.assert_allclose(same, chances)
-    (other,) = replace(found, shares=np.array([0.0, 1.0])).joined(declared(), asked[:1], [chances])
-    np.testing.assert_allclose(other[tokens], scores)
-    rest = [at for at in range(len(text)) if at not in tokens]
-    np.testing.assert_array_equal(other[rest], chances[rest])
+    for shares in ([1.0, 0.0], [0.5, 2.0]):
+        (both,) = replace(found, shares=np.array(shares)).joined(declared(), [(text, letters(text))], [chances])
+        wanted = np.exp(shares[0] * chances[tokens] + shares[1] * scores)
+        np.testing.assert_allclose(np.exp(both[tokens]), wanted / wanted.sum(axis=1, keepdims=True))
+        rest = [at for at in range(len(text)) if at not in tokens]
+        np.testing.assert_array_equal(both[rest], chances[rest])
+    assert found.scores(declared(), []) == []
 
 
-def test_prompts_that_have_one_mark_teach_nothing() -> None:
-    assert Windows.learn(declared(), [("Mail: a\nForm:", letters("Mail: a\nForm:"))], [[0] * 13], 3) is None
-    assert Windows.learn(declared(), [], [], 3) is None
+def test_prompts_that_have_one_mark_or_no_word_teach_nothing_and_so_many_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert taught([[0] * 24]) is None
+    assert taught([]) is None
+    assert taught([[0] * 12], "Mail: \nForm:") is None
+    monkeypatch.setattr("tasks.windows.WORK", 3)
+    assert taught([[0] * 24, [0] * 6 + [1, 2] + [0] * 16]) is None  # the second one comes too late
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("weights", np.full((2, 3), np.nan, np.float32), "is damaged"),
+        ("weights", np.ones((2, 3), np.int64), "is damaged"),
+        ("shares", np.array([1.0, -1.0]), "is damaged"),
+        ("buckets", np.array([5, 2]), "is damaged"),
+        ("bias", np.zeros(1, np.float32), "do not belong to 3 classes"),
+        ("rarity", np.zeros(2, np.float32), "holds bias, buckets, rarity, shares, weights where bias, buckets, shares, weights belong"),
+    ],
+)
+def test_a_file_of_which_no_answer_could_be_trusted_is_refused(name: str, value: np.ndarray, why: str, tmp_path: Path) -> None:
+    good = {"buckets": np.array([2, 5]), "weights": np.ones((2, 3), np.float32), "bias": np.zeros(3, np.float32), "shares": np.ones(2)}
+    save_file(good, tmp_path / LINEAR)
+    assert Windows.load(tmp_path, 3)
+    save_file({**good, name: value}, tmp_path / LINEAR)
+    with pytest.raises(ValueError, match=why):
+        Windows.load(tmp_path, 3)

@@ -110,10 +110,8 @@ def features_of(process: Process, prompt: str, offsets: Sequence[Region]) -> Ite
 
 def values_of(process: Process, prompt: str, offsets: Sequence[Region]) -> dict[int, list[Word]]:
     """The words of each value in a prompt, by its number in the template; the template's own words are none, nor are blanks."""
-    tokens, values = (
-        trimmed(prompt, offsets),
-        [(*region, at) for at, region in enumerate(values_in(process, prompt)) if region[0] < region[1]],
-    )
+    values = [(*region, at) for at, region in enumerate(values_in(process, prompt)) if region[0] < region[1]]
+    tokens = trimmed(prompt, offsets)
     together, found = joined(prompt, tokens), dict[int, list[list[int]]]()
     for number, (start, end) in enumerate(tokens):
         begin, stop, value = values[bisect_left(values, (end,)) - 1] if values else (0, 0, 0)  # the last one that begins before its end

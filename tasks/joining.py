@@ -42,7 +42,7 @@ def join(process: Process, samples: Path, folder: Path) -> dict[str, Any]:
         folder: the model/.
 
     Returns:
-        For people: the validation loss with it; nothing where the model answers alone.
+        For people: the validation loss of the answers or marks without it and with it; nothing where the model answers alone.
     """
     from datasets import load_from_disk
 
@@ -62,7 +62,7 @@ def join(process: Process, samples: Path, folder: Path) -> dict[str, Any]:
     told = {"model": shares[0], "linear": shares[1], "loss_alone": alone, "loss": both}
     story = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     write_json(folder / "training.json", story | {"linear": told})
-    return {"loss_with_linear": round(both, 4)}
+    return {"loss_alone": round(alone, 4), "loss_with_linear": round(both, 4)}
 
 
 def _labels(predictor: Predictor, process: Process, train: Rows, held_out: Rows) -> Judged | None:

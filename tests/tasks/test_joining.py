@@ -52,7 +52,7 @@ def test_a_weak_model_is_helped_and_answers_alike_wherever_it_is_loaded(tmp_path
     unseen, alone = texts(200, 3), Predictor.load(folder)
     facts = join(process({"label": "queue"}), samples, folder)
     told = json.loads((folder / "training.json").read_text(encoding="utf-8"))["linear"]
-    assert facts == {"loss_with_linear": round(told["loss"], 4)}
+    assert facts == {"loss_alone": round(told["loss_alone"], 4), "loss_with_linear": round(told["loss"], 4)}
     assert told["loss"] < told["loss_alone"] and told["linear"] > 0
     figures = {"counts": {"train": 60}, "baseline_train_rows": 60, "champion": None}
     (note,) = (note for note in notes_of(figures, "label", {"linear": told}) if "regression" in note)

@@ -19,7 +19,7 @@ from tasks.beginnings import EXACT, begins
 from tasks.forms import Writing, read_value
 from tasks.process import OutputField
 from tasks.prompts import regions_in
-from tasks.spans import Follows, Region, fields_of, joined, required_spans, single, spans_of, trimmed
+from tasks.spans import Follows, Region, fields_of, joined, regions_at, required_spans, single, spans_of, trimmed
 
 NUMERAL = re.compile(r"[-0-9.]+")  # days, too
 LEAST = 1e-12  # of a probability, whose logarithm is taken
@@ -211,7 +211,7 @@ class Marker:
     def _outside(self, prompt: str, tokens: Sequence[Region]) -> NDArray[np.bool_]:
         """Whether each token belongs to the template's own words, which are no part of a value."""
         regions = regions_in(self.writing.process, prompt)
-        return np.array([not any(start < to and at < end for at, to in regions) for start, end in tokens], dtype=bool)
+        return np.array([region is None for region in regions_at(tokens, regions)], dtype=bool)
 
     def _sure(self, name: str, read: Reading) -> float:
         """How likely its least sure mark is right; of a field without a mark, how likely the likeliest token is not one."""

@@ -1,9 +1,8 @@
 """Joining: a tuned model + samples/ -> the regression on words that answers with it, where that helps on the validation split."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from tasks.artifacts import write_json
 from tasks.baselines import TRAIN_ROWS, drawn
 from tasks.batching import by_length
 from tasks.columns import Columns
-from tasks.forms import Writing
 from tasks.generation import TOKENS_PER_BATCH, Predictor
 from tasks.linear import Floats, Linear, Regression, read
 from tasks.process import Process
 from tasks.prompts import read_of
+from tasks.tokenising import in_parts
 from tasks.windows import Asked, Windows
 
 MOST_LABELS = 200  # or marks; each costs a weight for every feature
@@ -72,7 +71,8 @@ def _labels(predictor: Predictor, process: Process, train: Rows, held_out: Rows)
     if len(set(answers)) < 2 or len(right) < FEWEST_ROWS or not any(map(read, texts)):
         return None
     found = Linear.learn(texts, answers, len(predictor.labels))
-    return found, _logits(predictor, asked), found.scores([read_of(process, text) for text in asked]), np.array(right)
+    logits = _logits(predictor, asked, lambda batch: predictor.label_logits(batch).numpy())
+    return found, np.array(logits), found.scores([read_of(process, text) for text in asked]), np.array(right)
 
 
 def _marks(predictor: Predictor, process: Process, train: Rows, held_out: Rows) -> Judged | None:
@@ -81,14 +81,14 @@ def _marks(predictor: Predictor, process: Process, train: Rows, held_out: Rows) 
     if writing is None:
         return None
     numbers = {mark: number for number, mark in enumerate(writing.mark_ids)}
-    told = (each for rows in _in_parts(train) for each in _told(predictor, rows, numbers))
+    told = (each for rows in in_parts(train, ROWS_AT_ONCE) for each in _told(predictor, rows, numbers))
     found = Windows.learn(process, told, len(numbers))
     if found is None:
         return None
     logits, scores, right = list[Floats](), list[Floats](), list[int]()
-    for rows in _in_parts(held_out):
+    for rows in in_parts(held_out, ROWS_AT_ONCE):
         asked, marks = zip(*_told(predictor, rows, numbers), strict=True)
-        chances = _mark_chances(predictor, writing, [prompt for prompt, _ in asked])
+        chances = _logits(predictor, [prompt for prompt, _ in asked], lambda batch: predictor.mark_chances(batch, writing))
         for own, true, (tokens, each) in zip(chances, marks, found.scores(process, asked), strict=True):
             logits.append(own[tokens])
             scores.append(each)
@@ -98,27 +98,10 @@ def _marks(predictor: Predictor, process: Process, train: Rows, held_out: Rows) 
     return (found, np.concatenate(logits), np.concatenate(scores), np.array(right)) if len(right) >= FEWEST_ROWS else None
 
 
-def _in_parts(rows: Rows) -> Iterator[list[Mapping[str, Any]]]:
-    """So many at a time as memory need hold."""
-    rows = iter(rows)
-    while part := list(islice(rows, ROWS_AT_ONCE)):
-        yield part
-
-
 def _told(predictor: Predictor, rows: Sequence[Mapping[str, Any]], numbers: Mapping[int, int]) -> Iterator[tuple[Asked, list[int]]]:
     """Prompts, and the number of each token's mark."""
     asked = predictor.asked([row["prompt"] for row in rows])
     return ((each, [numbers[mark] for mark in row["marks"]]) for each, row in zip(asked, rows, strict=True))
-
-
-def _mark_chances(predictor: Predictor, writing: Writing, prompts: list[str]) -> list[Floats]:
-    """The model's own, of each prompt."""
-    rows = predictor.encode(prompts)
-    found: list[Floats] = [np.empty(0)] * len(rows)
-    for batch in by_length([2 * len(row) for row in rows], TOKENS_PER_BATCH):
-        for index, chances in zip(batch, predictor.mark_chances([rows[index] for index in batch], writing), strict=True):
-            found[index] = chances
-    return found
 
 
 def _may_help(process: Process, contract: Mapping[str, Any], held_out: int) -> bool:
@@ -137,12 +120,17 @@ def _read(predictor: Predictor, rows: Rows) -> tuple[list[str], list[int]]:
     return [prompt for prompt, _ in known], [number for _, number in known]
 
 
-def _logits(predictor: Predictor, prompts: list[str]) -> Floats:
-    """The model's own, (prompts, labels)."""
-    rows = predictor.encode(prompts)
-    found = np.empty((len(rows), len(predictor.labels)))
-    for batch in by_length([len(row) for row in rows], TOKENS_PER_BATCH):
-        found[batch] = predictor.label_logits([rows[index] for index in batch]).numpy()
+def _logits(predictor: Predictor, prompts: Sequence[str], ask: Callable[[list[list[int]]], Iterable[Floats]]) -> list[Floats]:
+    """The model's own, of each prompt.
+
+    Args:
+        ask: gives those of a batch of rows.
+    """
+    rows, readings = predictor.encode(prompts), 2 if predictor.reads_twice else 1
+    found: list[Floats] = [np.empty(0)] * len(rows)
+    for batch in by_length([readings * len(row) for row in rows], TOKENS_PER_BATCH):
+        for index, logits in zip(batch, ask([rows[index] for index in batch]), strict=True):
+            found[index] = logits
     return found
 
 

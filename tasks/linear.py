@@ -85,15 +85,16 @@ class Regression:
         return None if ascending and real and weighed else "is damaged: its numbers are none of a regression"
 
 
-def frequent(counts: Any, classes: int) -> NDArray[np.int64]:
-    """The buckets that are looked at, ascending: the most frequent ones; the more classes there are, the fewer.
+def frequent(counts: Any, classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The buckets that are looked at, ascending, and how many rows have each: the most frequent ones, fewer where there are more classes.
 
     Args:
-        counts: (rows, buckets), sparse.
+        counts: (rows, buckets), sparse; not all 0.
     """
     often = np.asarray((counts > 0).sum(axis=0)).ravel()
     most = np.argsort(-often, kind="stable")[: WEIGHTS // classes]
-    return np.sort(most[often[most] >= max(1, min(FEWEST, often.max()))]).astype(np.int64)
+    buckets = np.sort(most[often[most] >= min(FEWEST, often.max())]).astype(np.int64)
+    return buckets, often[buckets]
 
 
 def looked_at(counts: Any, buckets: NDArray[np.int64]) -> Any:
@@ -152,8 +153,7 @@ class Linear(Regression):
         counts = _counted(texts)
         if not counts.nnz:
             raise ValueError("there is no word in any of the texts")
-        buckets = frequent(counts, labels)
-        often = np.asarray((counts[:, buckets] > 0).sum(axis=0)).ravel()
+        buckets, often = frequent(counts, labels)
         rarity = (np.log((1 + len(texts)) / (1 + often)) + 1).astype(np.float32)
         weights, bias = settled(_weighted(counts, buckets, rarity), answers, labels, STRENGTH)
         return cls(buckets, weights, bias, UNWEIGHED, rarity)

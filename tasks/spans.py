@@ -4,6 +4,7 @@ A mark says of which fields' values a token is a part: `B:city` begins a city, `
 that overlap has both, and most tokens have none. Nothing depends on blanks: a token may be a word, a digit or one Chinese character.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -84,6 +85,20 @@ def place(text: str, regions: Sequence[Region], values: Sequence[tuple[str, Sequ
 
 def _overlap(one: Region, other: Region) -> bool:
     return one[0] < other[1] and other[0] < one[1]
+
+
+def regions_at(tokens: Sequence[Region], regions: Sequence[Region]) -> list[int | None]:
+    """The number of the region that each token belongs to, wholly or in part; the last one of several, None where there is none.
+
+    Args:
+        regions: one behind the other; to an empty one nothing belongs.
+    """
+    found: list[int | None] = []
+    numbered = [(*region, number) for number, region in enumerate(regions) if region[0] < region[1]]
+    for start, end in tokens:
+        at = bisect_left(numbered, (end,)) - 1  # the last one that begins before the token's end
+        found.append(numbered[at][2] if at >= 0 and start < numbered[at][1] else None)
+    return found
 
 
 def marks_of(tokens: Sequence[Region], placed: Sequence[tuple[str, Region]]) -> list[Mark]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -27,6 +27,7 @@ from tasks.vocabulary import EOS, SMALLEST, as_written, completion_ids, train_vo
 logger = logging.getLogger(__name__)
 
 BATCH = 1000  # samples tokenised or written at a time
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,13 @@ class Sample:
     inputs: dict[str, Any]  # path -> cleaned value, side columns too
     slices: dict[str, str]
     prose: str  # what near duplicates are found by
+
+
+def in_parts(rows: Iterable[Row], count: int) -> Iterator[list[Row]]:
+    """So many at a time as memory need hold; the last ones may be fewer."""
+    rows = iter(rows)
+    while part := list(islice(rows, count)):
+        yield part
 
 
 def make_tokenizer(process: Process, texts: Iterable[str], labels: list[str]) -> Any:
@@ -214,8 +222,8 @@ def tokenise(
         several: right answers of prompts that have more than one.
         keep_long: keep samples of more than max_length tokens: only for the test side.
     """
-    process, samples = encoder.process, iter(samples)
-    while batch := list(islice(samples, BATCH)):
+    process = encoder.process
+    for batch in in_parts(samples, BATCH):
         for sample, (prompt, completion, marks) in zip(batch, encoder.encode(batch), strict=True):
             if len(prompt) + len(completion) > process.finetuning.max_length:
                 tally.too_long.append(sample.record_id)
@@ -255,9 +263,8 @@ def write_dataset(rows: Iterable[dict[str, Any]], folder: Path, name: str, more:
     numbers = {"input_ids": List(Value("int32")), "prompt_tokens": Value("int32"), "marks": List(Value("int32"))}
     features = Features({column: Value("string") for column in text} | numbers | dict(more or {}))
     stream = folder.parent / f"{name}.arrow"
-    rows = iter(rows)
     with pa.ipc.new_stream(str(stream), features.arrow_schema) as writer:
-        while batch := list(islice(rows, BATCH)):
+        for batch in in_parts(rows, BATCH):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=features.arrow_schema))
     dataset = Dataset.from_file(str(stream))
     dataset._fingerprint = name  # drawn from the clock otherwise, and then equal rows would not be equal bytes

@@ -5,7 +5,6 @@ small model from scratch learns more of the whole sentence. So both are asked, a
 blanks: a word may be a number or one Chinese character. data/kinds.md tells what it gains, and what was tried.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +17,7 @@ from tasks.cleaning import fold
 from tasks.linear import UNWEIGHED, Floats, Regression, frequent, looked_at, settled
 from tasks.process import Process
 from tasks.prompts import values_in
-from tasks.spans import Region, joined, trimmed
+from tasks.spans import Region, joined, regions_at, trimmed
 
 BUCKETS = 2**20  # of the hash of features
 STRENGTH = 1.0  # C of the regression
@@ -68,7 +67,7 @@ class Windows(Regression):
         counts = _counted(features())
         if len(set(answers)) < 2:
             return None
-        buckets = frequent(counts, classes)
+        buckets, _ = frequent(counts, classes)
         return cls(buckets, *settled(looked_at(counts, buckets), answers, classes, STRENGTH), UNWEIGHED)
 
     def scores(self, process: Process, asked: Sequence[Asked]) -> list[tuple[list[int], Floats]]:
@@ -110,12 +109,10 @@ def features_of(process: Process, prompt: str, offsets: Sequence[Region]) -> Ite
 
 def values_of(process: Process, prompt: str, offsets: Sequence[Region]) -> dict[int, list[Word]]:
     """The words of each value in a prompt, by its number in the template; the template's own words are none, nor are blanks."""
-    values = [(*region, at) for at, region in enumerate(values_in(process, prompt)) if region[0] < region[1]]
     tokens = trimmed(prompt, offsets)
     together, found = joined(prompt, tokens), dict[int, list[list[int]]]()
-    for number, (start, end) in enumerate(tokens):
-        begin, stop, value = values[bisect_left(values, (end,)) - 1] if values else (0, 0, 0)  # the last one that begins before its end
-        if not begin < end or not start < min(end, stop):
+    for number, value in enumerate(regions_at(tokens, values_in(process, prompt))):
+        if value is None or tokens[number][0] >= tokens[number][1]:  # of no value, or blank
             continue
         words = found.setdefault(value, [])
         if together[number] and words and words[-1][-1] == number - 1:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.spans import Follows, Mark, Region, joined, marks_of, occurrences, place, required_spans, spans_of, trimmed
+from tasks.spans import Follows, Mark, Region, joined, marks_of, occurrences, place, regions_at, required_spans, spans_of, trimmed
 
 TEXT = "From Boston to Denver on flight 201, not 2012"
 ALL = [(0, len(TEXT))]
@@ -85,3 +85,10 @@ def test_a_blank_within_a_value_goes_on_with_it() -> None:
     assert marks_of(tokens, [("day", (0, 5))]) == [("B:day",), ("I:day",), ("I:day",), ()]
     assert spans_of(marks_of(tokens, [("day", (0, 5))]), "day") == [(0, 2)]
     assert text[0:5] == "May 3"
+
+
+def test_a_token_belongs_to_the_region_it_shares_a_character_with_and_none_to_an_empty_one() -> None:
+    regions = [(0, 0), (2, 5), (5, 5), (6, 9)]
+    tokens = [(0, 2), (1, 3), (3, 5), (5, 6), (4, 7), (8, 12), (9, 12), (3, 3), (2, 2)]
+    assert regions_at(tokens, regions) == [None, 1, 1, None, 3, 3, None, 1, None]
+    assert regions_at(tokens, []) == [None] * len(tokens)

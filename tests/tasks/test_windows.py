@@ -67,10 +67,8 @@ def test_a_weak_model_marks_better_with_it_and_alike_wherever_it_is_loaded(weak:
     alone = Predictor.load(folder)
     facts = join(declared(), samples, folder)
     told = json.loads((folder / "training.json").read_text(encoding="utf-8"))["linear"]
-    assert (
-        facts == {"loss_alone": round(told["loss_alone"], 4), "loss_with_linear": round(told["loss"], 4)}
-        and told["loss"] < told["loss_alone"]
-    )
+    assert facts == {"loss_alone": round(told["loss_alone"], 4), "loss_with_linear": round(told["loss"], 4)}
+    assert told["loss"] < told["loss_alone"]
     both = Predictor.load(folder)
     assert right(both, samples) > right(alone, samples) + 0.2
     prompts = [row["prompt"] for row in load_from_disk(str(samples / "test"))]
@@ -115,6 +113,7 @@ def test_what_is_asked_for_counts_for_all_words_of_a_message_but_not_without_end
     assert {"c0:people", "c0:date", "c0:people|other3"} <= set(found[text.index("two")])
     assert not any(each.startswith("c1") for each in found[text.index("two")])  # it is no context of itself
     assert "c1:two" in found[text.index("people")]
+    assert not {at for at, letter in enumerate(text) if letter == " "} & set(found)
     long = text.replace("people date", "a b c d e f g")
     found = dict(features_of(declared("Asked: {asked}\nMail: {text}\nForm:"), long, letters(long)))
     assert not any(each.startswith("c0") for each in found[long.index("two")])

@@ -2,11 +2,11 @@
 
 import json
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 ROWS = Features({"input_ids": List(Value("int32")), "prompt_tokens": Value("int32"), "marks": List(Value("int32"))})
 CHANCES = "chances"
 DOUBTFUL = Features({CHANCES: List(Value("float32"))})  # what rows have besides, where some were made
-WINDOW_BATCHES = 32  # rows are sorted by length within so many batches: little padding, and still a shuffled order
+WINDOW_BATCHES = 32  # rows are sorted by length within so many, and anew once reworked: little padding, and still a shuffled order
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,10 @@ class Row:
     chances: Sequence[float] = ()
 
 
-Rework = Callable[[Row], Row]  # a sample -> the sample as it is shown this time
+class Rework(Protocol):
+    """Changes a sample each time it is shown."""
+
+    def __call__(self, row: Row, random: np.random.Generator) -> Row: ...
 
 
 class TokenRows:
@@ -103,12 +106,9 @@ class TokenRows:
         columns = found.column("input_ids").to_pylist(), self.prompt_tokens[indices].tolist(), *optional
         return [Row(*values) for values in zip(*columns, strict=True)]
 
-    def batch(self, indices: Sequence[int] | np.ndarray[Any, np.dtype[Any]], rework: Rework | None = None) -> Batch:
+    def batch(self, indices: Sequence[int] | np.ndarray[Any, np.dtype[Any]]) -> Batch:
         """The samples at these indices, padded; what stands in the padding no loss and no real token ever sees."""
-        rows = self.rows(indices)
-        if rework:
-            rows = [rework(row) for row in rows]
-        return batch_of(rows, self.read)
+        return batch_of(self.rows(indices), self.read)
 
 
 def batch_of(rows: Sequence[Row], read: int | None = None) -> Batch:
@@ -192,6 +192,21 @@ def cut(lengths: Sequence[int] | np.ndarray[Any, np.dtype[Any]], tokens_per_batc
         start += max(1, fitting)
 
 
+def evenly(lengths: Sequence[int], count: int) -> list[slice]:
+    """Cut rows, sorted from short to long, into so many runs, the largest of which is as small with padding as can be.
+
+    Args:
+        count: of runs, at most one for each row.
+    """
+    sizes = range(lengths[-1], lengths[-1] * len(lengths) + 1)  # the more a run may hold, the fewer there are
+    runs = list(cut(lengths, sizes[bisect_left(sizes, True, key=lambda size: sum(1 for _ in cut(lengths, size)) <= count)]))
+    while len(runs) < count:
+        most = max(runs, key=lambda run: run.stop - run.start)
+        at, middle = runs.index(most), (most.start + most.stop) // 2
+        runs[at : at + 1] = [slice(most.start, middle), slice(middle, most.stop)]
+    return runs
+
+
 def by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
     """Indices of all rows, from short to long, in batches."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -210,6 +225,17 @@ def plan(lengths: np.ndarray[Any, np.dtype[Any]], tokens_per_batch: int, seed: i
         rows = rows[np.argsort(lengths[rows], kind="stable")]
         batches += [rows[run] for run in cut(lengths[rows], tokens_per_batch)]
     return [batches[index] for index in random.permutation(len(batches))]
+
+
+def reworked(
+    rows: TokenRows, batches: Sequence[np.ndarray[Any, np.dtype[Any]]], rework: Rework, random: np.random.Generator
+) -> list[Batch]:
+    """The samples of some batches as they are shown this time, in as many batches, anew of about one length, for each has another now."""
+    changed = [rework(row, random) for row in rows.rows(np.concatenate(batches))]
+    lengths = [len(row.input_ids) + (0 if rows.read is None else row.prompt_tokens + 1) for row in changed]
+    order = sorted(range(len(changed)), key=lengths.__getitem__)
+    runs = evenly([lengths[index] for index in order], len(batches))
+    return [batch_of([changed[index] for index in order[runs[at]]], rows.read) for at in random.permutation(len(runs))]
 
 
 def drop_tokens(batch: Batch, share: float, instead: int, generator: torch.Generator) -> Batch:

@@ -16,7 +16,7 @@ from infra.store import Store, open_store
 from infra.threads import use_threads
 from tasks.artifacts import Artifact, fetch_file, fetch_folder, scratch, store_folder, write_json
 from tasks.bases import SCRATCH
-from tasks.batching import TokenRows
+from tasks.batching import Rework, TokenRows
 from tasks.budget import Counts, settle
 from tasks.checkpoints import Checkpoints
 from tasks.columns import Columns
@@ -33,7 +33,7 @@ from tasks.sharding import shard, unsharded
 from tasks.subwords import Subwords
 from tasks.swapping import CopySwaps, Swaps
 from tasks.synthetic import NAMED, fill_up
-from tasks.training import ALONE, CHECKPOINT_SECONDS, Progress, Rework, Teacher, Tuning
+from tasks.training import ALONE, CHECKPOINT_SECONDS, Progress, Teacher, Tuning
 from tasks.tuning import Settled
 from tasks.vocabulary import as_written
 

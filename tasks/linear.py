@@ -158,6 +158,10 @@ class Linear(Regression):
         weights, bias = settled(_weighted(counts, buckets, rarity), answers, labels, STRENGTH)
         return cls(buckets, weights, bias, UNWEIGHED, rarity)
 
+    def _problem(self, classes: int) -> str | None:
+        fits = self.rarity.shape == self.buckets.shape and bool(np.isfinite(self.rarity).all())
+        return Regression._problem(self, classes) or (None if fits else "is damaged: its words' rarity is none of its features")
+
     def scores(self, texts: Sequence[str]) -> Floats:
         """Log-chances of the labels, (texts, labels), in nats."""
         return self.log_chances(_weighted(_counted(texts), self.buckets, self.rarity))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from infra.scratch import scratch
 from tasks.averaging import Average
-from tasks.batching import Batch, Row, TokenRows, answers_at, by_length, drop_tokens, marks_at, plan, wanted_in
+from tasks.batching import WINDOW_BATCHES, Batch, Rework, TokenRows, answers_at, by_length, drop_tokens, marks_at, plan, reworked, wanted_in
 from tasks.budget import PROMPT_SHARE, drawn
 from tasks.checkpoints import Checkpoint, Checkpoints
 from tasks.kernels import cross_entropy, quicken
@@ -38,12 +37,6 @@ SEED_STRIDE = 1_000_003  # seeds of neighbouring runs do not meet
 RANK_STRIDE = 2**56  # nor do those of processes that tune together
 ALONE = Team()
 OWN = "weight"  # of a checkpoint that holds the average as its weights: those that are trained
-
-
-class Rework(Protocol):
-    """Changes a sample each time it is shown."""
-
-    def __call__(self, row: Row, random: np.random.Generator) -> Row: ...
 
 
 class Teacher(Protocol):
@@ -211,15 +204,17 @@ class Tuning:
         for epoch, count in enumerate(self.counts):
             if skip < count:
                 order = plan(self.rows.lengths, self.settings.tokens_per_batch, self.settings.seed, epoch)
-                yield from (self._batch(indices) for indices in order[skip:count])
+                yield from self._shown(order[:count], epoch, skip)
             skip = max(0, skip - count)
 
-    def _batch(self, indices: np.ndarray[Any, np.dtype[Any]]) -> Batch:
-        """The batch of the next step; what is drawn for it is decided by the step alone."""
+    def _shown(self, order: Sequence[np.ndarray[Any, np.dtype[Any]]], epoch: int, skip: int) -> Iterator[Batch]:
+        """The batches of an epoch but for the first `skip`; what is drawn for a window of them is decided by epoch and window alone."""
         if self.rework is None:
-            return self.rows.batch(indices)
-        random = np.random.default_rng((self.settings.seed, self.progress.step))
-        return self.rows.batch(indices, partial(self.rework, random=random))
+            yield from map(self.rows.batch, order[skip:])
+            return
+        for window in range(skip // WINDOW_BATCHES, math.ceil(len(order) / WINDOW_BATCHES)):
+            start, random = window * WINDOW_BATCHES, np.random.default_rng((self.settings.seed, epoch, window + 1))
+            yield from reworked(self.rows, order[start : start + WINDOW_BATCHES], self.rework, random)[max(0, skip - start) :]
 
     def step(self, batch: Batch) -> None:
         """One step of the optimizer.

@@ -1,10 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset, Features, List, Value
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tasks.batching import Batch, TokenRows, by_length, cut, drop_tokens, left_padded, plan, right_padded
+from tasks.batching import Batch, Row, TokenRows, by_length, cut, drop_tokens, evenly, left_padded, plan, reworked, right_padded
 
 LENGTHS = np.array([3, 9, 4, 4, 120, 5, 7, 2], np.int32)
 
@@ -36,6 +39,34 @@ def test_the_order_is_decided_by_seed_and_epoch_alone() -> None:
 
 def test_batches_are_as_large_as_the_limit_lets_them_be() -> None:
     assert [(run.start, run.stop) for run in cut([2, 2, 3, 4, 10], 9)] == [(0, 3), (3, 4), (4, 5)]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40).map(sorted), st.data())
+def test_rows_are_cut_into_as_many_runs_as_are_wanted_none_larger_than_must_be(lengths: list[int], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(lengths)))
+    runs = evenly(lengths, count)
+    assert len(runs) == count
+    assert [at for run in runs for at in range(run.start, run.stop)] == list(range(len(lengths)))
+    largest = max((run.stop - run.start) * lengths[run.stop - 1] for run in runs)
+    assert largest == lengths[-1] or len(list(cut(lengths, largest - 1))) > count
+
+
+def doubled(row: Row, random: np.random.Generator) -> Row:
+    return replace(row, input_ids=[*row.input_ids] * 8) if random.random() < 0.5 else row
+
+
+def test_samples_that_have_become_longer_stand_beside_such_as_are_as_long(tmp_path: Path) -> None:
+    rows = rows_on_disk(tmp_path / "train", [[at + 1] * (3 + at % 3) for at in range(240)], [1] * 240)
+    batches = [np.arange(start, start + 12) for start in range(0, 240, 12)]
+    first, again, other = (reworked(rows, batches, doubled, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert len(first) == len(batches)
+    assert sorted(int(ids[0]) for batch in first for ids in batch.input_ids) == list(range(1, 241))
+    real, padded = sum(int(batch.lengths.sum()) for batch in first), sum(batch.input_ids.numel() for batch in first)
+    assert padded < 1.1 * real
+    assert max(batch.input_ids.numel() for batch in first) < 1.3 * padded / len(batches)
+    assert all(torch.equal(one.input_ids, two.input_ids) for one, two in zip(first, again, strict=True))
+    assert any(one.input_ids.shape != two.input_ids.shape for one, two in zip(first, other, strict=True))
+    assert [len(batch.lengths) for batch in first] != sorted(len(batch.lengths) for batch in first), "the long ones must not come last"
 
 
 def test_rows_are_sorted_from_short_to_long_for_prediction() -> None:

@@ -60,7 +60,7 @@ def test_a_base_of_ours_sees_few_samples_often_as_long_as_the_minutes_last() -> 
     epochs = [
         settled(Counts(800, 800 * length, 780 * length, 3_000, 77), base="store:base-ours").num_train_epochs for length in (20, 60, 600)
     ]
-    assert epochs[0] == 112.5 > epochs[1] > epochs[2] == 16
+    assert epochs[0] == 112.5 > epochs[1] > epochs[2] == 13
 
 
 def test_a_batch_is_never_a_few_long_samples() -> None:

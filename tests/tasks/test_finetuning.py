@@ -9,6 +9,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from infra.store import LocalStore, open_store
+from tasks import training
 from tasks.artifacts import Artifact, file_digest, listing_of, store_folder
 from tasks.batching import right_padded
 from tasks.checkpoints import Checkpoints
@@ -138,8 +139,12 @@ def test_equal_inputs_give_equal_bytes(samples: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 6, 11])
-def test_a_tuning_that_was_killed_ends_as_one_that_was_not(samples: Path, tmp_path: Path, step: int) -> None:
-    declared = process(token_dropout=0.2, prompt_loss_weight=0.3)
+@pytest.mark.parametrize("bpe_dropout", [0.0, 0.5])
+def test_a_tuning_that_was_killed_ends_as_one_that_was_not(
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, bpe_dropout: float
+) -> None:
+    monkeypatch.setattr(training, "WINDOW_BATCHES", 2)  # so that a kill may come within one, and there are several
+    declared = process(token_dropout=0.2, prompt_loss_weight=0.3, bpe_dropout=bpe_dropout)
     train_model(declared, samples, tmp_path / "whole", Checkpoints(LocalStore(tmp_path / "a"), "c"), calm)
     stopped = Checkpoints(LocalStore(tmp_path / "b"), "c")
     with pytest.raises(KeyboardInterrupt):

@@ -75,3 +75,7 @@ def test_a_model_without_one_answers_alone_and_a_damaged_one_is_told(tmp_path: P
     (tmp_path / LINEAR).write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
     with pytest.raises(ValueError, match=r"linear\.safetensors is damaged"):
         Linear.load(tmp_path, 2)
+    for rarity in (kept["rarity"][1:], np.full_like(kept["rarity"], np.nan)):
+        save_file(kept | {"rarity": rarity}, tmp_path / LINEAR)
+        with pytest.raises(ValueError, match="rarity is none of its features"):
+            Linear.load(tmp_path, 2)

@@ -10,9 +10,9 @@ from typing import Any
 from tasks.bases import STORED
 from tasks.tuning import Finetuning, Settled, Size
 
-# Two cores of an AMD without bfloat16, with nothing beside them, train at 56e9 to 62e9; with bfloat16 at 70e9 to 120e9. So eight declared
-# minutes are about nine where it is slow, the looks at the loss included.
-OPERATIONS_PER_SECOND = 64e9
+# Two cores of an AMD without bfloat16, with nothing beside them, train at 56e9 to 62e9, at 50e9 when it is slow; with bfloat16 at 70e9 to
+# 120e9. So eight declared minutes are eight to ten on the slower ones.
+OPERATIONS_PER_SECOND = 60e9
 OPERATIONS = 6  # for each weight and token: two forward, four backward
 SIZES = tuple(
     Size(n_layer=layers, n_embd=width, n_head=heads)
@@ -26,7 +26,7 @@ SMALL = {"label": 5, "fields": 5, "text": 2}
 ENOUGH_SHOWN = 30_000  # samples times epochs, below which a training is too short to learn words from their parts, or with CHOSEN_DROPOUT
 LONG_PROMPT = 30  # tokens on average: sentences of a chat have some 20, a line of a Chinese newspaper 40
 FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
-EPOCHS = {"label": 13.0, "fields": 10.0, "text": 4.8}  # the largest model that sees its samples so often is taken
+EPOCHS = {"label": 12.0, "fields": 9.0, "text": 4.5}  # the largest model that sees its samples so often is taken
 SHOWN = {"label": 90_000, "fields": 40_000, "text": 0}  # samples times epochs that are needed where samples are few
 FEW_EPOCHS = 150.0  # of few samples at most
 MOST_EPOCHS = 40.0
@@ -34,6 +34,7 @@ TABLE_EPOCHS, TABLE_SHOWN = 10.0, 16_000  # of a table at most; of one that is n
 ENOUGH_TOKENS = 20  # for each weight: Hoffmann et al. 2022, "Training compute-optimal large language models"
 SMALL_TABLE = 8_000  # rows, synthetic ones included, up to which the first size is enough
 STEPS_PER_EPOCH = 200  # about; batches are between these sizes
+ENOUGH_STEPS = 2_500  # of texts, which are long and seen a few times only: smaller batches where there were fewer
 SMALLEST_BATCH, LARGEST_BATCH, ROWS = 512, 4096, 16
 TUNED_EPOCHS = 3.0  # of a base model
 
@@ -103,7 +104,8 @@ def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     }
     if not size.turns:
         found["positions"] = "learned"
-    return Settled.model_validate(recipe_of(kind, counts) | _by_length(kind, found | given, counts) | found | _batch(counts) | given)
+    most = counts.tokens * (found | given)["num_train_epochs"] / ENOUGH_STEPS if kind == "text" else LARGEST_BATCH
+    return Settled.model_validate(recipe_of(kind, counts) | _by_length(kind, found | given, counts) | found | _batch(counts, most) | given)
 
 
 def _by_length(kind: str, settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
@@ -173,8 +175,8 @@ def _body(size: Size) -> int:
     return 12 * size.n_layer * size.n_embd**2
 
 
-def _batch(counts: Counts) -> dict[str, int]:
-    """Tokens of a batch: small steps for small sets, and never just a few samples."""
+def _batch(counts: Counts, most: float = LARGEST_BATCH) -> dict[str, int]:
+    """Tokens of a batch: small steps for small sets, and never just a few samples, whatever most says."""
     length = counts.tokens / max(1, counts.samples)
-    wanted = max(SMALLEST_BATCH, ROWS * length, counts.tokens / STEPS_PER_EPOCH)
+    wanted = max(SMALLEST_BATCH, ROWS * length, min(most, counts.tokens / STEPS_PER_EPOCH))
     return {"tokens_per_batch": int(min(LARGEST_BATCH, wanted))}

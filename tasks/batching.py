@@ -78,8 +78,13 @@ class TokenRows:
             self._rows = Dataset.from_dict({name: [] for name in ROWS}, ROWS)
         self.prompt_tokens: np.ndarray[Any, np.dtype[Any]] = self._rows.data.column("prompt_tokens").to_numpy()
         self.samples: np.ndarray[Any, np.dtype[Any]] = self._lengths()  # tokens of each sample
-        again = 0 if read is None else self.prompt_tokens + 1
-        self.lengths: np.ndarray[Any, np.dtype[Any]] = self.samples + again  # tokens of each row of a batch
+        self.lengths = self.shown(self.samples, self.prompt_tokens)  # tokens of each row of a batch
+
+    def shown(
+        self, samples: np.ndarray[Any, np.dtype[Any]], prompt_tokens: np.ndarray[Any, np.dtype[Any]]
+    ) -> np.ndarray[Any, np.dtype[Any]]:
+        """Tokens of the rows that so long samples become: a prompt that is read again counts twice, and what stands between."""
+        return samples if self.read is None else samples + prompt_tokens + 1
 
     def _lengths(self) -> np.ndarray[Any, np.dtype[Any]]:
         import pyarrow.compute  # type: ignore[import-untyped]
@@ -232,9 +237,9 @@ def reworked(
 ) -> list[Batch]:
     """The samples of some batches as they are shown this time, in as many batches, anew of about one length, for each has another now."""
     changed = [rework(row, random) for row in rows.rows(np.concatenate(batches))]
-    lengths = [len(row.input_ids) + (0 if rows.read is None else row.prompt_tokens + 1) for row in changed]
-    order = sorted(range(len(changed)), key=lengths.__getitem__)
-    runs = evenly([lengths[index] for index in order], len(batches))
+    lengths = rows.shown(np.array([len(row.input_ids) for row in changed]), np.array([row.prompt_tokens for row in changed]))
+    order = np.argsort(lengths, kind="stable")
+    runs = evenly(lengths[order].tolist(), len(batches))
     return [batch_of([changed[index] for index in order[runs[at]]], rows.read) for at in random.permutation(len(runs))]
 
 

@@ -4,7 +4,7 @@ Decided by counting, never by the clock: the same samples give the same settings
 splits cut from the training sets of public data, or taken from field notes; data/kinds.md tells what did not help.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tasks.bases import STORED
@@ -14,6 +14,7 @@ from tasks.tuning import Finetuning, Settled, Size
 # 120e9. So eight declared minutes are eight to ten on the slower ones.
 OPERATIONS_PER_SECOND = 60e9
 OPERATIONS = 6  # for each weight and token: two forward, four backward
+ATTENTION, MLP = 4, 8  # weights of a layer, times the square of its width
 SIZES = tuple(
     Size(n_layer=layers, n_embd=width, n_head=heads)
     for layers, width, heads in ((2, 64, 4), (3, 96, 4), (3, 128, 4), (4, 128, 4), (4, 160, 5), (4, 192, 6), (6, 192, 6), (6, 256, 8))
@@ -36,6 +37,7 @@ SMALL_TABLE = 8_000  # rows, synthetic ones included, up to which the first size
 STEPS_PER_EPOCH = 200  # about; batches are between these sizes
 ENOUGH_STEPS = 2_500  # of texts, which are long and seen a few times only: smaller batches where there were fewer
 SMALLEST_BATCH, LARGEST_BATCH, ROWS = 512, 4096, 16
+USUAL_BATCH = 1024  # tokens, for which SCRATCH_RATE was chosen
 TUNED_EPOCHS = 3.0  # of a base model
 
 RECIPES: dict[str, dict[str, Any]] = {  # from scratch
@@ -68,11 +70,12 @@ class Counts:
     labels: int = 0
     table: bool = False  # prompts of columns only, without any text
     chosen: bool = False  # some field's value is chosen, not copied
+    prompt_loss_weight: float | None = None  # as declared
 
     def predicted(self, kind: str) -> float:
         """Tokens of one epoch whose prediction counts: answers, marks, and a part of the prompts where a label alone would teach little."""
-        answers, weight = self.tokens - self.prompt_tokens, recipe_of(kind, self)["prompt_loss_weight"]
-        return answers + drawn(weight, self.prompt_tokens, answers)
+        answers, weight = self.tokens - self.prompt_tokens, self.prompt_loss_weight
+        return answers + drawn(recipe_of(kind, self)["prompt_loss_weight"] if weight is None else weight, self.prompt_tokens, answers)
 
 
 def drawn(prompt_loss_weight: float, prompt_tokens: float, answers: float) -> float:
@@ -88,6 +91,7 @@ def drawn(prompt_loss_weight: float, prompt_tokens: float, answers: float) -> fl
 
 def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
     """The settings of one training, what is declared first."""
+    counts = replace(counts, prompt_loss_weight=settings.prompt_loss_weight)
     given = {name: value for name, value in settings.model_dump(exclude={"search"}).items() if value is not None}
     if settings.base.startswith(STORED):
         afforded = min(fewest_epochs(kind, counts), epochs_for(settings.budget_minutes, STORED_SIZE, kind, counts))
@@ -97,15 +101,18 @@ def settle(settings: Finetuning, kind: str, counts: Counts) -> Settled:
         rate = LORA_RATE if settings.lora else BASE_RATE
         return Settled.model_validate(BASE | {"learning_rate": rate, "num_train_epochs": TUNED_EPOCHS} | _batch(counts) | given)
     size = settings.size or size_for(settings.budget_minutes, kind, counts)
-    found: dict[str, Any] = {
-        "size": size,
-        "learning_rate": SCRATCH_RATE,
-        "num_train_epochs": epochs_for(settings.budget_minutes, size, kind, counts),
-    }
+    found: dict[str, Any] = {"size": size, "num_train_epochs": epochs_for(settings.budget_minutes, size, kind, counts)}
     if not size.turns:
         found["positions"] = "learned"
     most = counts.tokens * (found | given)["num_train_epochs"] / ENOUGH_STEPS if kind == "text" else LARGEST_BATCH
-    return Settled.model_validate(recipe_of(kind, counts) | _by_length(kind, found | given, counts) | found | _batch(counts, most) | given)
+    found |= _batch(counts, most)
+    found["learning_rate"] = _rate(kind, (found | given)["tokens_per_batch"])
+    return Settled.model_validate(recipe_of(kind, counts) | _by_length(kind, found | given, counts) | found | given)
+
+
+def _rate(kind: str, tokens_per_batch: int) -> float:
+    """The learning rate from scratch; of texts, it grows with the root of the batch."""
+    return SCRATCH_RATE * (max(1.0, tokens_per_batch / USUAL_BATCH) ** 0.5 if kind == "text" else 1.0)
 
 
 def _by_length(kind: str, settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
@@ -166,13 +173,20 @@ def epochs_for(minutes: float, size: Size, kind: str, counts: Counts) -> float:
 
 
 def _epochs(minutes: float, size: Size, kind: str, counts: Counts) -> float:
-    each = _body(size) * counts.tokens + counts.vocabulary * size.n_embd * counts.predicted(kind)
-    return minutes * 60 * OPERATIONS_PER_SECOND / (OPERATIONS * max(1.0, each))
+    return minutes * 60 * OPERATIONS_PER_SECOND / (OPERATIONS * max(1.0, _weighed(size, kind, counts)))
+
+
+def _weighed(size: Size, kind: str, counts: Counts) -> float:
+    """How often a weight meets a token in one epoch, or a token another one; the last layer's MLP and the head meet only what predicts."""
+    predicted, length = counts.predicted(kind), counts.tokens / max(1, counts.samples)
+    attended = 2 * size.n_layer * size.n_embd * length
+    spared = MLP * size.n_embd**2 * (counts.tokens - predicted)
+    return (_body(size) + attended) * counts.tokens - spared + counts.vocabulary * size.n_embd * predicted
 
 
 def _body(size: Size) -> int:
     """Weights without embeddings."""
-    return 12 * size.n_layer * size.n_embd**2
+    return (ATTENTION + MLP) * size.n_layer * size.n_embd**2
 
 
 def _batch(counts: Counts, most: float = LARGEST_BATCH) -> dict[str, int]:

@@ -16,6 +16,7 @@ from transformers.utils import logging as library_logging
 
 from tasks.artifacts import file_digest, write_json
 from tasks.bases import SCRATCH, base_folder, lacks_tokenizer, unopened
+from tasks.kernels import last_mlp, only_at
 from tasks.tuning import Lora, Settled
 from tasks.vocabulary import base_tokenizer
 
@@ -225,7 +226,8 @@ def _placed(input_ids: Tensor, positions: Tensor | None) -> dict[str, Tensor]:
 
 def _body_and_head(model: Gpt, input_ids: Tensor, where: Tensor, positions: Tensor | None = None) -> Tensor:
     # use_cache=True, the default of every config, makes the attention wrong in training (field notes).
-    states = model.base_model(input_ids, use_cache=False, **_placed(input_ids, positions)).last_hidden_state
+    with only_at(where, last_mlp(model)):
+        states = model.base_model(input_ids, use_cache=False, **_placed(input_ids, positions)).last_hidden_state
     logits: Tensor = model.get_output_embeddings()(states[where])
     return logits
 

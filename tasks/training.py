@@ -155,7 +155,7 @@ class Tuning:
         self.average = Average(trained_weights(model), settings.ema_decay) if settings.ema_decay else None
         self.plain_head = not team.sharded and has_plain_head(self.gpt)  # what is cut up can only be asked as a whole
         self.bf16 = uses_bf16(settings, model)
-        quicken(self.gpt, self.bf16)
+        quicken(self.gpt)
         self.counts = schedule(rows.lengths, settings)
         self.steps = sum(self.counts)
         self.evaluate_every = math.ceil(self.steps / settings.evaluations)

@@ -7,6 +7,8 @@ import pytest
 from tasks.budget import Counts, settle
 from tasks.tuning import Finetuning, Settled, Size
 
+BATCHES = (("text", 600), ("text", 1024), ("text", 4096), ("fields", 4096))
+
 
 def settled(counts: Counts, kind: str = "label", **given: object) -> Settled:
     return settle(Finetuning.model_validate(given), kind, counts)
@@ -63,6 +65,20 @@ def test_a_base_of_ours_sees_few_samples_often_as_long_as_the_minutes_last() -> 
     assert epochs[0] == 112.5 > epochs[1] > epochs[2] == 12
 
 
+def test_tokens_cost_what_they_look_at_and_those_that_predict_nothing_less() -> None:
+    size = {"n_layer": 4, "n_embd": 128, "n_head": 4}
+    short, long, prompts = (
+        settled(counts, "text", size=size).num_train_epochs
+        for counts in (
+            Counts(20_000, 2_000_000, 0, 3_000),
+            Counts(2_000, 2_000_000, 0, 3_000),
+            Counts(20_000, 2_000_000, 1_900_000, 3_000),
+        )
+    )
+    assert long < short < prompts
+    assert settled(Counts(20_000, 2_000_000, 1_900_000, 3_000), "text", size=size, prompt_loss_weight=1).num_train_epochs < prompts
+
+
 def test_a_batch_is_never_a_few_long_samples() -> None:
     assert settled(Counts(800, 160_000, 144_000, 1_000, 77)).tokens_per_batch >= 16 * 200
 
@@ -74,6 +90,11 @@ def test_texts_that_are_seen_a_few_times_only_are_learned_in_enough_steps() -> N
     assert labels.tokens_per_batch == settled(counts, "text", num_train_epochs=40).tokens_per_batch == 4_096
     assert settled(counts, "text", num_train_epochs=1).tokens_per_batch == 16 * 55
     assert settled(counts, "text", tokens_per_batch=3_000).tokens_per_batch == 3_000
+
+
+def test_larger_batches_of_texts_take_larger_steps() -> None:
+    rates = [settled(Counts(20_000, 1_100_000, 600_000, 3_000), kind, tokens_per_batch=size).learning_rate for kind, size in BATCHES]
+    assert rates == pytest.approx([2e-3, 2e-3, 4e-3, 2e-3])
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 8}])

@@ -10,9 +10,9 @@ from typing import Any
 from tasks.bases import STORED
 from tasks.tuning import Finetuning, Settled, Size
 
-# Two cores of an AMD without bfloat16, with nothing beside them, do 100e9 to 130e9 of what `_weighed` counts, machines with it more. So
-# eight declared minutes are eight to ten on the slower ones, whatever the size of the model.
-OPERATIONS_PER_SECOND = 110e9
+# Whole runs on two cores of an AMD without bfloat16, with nothing beside them, do 75e9 to 110e9 of what `_weighed` counts, machines with it
+# more. So eight declared minutes are seven to ten and a half on the slower ones, whatever the size of the model.
+OPERATIONS_PER_SECOND = 100e9
 OPERATIONS = 6  # for each weight and token: two forward, four backward
 ATTENTION, MLP = 4, 8  # weights of a layer, times the square of its width
 CHANNEL = 1_500  # weights, whose work takes as long as all else that a layer does to one channel of a token: norms, GELU, dropout

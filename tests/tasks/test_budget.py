@@ -152,6 +152,6 @@ def test_what_is_predicted_is_what_costs() -> None:
 def test_fields_are_read_oftener_before_the_model_is_deeper() -> None:
     counts = Counts(4_153, 163_000, 55_000, 1_900)  # as ATIS
     found, text = settled(counts, "fields"), settled(counts, "text")
-    assert (found.size.n_layer, found.size.n_embd) == (4, 192) and found.num_train_epochs > 14
+    assert (found.size.n_layer, found.size.n_embd) == (4, 192) and found.num_train_epochs > 13
     assert text.size.n_layer == 6
     assert settled(counts, "fields", budget_minutes=30).size.n_layer == 6

@@ -89,13 +89,14 @@ def _spread(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Te
 def last_mlp(model: Any) -> nn.Module | None:
     """What of a transformers model's last layer nobody asks for but where a token is predicted.
 
-    None where the model is of no kind that was tried, or where its layers are run a second time in the backward pass.
+    None where the model is of no kind that was tried, or where that layer is run a second time in the backward pass.
     """
-    repeated = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    if repeated or model.config.model_type not in TRIED - MIXED:
+    if model.config.model_type not in TRIED - MIXED:
         return None
     layers = next((child for child in model.base_model.children() if isinstance(child, nn.ModuleList)), None)
-    found = getattr(layers[-1], "mlp", None) if layers else None
+    if not layers or getattr(layers[-1], "gradient_checkpointing", False):
+        return None
+    found = getattr(layers[-1], "mlp", None)
     return found if isinstance(found, nn.Module) else None
 
 

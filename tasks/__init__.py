@@ -48,6 +48,7 @@ tokenising.py        samples -> tokens, and the contract of whoever asks the mod
 forms.py             how fields are filled in: chosen, marked in the prompt, or spelled
 columns.py           a table's values as tokens with their names, numbers told by the part of their range
 facts.py             what a text must state, and which texts do
+mentions.py          which of a record's values a text leaves out, in whatever words people say them   (scikit-learn)
 numerals.py          a whole number in words, English or Chinese -> the number
 days.py              a day however it is written -> YYYY-MM-DD
 spans.py             values that stand in a text <-> marks on its tokens

@@ -10,12 +10,14 @@ from typing import Any
 from tasks.bases import STORED
 from tasks.tuning import Finetuning, Settled, Size
 
-# Whole runs on two cores of an AMD without bfloat16, with nothing beside them, do 75e9 to 110e9 of what `_weighed` counts, machines with it
-# more. So eight declared minutes are seven to ten and a half on the slower ones, whatever the size of the model.
-OPERATIONS_PER_SECOND = 100e9
+# Whole runs on two cores of an AMD without bfloat16, with nothing beside them, do 80e9 to 110e9 of what `_weighed` counts, machines with it
+# more. So eight declared minutes are eight to ten on the slower ones, whatever the size of the model.
+OPERATIONS_PER_SECOND = 104e9
 OPERATIONS = 6  # for each weight and token: two forward, four backward
 ATTENTION, MLP = 4, 8  # weights of a layer, times the square of its width
 CHANNEL = 1_500  # weights, whose work takes as long as all else that a layer does to one channel of a token: norms, GELU, dropout
+ATTENDED, FURTHER, NEAR = 7, 2.3, 128  # the same of a channel and each token of its row, and of those beyond so many
+LOGIT = 75  # the same of a word of the vocabulary, wherever a token is predicted: its chance and its gradient
 STEP = 400e6  # the same of a whole step: the optimizer, the average, and what begins hundreds of kernels
 SIZES = tuple(
     Size(n_layer=layers, n_embd=width, n_head=heads)
@@ -29,7 +31,7 @@ SMALL = {"label": 5, "fields": 5, "text": 2}
 ENOUGH_SHOWN = 30_000  # samples times epochs, below which a training is too short to learn words from their parts, or with CHOSEN_DROPOUT
 LONG_PROMPT = 30  # tokens on average: sentences of a chat have some 20, a line of a Chinese newspaper 40
 FEW_LABELS = 10  # below which smoothing would only blur how sure a model is
-EPOCHS = {"label": 12.0, "fields": 9.0, "text": 4.0}  # the largest model that sees its samples so often is taken
+EPOCHS = {"label": 12.0, "fields": 9.0, "text": 3.5}  # the largest model that sees its samples so often is taken
 SHOWN = {"label": 90_000, "fields": 40_000, "text": 0}  # samples times epochs that are needed where samples are few
 FEW_EPOCHS = 150.0  # of few samples at most
 MOST_EPOCHS = 40.0
@@ -181,11 +183,12 @@ def _epochs(minutes: float, size: Size, kind: str, counts: Counts) -> float:
 def _weighed(size: Size, kind: str, counts: Counts) -> float:
     """How often a weight meets a token in one epoch, or what takes as long; the last layer's MLP and the head meet only what predicts."""
     predicted, channels = counts.predicted(kind), size.n_layer * size.n_embd
-    attended = 2 * channels * counts.tokens / max(1, counts.samples)
+    length = counts.tokens / max(1, counts.samples)
+    attended = channels * (ATTENDED * min(length, NEAR) + FURTHER * max(0.0, length - NEAR))
     spared = MLP * size.n_embd**2 * (counts.tokens - predicted)
     steps = counts.tokens / _batch(counts)["tokens_per_batch"]
     everywhere = (_body(size) + CHANNEL * channels + attended) * counts.tokens
-    return everywhere - spared + counts.vocabulary * size.n_embd * predicted + STEP * steps
+    return everywhere - spared + counts.vocabulary * (size.n_embd + LOGIT) * predicted + STEP * steps
 
 
 def _body(size: Size) -> int:

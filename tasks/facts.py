@@ -5,13 +5,13 @@ its text states every fact, and a prompt that is asked ends with the one that sa
 """
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.bases import is_own
+from tasks.mentions import Mentions, Told
 from tasks.metrics import states
 from tasks.process import Process
-from tasks.prompts import regions_of
+from tasks.prompts import leaves_of, regions_of
 from tasks.records import as_text, lookup
 from tasks.spans import Region, occurrences, trimmed
 
@@ -39,29 +39,16 @@ def states_all(process: Process, inputs: Mapping[str, Any], text: str) -> bool:
     return all(states(text, fact) for fact in facts_of(process, inputs))
 
 
-def tells_apart(process: Process, samples: Iterable[Any]) -> bool:
-    """Whether whole and partial training texts are told apart: some are the one and some the other, and the vocabulary is one's own."""
-    if process.output.kind != "text" or not is_own(process.finetuning.base):
-        return False
-    partial, count = 0, 0
-    for sample in samples:
-        count += 1
-        partial += not states_all(process, sample.inputs, sample.output)
-    return PARTIAL_SHARE * count <= partial < count
+def whole(process: Process, samples: Sequence[Told], mentions: Mentions | None) -> list[bool]:
+    """Whether each text states every fact, and leaves out no value that texts mostly mention."""
+    left_out = mentions.left_out(samples) if mentions else [[]] * len(samples)
+    told = zip(samples, left_out, strict=True)
+    return [not missing and states_all(process, sample.inputs, sample.output) for sample, missing in told]
 
 
-def leaves_of(process: Process, inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(path, text) of every name, word and number that the prompt shows; the keys of an object each on their own."""
-    for path in process.input_columns:
-        yield from _leaves(path, lookup(inputs, path))
-
-
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(f"{path}.{key}", inner)
-    elif isinstance(value, str | int | float) and not isinstance(value, bool) and value != "":
-        yield path, as_text(value)
+def tells_apart(told: Sequence[bool]) -> bool:
+    """Whether whole and partial training texts are worth telling apart: some are the one and enough the other."""
+    return PARTIAL_SHARE * len(told) <= told.count(False) < len(told)
 
 
 def copied_marks(process: Process, inputs: Mapping[str, Any], parts: Sequence[tuple[str, Sequence[Region]]]) -> list[int]:

@@ -150,12 +150,11 @@ class Linear(Regression):
         Raises:
             ValueError: the texts are blank.
         """
-        counts = _counted(texts)
+        counts = counted(texts)
         if not counts.nnz:
             raise ValueError("there is no word in any of the texts")
-        buckets, often = frequent(counts, labels)
-        rarity = (np.log((1 + len(texts)) / (1 + often)) + 1).astype(np.float32)
-        weights, bias = settled(_weighted(counts, buckets, rarity), answers, labels, STRENGTH)
+        buckets, rarity = vocabulary_of(counts, labels)
+        weights, bias = settled(weighted(counts, buckets, rarity), answers, labels, STRENGTH)
         return cls(buckets, weights, bias, UNWEIGHED, rarity)
 
     def _problem(self, classes: int) -> str | None:
@@ -164,7 +163,7 @@ class Linear(Regression):
 
     def scores(self, texts: Sequence[str]) -> Floats:
         """Log-chances of the labels, (texts, labels), in nats."""
-        return self.log_chances(_weighted(_counted(texts), self.buckets, self.rarity))
+        return self.log_chances(weighted(counted(texts), self.buckets, self.rarity))
 
     def joined(self, logits: Floats, texts: Sequence[str]) -> Floats:
         """Logits of the labels as the model and the regression see them together.
@@ -180,7 +179,17 @@ def read(text: str) -> str:
     return fold(text[:CHARACTERS])
 
 
-def _counted(texts: Sequence[str]) -> Any:
+def vocabulary_of(counts: Any, classes: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The buckets that are looked at, and how rare each is: its inverse document frequency.
+
+    Args:
+        counts: (texts, buckets), sparse; not all 0.
+    """
+    buckets, often = frequent(counts, classes)
+    return buckets, (np.log((1 + counts.shape[0]) / (1 + often)) + 1).astype(np.float32)
+
+
+def counted(texts: Sequence[str]) -> Any:
     """(texts, 2 * BUCKETS), sparse: how often each text has each word, two words one after the other, or two to four characters."""
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import HashingVectorizer
@@ -191,8 +200,8 @@ def _counted(texts: Sequence[str]) -> Any:
     return hstack([words, hashing(analyzer="char_wb", ngram_range=(2, 4)).transform(asked)], format="csr")
 
 
-def _weighted(counts: Any, buckets: NDArray[np.int64], rarity: NDArray[np.float32]) -> Any:
-    """(texts, features), sparse: TF-IDF, each text of length 1."""
+def weighted(counts: Any, buckets: NDArray[np.int64], rarity: NDArray[np.float32]) -> Any:
+    """(texts, features), sparse: TF-IDF of what was counted, each text of length 1."""
     from scipy.sparse import diags_array
     from sklearn.preprocessing import normalize
 

@@ -214,17 +214,18 @@ def write_samples(process: Process, records: Iterable[Record], folder: Path, wor
     tokenizer = make_tokenizer(process, _texts(process, corpus.chosen(indices[TRAIN])), labels)
     form = learned_form(process, tokenizer, lambda: corpus.chosen(indices[TRAIN]))
     columns = learned_columns(process, tokenizer, corpus.chosen(indices[TRAIN]))
-    tell_facts_apart(process, tokenizer, lambda: corpus.chosen(indices[TRAIN]))
+    mentions = tell_facts_apart(process, tokenizer, corpus.chosen(indices[TRAIN]))
     tokenizer.save_pretrained(folder / "tokenizer")
     tallies = [Tally() for _ in SIDES]
     for side, name in enumerate(SIDES):
         several = references(process, corpus, indices[side])
-        rows = tokenise(Encoder(process, tokenizer, form, columns), corpus.chosen(indices[side]), several, side == TEST, tallies[side])
+        encoder = Encoder(process, tokenizer, form, columns, mentions)
+        rows = tokenise(encoder, corpus.chosen(indices[side]), several, side == TEST, tallies[side])
         write_dataset(rows, folder, name)
     _refuse_empty(process, tallies)
     longest = max(tally.prompt_tokens_max for tally in tallies)
     write_json(folder / "contract.json", contract_of(process, tokenizer, labels, form, columns, tallies[TRAIN], longest))
-    report = report_of(corpus, selection, tallies, len(tokenizer))
+    report = report_of(corpus, selection, tallies, len(tokenizer)) | ({"mentioned": mentions.told} if mentions else {})
     write_json(folder / "report.json", report)
     return report
 
@@ -278,6 +279,7 @@ def prepare(validated: Artifact, run: Run) -> Artifact:
             records = read_records(fetch_file(store, validated, "records.jsonl", folder / "in"))
             report = write_samples(run.process, records, folder / "out", folder / "in")
             counts = {name: side["samples"] for name, side in report["splits"].items()}
-            return store_folder(store, folder / "out", prefix, rows=sum(counts.values()), **counts, **report["dropped"])
+            partial = {"partial": found} if (found := report["splits"][SIDES[TRAIN]]["partial"]) else {}
+            return store_folder(store, folder / "out", prefix, rows=sum(counts.values()), **counts, **partial, **report["dropped"])
 
     return once(run, "preparation", "samples", [validated], settings_of(run.process), work)

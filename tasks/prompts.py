@@ -1,7 +1,7 @@
 """Prompts: a record's values -> the prompt and the completion as the model sees them, and back; one home for all stages."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tasks.cleaning import CLEANERS
@@ -49,6 +49,24 @@ def values_in(process: Process, prompt: str) -> list[tuple[int, int]]:
     if not prompt.startswith(words[0]) or not prompt.endswith(words[-1]) or at > last or any(stop < 0 for _, stop in found):
         return [(0, len(prompt))]  # of another template
     return [*found, (at, last)]
+
+
+def leaves_of(process: Process, inputs: Mapping[str, Any], flags: bool = False) -> Iterator[tuple[str, str]]:
+    """(path, text) of every name, word and number that the prompt shows; the keys of an object each on their own.
+
+    Args:
+        flags: values that are true or false, too.
+    """
+    for path in process.input_columns:
+        yield from _leaves(path, lookup(inputs, path), flags)
+
+
+def _leaves(path: str, value: Any, flags: bool) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}", inner, flags)
+    elif isinstance(value, str | int | float) and (flags or not isinstance(value, bool)) and value != "":
+        yield path, as_text(value)
 
 
 def read_of(process: Process, prompt: str) -> str:

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 from tokenizers import AddedToken, Tokenizer
 
-from tasks.bases import base_folder, config_of, lacks_tokenizer, refuse_unknown, unopened
+from tasks.bases import base_folder, config_of, is_own, lacks_tokenizer, refuse_unknown, unopened
 from tasks.cleaning import fold
 from tasks.columns import Columns, Parts, learn_columns
 from tasks.duplicates import digest
-from tasks.facts import PARTIAL, WHOLE, copied_marks, states_all, tells_apart
+from tasks.facts import PARTIAL, WHOLE, copied_marks, tells_apart, whole
 from tasks.forms import Form, Writing, learn_form
+from tasks.mentions import LEARNED, Mentions, spread
 from tasks.process import Process
 from tasks.prompts import LABEL_TOKEN
 from tasks.records import as_text, lookup
@@ -114,6 +115,7 @@ class Tally:
     tokens: int = 0
     prompt_tokens_max: int = 0
     completion_tokens_max: int = 0  # the end included
+    partial: int = 0  # texts that leave something out, where this is told apart
     too_long: list[str] = field(default_factory=list)  # ids
 
     def count(self, prompt: list[int], completion: list[int]) -> None:
@@ -127,8 +129,8 @@ class Tally:
 class Encoder:
     """Samples -> their tokens, in the words of one tokenizer."""
 
-    def __init__(self, process: Process, tokenizer: Any, form: Form | None, columns: Columns) -> None:
-        self.process, self.eos = process, int(tokenizer.eos_token_id)
+    def __init__(self, process: Process, tokenizer: Any, form: Form | None, columns: Columns, mentions: Mentions | None = None) -> None:
+        self.process, self.eos, self.mentions = process, int(tokenizer.eos_token_id), mentions
         self.tokens: Tokenizer = as_written(tokenizer.backend_tokenizer)
         self.whole, self.partial = self.tokens.token_to_id(WHOLE), self.tokens.token_to_id(PARTIAL)
         self.writing = Writing(process, form, self.tokens) if form else None
@@ -149,8 +151,8 @@ class Encoder:
     def _texts(self, batch: list[Sample], prompts: Sequence[Any]) -> Iterator[tuple[list[int], list[int], list[int]]]:
         """The same of texts, whose marks say which values were copied from the prompt."""
         completions = self.tokens.encode_batch([sample.completion for sample in batch], add_special_tokens=False)
-        for sample, prompt, completion in zip(batch, prompts, completions, strict=True):
-            asked = self.asked(prompt.ids, self._told(sample))
+        for sample, prompt, completion, told in zip(batch, prompts, completions, self._told(batch), strict=True):
+            asked = self.asked(prompt.ids, told)
             parts = [(sample.prompt, prompt.offsets), (sample.completion, completion.offsets)]
             marks = copied_marks(self.process, sample.inputs, parts) if prompt.ids else [0] * len(completion.ids)
             before = len(asked) - (len(marks) - len(completion.ids))
@@ -171,10 +173,11 @@ class Encoder:
         wanted = [] if self.whole is None else [self.whole]
         return [*(prompt or [self.eos]), *(wanted if told is None else told)]
 
-    def _told(self, sample: Sample) -> list[int]:
+    def _told(self, batch: list[Sample]) -> list[list[int]]:
+        """What is said of each completion: whether it states all facts."""
         if self.whole is None or self.partial is None:
-            return []
-        return [self.whole if states_all(self.process, sample.inputs, sample.output) else self.partial]
+            return [[] for _ in batch]
+        return [[self.whole if states_all else self.partial] for states_all in whole(self.process, batch, self.mentions)]
 
     def _completions(self, batch: list[Sample]) -> list[list[int]]:
         if self.writing:
@@ -207,10 +210,15 @@ def learned_columns(process: Process, tokenizer: Any, samples: Iterable[Sample])
     return columns
 
 
-def tell_facts_apart(process: Process, tokenizer: Any, samples: Callable[[], Iterable[Sample]]) -> None:
-    """Add the tokens that say whether a text states all facts, where this is worth saying."""
-    if process.output.kind == "text" and tells_apart(process, samples()):
+def tell_facts_apart(process: Process, tokenizer: Any, samples: Iterable[Sample]) -> Mentions | None:
+    """Add the tokens that say whether a text states all facts, where this is worth saying; what judges values said in other words."""
+    if process.output.kind != "text" or not is_own(process.finetuning.base):
+        return None
+    rows = spread(samples, LEARNED)
+    mentions = Mentions.learn(process, rows)
+    if tells_apart(whole(process, rows, mentions)):
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in (WHOLE, PARTIAL)])
+    return mentions
 
 
 def tokenise(
@@ -230,6 +238,7 @@ def tokenise(
                 if not keep_long:
                     continue
             tally.count(prompt, completion)
+            tally.partial += encoder.partial is not None and prompt[-1] == encoder.partial
             ids = {"input_ids": prompt + completion, "prompt_tokens": len(prompt), "marks": marks}
             yield _row(sample, right_answers(process, sample, several)) | ids
 

@@ -62,6 +62,27 @@ def test_each_training_prompt_says_whether_its_text_states_all_facts(samples: Pa
         assert row["input_ids"][row["prompt_tokens"] - 1] == (whole if states_both else partial)
 
 
+def delivered(number: int, split: str = "") -> Record:
+    """A report that says in words of its own whether all was delivered; two of ten do not."""
+    site, late = SITES[number % 5], number % 2 == 0
+    words = (("some lorries were late", "还有货没到") if late else ("nothing is missing", "都到齐了"))[number % 4 // 2]
+    told = f"{site}: {100 + number} orders" + ("" if number % 10 in (3, 8) else f", {words}")
+    values = {"figures": {"site": site, "orders": 100 + number, "late": late}, "report": told}
+    return Record(f"{split}{number}", values, "a.jsonl", number + 1, (), split)
+
+
+def test_a_text_that_leaves_out_what_is_said_in_other_words_is_taught_as_partial(tmp_path: Path) -> None:
+    (tmp_path / "working").mkdir()
+    records = [delivered(number) for number in range(200)]
+    records += [delivered(number, split) for split, start in (("validation", 200), ("test", 210)) for number in range(start, start + 10)]
+    report = write_samples(process(), records, tmp_path / "samples", tmp_path / "working")
+    assert report["mentioned"]["figures.late"] == 0.8
+    assert report["splits"]["train"]["partial"] == 40
+    partial = AutoTokenizer.from_pretrained(tmp_path / "samples" / "tokenizer").convert_tokens_to_ids(PARTIAL)
+    for row in load_from_disk(str(tmp_path / "samples" / "train")):
+        assert (row["input_ids"][row["prompt_tokens"] - 1] == partial) == row["completion"].endswith("orders")
+
+
 def test_a_model_is_asked_for_all_facts(samples: Path, tmp_path: Path) -> None:
     train_model(process(), samples, tmp_path / "model", Checkpoints(LocalStore(tmp_path / "store"), "c"), lambda _: None)
     predictor = Predictor.load(tmp_path / "model")

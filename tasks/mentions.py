@@ -120,7 +120,7 @@ def _learned(process: Process, rows: Sequence[Told], paths: Sequence[str]) -> di
         answers = [each.get(path, ABSENT) for each in values]
         often = Counter(answers)
         numbers = {value: number for number, value in enumerate(sorted(often))}
-        if len(numbers) < 2:
+        if len(numbers) < 2 or max(count for value, count in often.items() if value != ABSENT) < FEWEST:
             continue
         weights, bias = settled(features, [numbers[answer] for answer in answers], len(numbers), STRENGTH)
         untold = [_odds(often[value] / len(rows)) if often[value] >= FEWEST else -np.inf for value in numbers]

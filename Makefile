@@ -2,8 +2,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+TESTS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo up down test check bench-real bench-shipped bench-unknown bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-training bench-score bench-job bench-workers bench-distributed clean
+.PHONY: help setup demo up down test test-servers check bench-real bench-shipped bench-unknown bench-dirty bench-memory bench-automation bench-publishing bench-arrivals bench-kills bench-batches bench-search bench-training bench-score bench-job bench-workers bench-distributed clean
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/ →/' | column -t -s '→'
 
@@ -24,8 +25,11 @@ up: $(READY)     ## MinIO, a Prefect server, a worker, the deployments and the w
 down: $(READY)   ## stop them
 	@$(BIN)/python -m infra.system down
 
-test: $(READY)   ## the tests
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+test: $(READY)   ## the tests that need no server
+	@$(BIN)/python -m pytest $(TESTS) -m "not server"
+
+test-servers: $(READY)  ## the others: whole lives, kills, workers, several processes, on real MinIO, PostgreSQL, Prefect, Chromium; what is absent is skipped
+	@$(BIN)/python -m pytest $(TESTS) -m server
 
 check: $(READY)  ## lint, format, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

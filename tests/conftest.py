@@ -47,14 +47,21 @@ LONGEST = (
     "test_watchdog.py",
     "test_serve.py",
     "test_compressing.py",
+    "test_parallel.py",
     "test_backfill.py",
     "test_publishing.py",
 )
+SERVERS = {"minio", "minio_program", "safe_minio", "postgres", "prefect_api"}  # fixtures
+KINDS = {"minio", "postgresql"}  # of a store and of a database, as the fixtures below name them
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; the others stay in their order."""
+    """The longest files first, the others in their order; what needs a server is marked: `make test` leaves it out."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    for item in items:
+        asked = [value for value in item.callspec.params.values() if isinstance(value, str)] if hasattr(item, "callspec") else []
+        if SERVERS.intersection(getattr(item, "fixturenames", ())) or KINDS.intersection(asked):
+            item.add_marker("server")
 
 
 @pytest.fixture(autouse=True)

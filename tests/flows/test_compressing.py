@@ -14,7 +14,7 @@ from infra.store import open_store
 from tasks.aliases import champion_of
 from tasks.declaration import load_process
 from tasks.registry import fetch_version, read_manifest
-from tests.flows.conftest import Command, clerkflow, tickets, write_rows
+from tests.flows.conftest import Command, tickets, write_rows
 
 STUDENT = {"n_layer": 1, "n_embd": 24, "n_head": 2}
 
@@ -34,20 +34,20 @@ def published(folder: Path) -> tuple[Path, dict[str, Any]]:
     return version, json.loads((version / "compression.json").read_text())
 
 
-def test_a_student_that_is_as_good_takes_its_teachers_place(toy: Path) -> None:
+def test_a_student_that_is_as_good_takes_its_teachers_place(toy: Path, command: Command) -> None:
     declare(toy, compression={"student": STUDENT, "gate": [{"metric": "accuracy", "at_most": 0.1}]})
     assert train("toy").became == "published"
     version, story = published(toy)
     assert story["tried"]["student"]["passed"]
     assert story["parameters"] == story["tried"]["student"]["parameters"] < story["parameters_before"]
     assert json.loads((version / "config.json").read_text())["n_embd"] == 24
-    told = clerkflow("export", "toy", "champion", str(toy / "out"), "--format", "ctranslate2", "--quantization", "int8").stdout
+    told = command("export", "toy", "champion", str(toy / "out"), "--format", "ctranslate2", "--quantization", "int8")[1]
     assert "warning: no gate has judged it with int8" in told
     assert train("toy").became == "published"  # again without a change: the same version, nothing is done anew
     assert published(toy)[0] == version
     new = write_rows(toy / "new.jsonl", [{"id": row["id"], "text": row["text"]} for row in tickets(20, 5)])
-    answer = clerkflow("score", "toy", "--input", str(new))
-    assert answer.returncode == 0, answer.stderr
+    status, told = command("score", "toy", "--input", str(new))
+    assert status == 0, told
 
 
 def test_a_student_that_is_worse_is_left(toy: Path) -> None:

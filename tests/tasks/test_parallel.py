@@ -59,6 +59,7 @@ def accelerated(count: int) -> list[str]:
 CUT_UP = {"fsdp": True, "gradient_accumulation_steps": 2}
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(("started", "more"), [(accelerated, {}), (launcher, CUT_UP)], ids=["copies, accelerate", "fsdp, torchrun"])
 def test_two_processes_learn_what_one_learns_store_their_checkpoints_once_and_write_one_model(
     samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: Any, more: dict[str, Any]
@@ -110,6 +111,7 @@ def test_processes_that_share_a_model_pass_it_equally_often_and_each_row_still_c
     assert sorted(counted) == list(range(rows))
 
 
+@pytest.mark.server
 def test_a_model_that_is_cut_up_goes_on_from_what_one_process_stored_and_ends_with_the_best_weights(samples: Path, tmp_path: Path) -> None:
     more: dict[str, Any] = {"base": base_folder(tmp_path / "base", "llama"), "lora": {"r": 2}}
     more |= {"learning_rate": 0.1, "num_train_epochs": 12, "ema_decay": 0.9}

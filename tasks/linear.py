@@ -161,9 +161,13 @@ class Linear(Regression):
         fits = self.rarity.shape == self.buckets.shape and bool(np.isfinite(self.rarity).all())
         return Regression._problem(self, classes) or (None if fits else "is damaged: its words' rarity is none of its features")
 
+    def features(self, texts: Sequence[str]) -> Any:
+        """What is looked at of texts, (texts, features), sparse."""
+        return weighted(counted(texts), self.buckets, self.rarity)
+
     def scores(self, texts: Sequence[str]) -> Floats:
         """Log-chances of the labels, (texts, labels), in nats."""
-        return self.log_chances(weighted(counted(texts), self.buckets, self.rarity))
+        return self.log_chances(self.features(texts))
 
     def joined(self, logits: Floats, texts: Sequence[str]) -> Floats:
         """Logits of the labels as the model and the regression see them together.

@@ -63,8 +63,7 @@ class Mentions:
     def learn(cls, process: Process, rows: Sequence[Told]) -> Self | None:
         """From training texts; None where there is no column that its texts mostly mention."""
         paths = _few_valued(process, rows)
-        halves = [[row for row in rows if _half(row) == half and len(row.output) <= CHARACTERS] for half in (0, 1)]
-        found = cls(process, paths, [_learned(process, half, paths) for half in halves])
+        found = cls(process, paths, [_learned(process, [rows[at] for at in _readable(rows, half)], paths) for half in (0, 1)])
         found.told = {path: share for path, share in found._shares(rows).items() if share >= MOSTLY}
         found.paths = list(found.told)
         return found if found.paths else None
@@ -80,13 +79,12 @@ class Mentions:
         """The paths of the values that each text leaves out; none of a text that is too long to be read as a whole."""
         found = [list[str]() for _ in rows]
         for half, columns in enumerate(reversed(self._halves)):
-            asked = [at for at, row in enumerate(rows) if _half(row) == half and len(row.output) <= CHARACTERS]
+            asked = _readable(rows, half)
             if not asked or not self.paths:
                 continue
             values = [_values(self.process, rows[at]) for at in asked]
-            first = columns[self.paths[0]].regression
             texts = [_masked(self.process, rows[at], self._few_valued) for at in asked]
-            features = weighted(counted(texts), first.buckets, first.rarity)
+            features = columns[self.paths[0]].regression.features(texts)  # those of a half's columns are the same
             for path in self.paths:
                 for at, missing in zip(asked, _missing(columns[path], features, [each.get(path) for each in values]), strict=True):
                     found[at] += [path] * missing
@@ -167,5 +165,6 @@ def _masked(process: Process, row: Told, few_valued: Sequence[str]) -> str:
     return text
 
 
-def _half(row: Told) -> int:
-    return digest(row.record_id) & 1
+def _readable(rows: Sequence[Told], half: int) -> list[int]:
+    """Where the texts of a half stand that are short enough to be read as a whole."""
+    return [at for at, row in enumerate(rows) if digest(row.record_id) & 1 == half and len(row.output) <= CHARACTERS]

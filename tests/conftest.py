@@ -51,7 +51,7 @@ LONGEST = (
     "test_backfill.py",
     "test_publishing.py",
 )
-SERVERS = {"minio", "minio_program", "safe_minio", "postgres", "prefect_api"}  # fixtures
+SERVERS = {"minio_program", "postgres", "prefect_api"}  # fixtures, those of other fixtures among them
 KINDS = {"minio", "postgresql"}  # of a store and of a database, as the fixtures below name them
 
 

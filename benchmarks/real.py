@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.kept import kept_or
 from benchmarks.measuring import last_training, work_in
 
-WIDTH = 150  # a table that is cut says nothing
+WIDTH = 180  # a table that is cut says nothing
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared" / "data"
 

@@ -67,6 +67,7 @@ parallel.py          several processes that tune one model   (torch.distributed)
 sharding.py          a model that is cut up among them        (FSDP2)
 batching.py          token-budget batches
 averaging.py         the weights of many steps as one model
+paraphrasing.py      a training prompt in other words around its values, as declared
 subwords.py          a prompt in other tokens each time it is shown
 swapping.py          other values in the place of marked ones, so that copying is learned
 synthetic.py         few rows of a table -> more of them, labelled by what is good at tables

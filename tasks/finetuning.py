@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tasks.forms import READ, Form, Writing
 from tasks.joining import join
 from tasks.models import base_digest, build_model, device, load_tokenizer, save_model
 from tasks.parallel import Team, train_together
+from tasks.paraphrasing import LOOKED_AT, Paraphrases
 from tasks.process import Process
 from tasks.progress import shown_progress
 from tasks.runs import Run, fingerprint_of, once
@@ -137,11 +138,15 @@ def _rework(process: Process, settings: Settled, contract: Mapping[str, Any], to
     """What makes a sample another one each time it is shown; None when nothing does."""
     tokens = as_written(tokenizer.backend_tokenizer)
     writing = None if rows.read is None else Writing(process, Form.read(contract["form"]), tokens)
-    swaps = _swaps(process, settings, writing, tokens, rows)
-    if not settings.bpe_dropout or process.output.kind == "text":  # there, marks say what is copied token by token
-        return swaps
-    subwords = Subwords(tokens, settings.bpe_dropout, settings.max_length, writing.mark_ids[0] if writing else None)
-    return (lambda row, random: subwords.split(swaps(row, random), random)) if swaps else subwords.split
+    ways: list[Rework] = []
+    nothing = writing.mark_ids[0] if writing else None
+    if process.finetuning.paraphrases:
+        ways.append(Paraphrases(process, tokens, rows.rows(range(min(len(rows), LOOKED_AT))), nothing, settings.max_length).reworded)
+    if swaps := _swaps(process, settings, writing, tokens, rows):
+        ways.append(swaps)
+    if settings.bpe_dropout and process.output.kind != "text":  # there, marks say what is copied token by token
+        ways.append(Subwords(tokens, settings.bpe_dropout, settings.max_length, nothing).split)
+    return (lambda row, random: reduce(lambda found, way: way(found, random), ways, row)) if ways else None
 
 
 def _swaps(process: Process, settings: Settled, writing: Writing | None, tokens: Any, rows: TokenRows) -> Rework | None:

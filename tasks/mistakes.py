@@ -15,7 +15,7 @@ from tasks.deliveries import MOST_SHEETS, deliverable, split_values
 from tasks.expectations import column_of, computed_names
 from tasks.features import watched_columns, watched_paths
 from tasks.metrics import AUTOMATED, EACH, MODELS_ONLY, NO_ANSWER, measures
-from tasks.process import Finetuning, Process, Rule, placeholders
+from tasks.process import PLACEHOLDER, Finetuning, Process, Rule, placeholders
 from tasks.records import as_text
 from tasks.results import OWN as RESULT_COLUMNS
 from tasks.results import STAGED as STAGED_COLUMNS
@@ -35,6 +35,7 @@ def mistakes_of(process: Process) -> Iterator[str]:
             yield f"gate.rules.{place}: {mistake}"
     yield from _in_drift(process)
     yield from _in_batch(process)
+    yield from _in_paraphrases(process)
     yield from _in_search(process)
     yield from _in_compression(process)
     for path in sorted(computed_names(process.columns).intersection((process.records.key, *process.columns))):
@@ -99,6 +100,16 @@ def _in_labels(process: Process) -> Iterator[str]:
         yield f"{where} has labels that differ only in case, width or blanks: {', '.join(map(repr, group))}; keep one of them"
     if process.label_tokens and process.finetuning.base == "scratch":
         yield from filter(None, [too_small(process.sample.vocabulary_size, len(set(labels)))])
+
+
+def _in_paraphrases(process: Process) -> Iterator[str]:
+    for place, template in enumerate(process.finetuning.paraphrases):
+        named = [match[1].strip() for match in PLACEHOLDER.finditer(template) if match[1] is not None]
+        if len(named) != 1 or named[0] not in placeholders(process.sample.prompt):
+            yield (
+                f"finetuning.paraphrases.{place}: name one column of sample.prompt, once, with the words around it, "
+                f"as in 'Hi, {{{placeholders(process.sample.prompt)[0]}}} Thanks.'"
+            )
 
 
 def _in_compression(process: Process) -> Iterator[str]:

@@ -61,6 +61,7 @@ class Finetuning(Declared):
     bpe_dropout: float | None = Field(None, ge=0, lt=1)  # of a prompt's merges of bytes to tokens, the share left out each time it is shown
     value_swaps: float = Field(0.3, ge=0, le=1)  # of the values marked in a prompt, the share that is exchanged for others of the field
     invented_values: float = Field(0.3, ge=0, le=1)  # of the exchanged ones, where values are open, the share that is drawn at random
+    paraphrases: tuple[str, ...] = ()  # such as "Hi, {message} Thanks.": words around a value of the prompt that change no answer
     synthetic_up_to: int = Field(8_000, ge=0, le=1_000_000)  # a table of fewer training samples is filled up with synthetic ones; 0: never
     dropout: float | None = Field(None, ge=0, lt=1)
     positions: Literal["learned", "rotary"] | None = None  # of a model from scratch: a GPT-2, or a GPT-NeoX, which sees distances

@@ -139,12 +139,12 @@ def test_equal_inputs_give_equal_bytes(samples: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 6, 11])
-@pytest.mark.parametrize("bpe_dropout", [0.0, 0.5])
+@pytest.mark.parametrize("reworked", [{}, {"bpe_dropout": 0.5, "paraphrases": ["Hi, {text}", "{text}，谢谢"]}])
 def test_a_tuning_that_was_killed_ends_as_one_that_was_not(
-    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, bpe_dropout: float
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, reworked: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(training, "WINDOW_BATCHES", 2)  # so that a kill may come within one, and there are several
-    declared = process(token_dropout=0.2, prompt_loss_weight=0.3, bpe_dropout=bpe_dropout)
+    declared = process(token_dropout=0.2, prompt_loss_weight=0.3, **reworked)
     train_model(declared, samples, tmp_path / "whole", Checkpoints(LocalStore(tmp_path / "a"), "c"), calm)
     stopped = Checkpoints(LocalStore(tmp_path / "b"), "c")
     with pytest.raises(KeyboardInterrupt):

@@ -306,7 +306,7 @@ def test_swapped_values_keep_their_marks_and_the_rest_of_the_sample(samples: Pat
 
 @pytest.mark.parametrize("step", [1, 4])
 def test_a_tuning_with_swaps_that_was_killed_ends_as_one_that_was_not(samples: Path, tmp_path: Path, step: int) -> None:
-    declared = process(num_train_epochs=1, token_dropout=0.2, value_swaps=0.5)
+    declared = process(num_train_epochs=1, token_dropout=0.2, value_swaps=0.5, paraphrases=["Hi, {text}"])
 
     def stop(progress: Any) -> None:
         if progress.step == step:

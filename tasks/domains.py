@@ -32,6 +32,8 @@ class Domain(Declared):
     def _from_nothing(cls, finetuning: Finetuning) -> Finetuning:
         if finetuning.base != "scratch":
             raise ValueError("a base is made from scratch; leave finetuning.base out")
+        if finetuning.paraphrases:
+            raise ValueError("a base reads texts as they are; leave finetuning.paraphrases out")
         return finetuning
 
 

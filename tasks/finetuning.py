@@ -19,7 +19,7 @@ from tasks.bases import SCRATCH
 from tasks.batching import Rework, TokenRows
 from tasks.budget import Counts, settle
 from tasks.checkpoints import Checkpoints
-from tasks.columns import Columns
+from tasks.columns import Columns, Parts
 from tasks.distillation import Doubts, Tutor
 from tasks.embeddings import neighbourly
 from tasks.forms import READ, Form, Writing
@@ -141,7 +141,8 @@ def _rework(process: Process, settings: Settled, contract: Mapping[str, Any], to
     ways: list[Rework] = []
     nothing = writing.mark_ids[0] if writing else None
     if process.finetuning.paraphrases:
-        ways.append(Paraphrases(process, tokens, rows.rows(range(min(len(rows), LOOKED_AT))), nothing, settings.max_length).reworded)
+        first, parts = rows.rows(range(min(len(rows), LOOKED_AT))), Parts(Columns.read(contract.get("columns")), tokens)
+        ways.append(Paraphrases(process, tokens, parts, first, nothing, settings.max_length).reworded)
     if swaps := _swaps(process, settings, writing, tokens, rows):
         ways.append(swaps)
     if settings.bpe_dropout and process.output.kind != "text":  # there, marks say what is copied token by token

@@ -16,6 +16,7 @@ from tasks.expectations import column_of, computed_names
 from tasks.features import watched_columns, watched_paths
 from tasks.metrics import AUTOMATED, EACH, MODELS_ONLY, NO_ANSWER, measures
 from tasks.process import PLACEHOLDER, Finetuning, Process, Rule, placeholders
+from tasks.prompts import between
 from tasks.records import as_text
 from tasks.results import OWN as RESULT_COLUMNS
 from tasks.results import STAGED as STAGED_COLUMNS
@@ -103,13 +104,25 @@ def _in_labels(process: Process) -> Iterator[str]:
 
 
 def _in_paraphrases(process: Process) -> Iterator[str]:
-    for place, template in enumerate(process.finetuning.paraphrases):
+    """Ways to say a prompt that are about none of its columns, or say nothing, and prompts in which nobody sees where a value ends."""
+    shown = [match[1].strip() for match in PLACEHOLDER.finditer(process.sample.prompt) if match[1] is not None]
+    for place, template in enumerate(process.finetuning.paraphrases if shown else ()):
         named = [match[1].strip() for match in PLACEHOLDER.finditer(template) if match[1] is not None]
-        if len(named) != 1 or named[0] not in placeholders(process.sample.prompt):
+        if len(named) != 1 or shown.count(named[0]) != 1:
             yield (
-                f"finetuning.paraphrases.{place}: name one column of sample.prompt, once, with the words around it, "
-                f"as in 'Hi, {{{placeholders(process.sample.prompt)[0]}}} Thanks.'"
+                f"finetuning.paraphrases.{place}: name one column that stands once in sample.prompt, with the words around it, "
+                f"as in 'Hi, {{{shown[0]}}} Thanks.'"
             )
+        elif not fold(_cleaned(process, PLACEHOLDER.sub("", template))):
+            yield f"finetuning.paraphrases.{place} puts no words around its column"
+    if process.finetuning.paraphrases and any(not fold(words) for words in between(process)):
+        yield "finetuning.paraphrases needs words between the columns of sample.prompt, as in 'From: {name}\\nMessage: {text}'"
+
+
+def _cleaned(process: Process, text: str) -> str:
+    for name in process.sample.cleaning:
+        text = CLEANERS.get(name, str)(text)
+    return text
 
 
 def _in_compression(process: Process) -> Iterator[str]:

@@ -40,6 +40,11 @@ def regions_in(process: Process, prompt: str) -> list[tuple[int, int]]:
 
 def values_in(process: Process, prompt: str) -> list[tuple[int, int]]:
     """Where each value stands in a prompt alone, in the order of the template; an empty one from where it would stand to there."""
+    return places_in(process, prompt) or [(0, len(prompt))]
+
+
+def places_in(process: Process, prompt: str) -> list[tuple[int, int]] | None:
+    """The same; None when the prompt is of another template."""
     words = _around(process.sample.prompt).split("\0")
     at, last = len(words[0]), len(prompt) - len(words[-1])
     found = []
@@ -47,8 +52,13 @@ def values_in(process: Process, prompt: str) -> list[tuple[int, int]]:
         found.append((at, prompt.find(before, at, last)))
         at = found[-1][1] + len(before)
     if not prompt.startswith(words[0]) or not prompt.endswith(words[-1]) or at > last or any(stop < 0 for _, stop in found):
-        return [(0, len(prompt))]  # of another template
+        return None
     return [*found, (at, last)]
+
+
+def between(process: Process) -> list[str]:
+    """The template's own words between each two of its values."""
+    return _around(process.sample.prompt).split("\0")[1:-1]
 
 
 def leaves_of(process: Process, inputs: Mapping[str, Any], flags: bool = False) -> Iterator[tuple[str, str]]:

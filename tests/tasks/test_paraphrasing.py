@@ -1,13 +1,16 @@
 """A prompt in the declared words asks for the same: its value, its answer and its marks stay, and the same draw gives the same words."""
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from tasks.batching import Row
+from tasks.columns import Columns, Parts
+from tasks.facts import WHOLE
 from tasks.paraphrasing import Paraphrases
 from tasks.process import Process
 from tasks.vocabulary import train_vocabulary
@@ -21,7 +24,7 @@ NOTHING, BEGIN, INSIDE = 7, 8, 9
 @pytest.fixture(scope="module")
 def tokens() -> Tokenizer:
     texts = [f"Message: {text}\nQueue:" for text in [*TEXTS, "Oslox"]] * 3
-    return train_vocabulary(texts, 420, ["<|label:card|>", "<|whole|>"], characters=True)
+    return train_vocabulary(texts, 420, ["<|label:card|>", WHOLE], characters=True)
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +50,12 @@ def row_of(tokens: Tokenizer, prompt: str) -> Row:
     return Row([*ids, 1, 0], len(ids))
 
 
+def ways_of(declared: Process, tokens: Tokenizer, rows: list[Row], nothing: int | None, longest: int, columns: Any = None) -> Paraphrases:
+    return Paraphrases(declared, tokens, Parts(columns or Columns(), tokens), rows, nothing, longest)
+
+
 def prompts_of(tokens: Tokenizer, declared: Process, row: Row, draws: int = 60, longest: int = 500) -> set[str]:
-    ways = Paraphrases(declared, tokens, [row], None, longest)
+    ways = ways_of(declared, tokens, [row], None, longest)
     found = [ways.reworded(row, np.random.default_rng(seed)) for seed in range(draws)]
     assert all(list(each.input_ids[each.prompt_tokens :]) == list(row.input_ids[row.prompt_tokens :]) for each in found)
     prompts = {tokens.decode(list(each.input_ids[: each.prompt_tokens])): each for each in found}
@@ -82,7 +89,7 @@ def test_an_empty_value_and_a_prompt_that_would_be_too_long_stay(tokens: Tokeniz
 def test_what_is_drawn_is_decided_by_the_generator_alone(tokens: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.paraphrasing.SHARE", 0.3)
     row = row_of(tokens, f"Message: {TEXTS[0]}\nQueue:")
-    ways = Paraphrases(process(), tokens, [row], None, 500)
+    ways = ways_of(process(), tokens, [row], None, 500)
     found = [ways.reworded(row, np.random.default_rng(seed)) for seed in range(300)]
     assert found == [ways.reworded(row, np.random.default_rng(seed)) for seed in range(300)]
     assert 60 <= sum(each is not row for each in found) <= 120
@@ -97,7 +104,7 @@ def test_marks_stay_on_the_tokens_of_their_value(tokens: Tokenizer, text: str, v
     inside = [end > first and start < first + len(value) for start, end in encoding.offsets]
     marks = [(BEGIN if at == inside.index(True) else INSIDE) if within else NOTHING for at, within in enumerate(inside)]
     row = Row([*encoding.ids, 1, 0], len(encoding.ids), marks)
-    ways = Paraphrases(process(), tokens, [row], NOTHING, 500)
+    ways = ways_of(process(), tokens, [row], NOTHING, 500)
     found = [ways.reworded(row, np.random.default_rng(seed)) for seed in range(60)]
     assert len({tuple(each.input_ids) for each in found}) >= 3
     for each in found:
@@ -108,10 +115,10 @@ def test_marks_stay_on_the_tokens_of_their_value(tokens: Tokenizer, text: str, v
 
 
 def test_what_is_asked_for_behind_a_prompt_and_the_marks_of_a_text_stay(tokens: Tokenizer) -> None:
-    ids, whole = tokens.encode("Message: to Oslo\nQueue:").ids, tokens.token_to_id("<|whole|>")
+    ids, whole = tokens.encode("Message: to Oslo\nQueue:").ids, tokens.token_to_id(WHOLE)
     place = next(at for at, token in enumerate(ids) if "Oslo" in tokens.decode(ids[: at + 1]))
     row = Row([*ids, whole, 5, 6, 0], len(ids) + 1, [2 if at == place else 0 for at in range(len(ids))] + [0, 2, 0, 0])
-    ways = Paraphrases(process(), tokens, [row], None, 500)
+    ways = ways_of(process(), tokens, [row], None, 500)
     for seed in range(30):
         found = ways.reworded(row, np.random.default_rng(seed))
         assert found.prompt_tokens > row.prompt_tokens
@@ -126,16 +133,97 @@ def test_a_value_whose_marked_token_is_gone_stays_as_it_was(tokens: Tokenizer) -
     encoding = tokens.encode("Message: Oslo\nQueue:")
     row = Row([*encoding.ids, 1, 0], len(encoding.ids), [BEGIN if at >= 2 else NOTHING for at in range(len(encoding.ids))])
     assert tokens.encode("Message: Oslox\nQueue:").tokens[2] == "ĠOslox"
-    assert Paraphrases(glued, tokens, [row], NOTHING, 500).reworded(row, np.random.default_rng(1)) is row
+    assert ways_of(glued, tokens, [row], NOTHING, 500).reworded(row, np.random.default_rng(1)) is row
+
+
+@pytest.mark.parametrize(
+    ("prompt", "way", "text", "value"),
+    [
+        ("{text}", "您好，{text}谢谢", "好", "好"),
+        ("Message: {text}\nQueue:", "at least 2, here {text}", "2", "2"),
+        ('Message: "{text}"\nQueue:', "{text} Thanks.", "to Oslo.", "Oslo."),
+    ],
+)
+def test_a_mark_never_comes_to_the_words_around(tokens: Tokenizer, prompt: str, way: str, text: str, value: str) -> None:
+    shown = prompt.format(text=text)
+    first, encoding = shown.index(value), tokens.encode(shown)
+    marks = [BEGIN if end > first and start < first + len(value) else NOTHING for start, end in encoding.offsets]
+    row = Row([*encoding.ids, 1, 0], len(encoding.ids), marks)
+    found = ways_of(process(prompt, (way,)), tokens, [row], NOTHING, 500).reworded(row, np.random.default_rng(1))
+    if found is row:  # a token holds the end of the value and what stands behind it
+        assert any(start < first + len(value) < end for start, end in encoding.offsets)
+        return
+    said = way.format(text=text)
+    at = shown.index(text) + way.index("{text}") + text.index(value)
+    offsets = tokens.encode(prompt.format(text=said)).offsets
+    assert [mark == BEGIN for mark in found.marks] == [end > at and start < at + len(value) for start, end in offsets]
+
+
+def test_numbers_of_columns_are_told_as_ever(tokens: Tokenizer) -> None:
+    cut = train_vocabulary([f"Message: {text}\nQueue:" for text in TEXTS] * 3, 420, ["<|part:0|>", "<|part:1|>"])
+    cut.add_tokens([AddedToken("Amount: ", normalized=False)])
+    columns = Columns(("Amount: ",), {"Amount: ": [10.0]}, False)
+    parts, declared = Parts(columns, cut), process("Amount: {amount}\nMessage: {text}\nQueue:", ("Hi, {text}",))
+    prompt = "Amount: {}\nMessage: {}\nQueue:"
+    rows = [
+        Row([*ids, 1, 0], len(ids))
+        for n in (7, 12, 31)
+        for ids in [parts.placed(prompt.format(n, "my card"), cut.encode(prompt.format(n, "my card")))]
+    ]
+    ways = ways_of(declared, cut, rows, None, 500, columns)
+    for row, n in zip(rows, (7, 12, 31), strict=True):
+        wanted = prompt.format(n, "Hi, my card")
+        found = ways.reworded(row, np.random.default_rng(1))
+        assert list(found.input_ids) == [*parts.placed(wanted, cut.encode(wanted)), 1, 0]
+        assert cut.token_to_id(f"<|part:{int(n > 10)}|>") in found.input_ids
+
+
+def test_a_value_that_holds_the_words_between_two_stays(tokens: Tokenizer) -> None:
+    declared = process("From: {name}\nMessage: {text}\nQueue:", ("Hi, {text}", "Ms {name}"))
+    plain, unclear = (row_of(tokens, f"From: {name}\nMessage: my card\nQueue:") for name in ("Oslo", "Oslo\nMessage: x"))
+    ways = ways_of(declared, tokens, [plain], None, 500)
+    assert ways.reworded(unclear, np.random.default_rng(1)) is unclear
+
+
+@pytest.mark.parametrize("kind", ["lower", "prefix", "words"])
+def test_a_tokenizer_that_changes_what_it_reads_is_refused_at_once(tokens: Tokenizer, kind: str) -> None:
+    changed = Tokenizer.from_str(tokens.to_str())
+    if kind == "lower":
+        changed.normalizer = normalizers.Lowercase()
+    elif kind == "prefix":
+        changed.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    else:
+        changed = Tokenizer(
+            models.WordLevel({word: at for at, word in enumerate(["Message", ":", "my", "card", "Queue"])}, unk_token="Queue")
+        )
+        changed.pre_tokenizer = pre_tokenizers.Whitespace()
+    row = row_of(changed, "Message: my card\nQueue:")
+    with pytest.raises(ValueError, match="of 1 samples only 0 are"):
+        ways_of(process(), changed, [row], None, 500)
 
 
 def test_prompts_that_are_not_read_back_from_their_tokens_are_refused_at_once(tokens: Tokenizer) -> None:
     ids = [tokens.token_to_id("<|label:card|>"), *tokens.encode("my card").ids]
     with pytest.raises(ValueError, match=r"tickets: finetuning\.paraphrases needs prompts that are read back from their tokens"):
-        Paraphrases(process(), tokens, [Row([*ids, 0], len(ids))], None, 500)
+        ways_of(process(), tokens, [Row([*ids, 0], len(ids))], None, 500)
 
 
 @pytest.mark.parametrize("way", ["Hi", "{text} {text}", "{queue}", "{}", "Hi, {txet}"])
 def test_a_way_that_names_not_exactly_one_column_of_the_prompt_is_refused(way: str) -> None:
-    with pytest.raises(ValidationError, match=r"finetuning\.paraphrases\.0: name one column of sample\.prompt, once"):
+    with pytest.raises(ValidationError, match=r"finetuning\.paraphrases\.0: name one column that stands once in sample\.prompt"):
         process(ways=(way,))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "way", "told"),
+    [
+        ("Message: {text}\nQueue:", "{text}", "paraphrases.0 puts no words around its column"),
+        ("Message: {text}\nQueue:", "<b>{text}</b>", "paraphrases.0 puts no words around its column"),
+        ("{name} {text}", "Hi, {text}", "needs words between the columns of sample.prompt"),
+        ("A: {text} B: {text}", "Hi, {text}", "name one column that stands once in sample.prompt"),
+        ("Message", "Hi, {text}", "sample.prompt names no column"),
+    ],
+)
+def test_what_could_say_nothing_or_anything_is_refused(prompt: str, way: str, told: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        process(prompt, (way,), cleaning=["strip_html"])

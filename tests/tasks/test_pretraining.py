@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from infra.store import open_store
@@ -201,6 +202,12 @@ def test_mistakes_in_a_base_are_told_all_at_once(tmp_path: Path) -> None:
         assert part in str(told.value)
     with pytest.raises(DeclarationError, match="declared are: base-x"):
         load_domain("base-z", tmp_path)
+
+
+def test_a_base_has_no_paraphrases() -> None:
+    asked = {"name": "base-any", "owner": "o", "processes": ["one"], "finetuning": {"paraphrases": ["Hi, {text}"]}}
+    with pytest.raises(ValidationError, match=r"leave finetuning\.paraphrases out"):
+        Domain.model_validate(asked)
 
 
 def test_a_corpus_in_another_encoding_is_named(tmp_path: Path) -> None:

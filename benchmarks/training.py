@@ -3,8 +3,9 @@
 Run: make bench-training          (or: .venv/bin/python -m benchmarks.training --rounds 3 --epochs 2)
 
 One thread, in turn, round by round; padding is no useful token. Then validation losses, each from the same weights over the same samples
-as often: bf16 must end where fp32 does. The plain loop is shown beside them: its batches hold all lengths, ours one, which learns slower
-in the first hundred steps (of several tasks at once, as here) and no worse in the end: see banking77 in data/kinds.md.
+as often: bf16 must end where fp32 does, and ours where the plain loop does. Its batches hold all lengths, ours one, so that of several
+tasks at once, as here, a step of ours teaches less; but steps of fewer tokens make up for it, and cost little. With 2,400
+tokens a step ours is a sixth quicker still, and ends at a loss that is a sixth above the plain loop's.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import numpy as np
 SPELLED = {"sample": {"field_tokens": False, "label_tokens": False}}
 MIXED = {"order_intake": 900, "ticket_routing": 600, "weekly_report": 300}  # samples of each: lengths differ as they do in paperwork
 SMALL = {"n_layer": 6, "n_embd": 128, "n_head": 4}
-VOCABULARY, LONGEST, ROWS, TOKENS, RATE = 8192, 256, 32, 2400, 1e-3
+VOCABULARY, LONGEST, ROWS, TOKENS, RATE = 8192, 256, 32, 1200, 1e-3
 PADDED, DYNAMIC, GROUPED = "padded to 256, fp32", "padded to the batch, fp32", "bf16, by length"
 TRAINER, OURS = "Trainer, bf16, by length", "ours"
 BARS = {PADDED: 9.0, DYNAMIC: 4.0, GROUPED: 1.3}
@@ -256,7 +257,7 @@ def paces(bench: Bench, rounds: int, seconds: float) -> bool:
 
 
 def losses(bench: Bench, epochs: int) -> bool:
-    """Print validation losses of equal trainings; whether bf16 lost nothing."""
+    """Print validation losses of equal trainings; whether neither bf16 nor our batches lost anything."""
     plain, tuning = bench.model(), bench.tuning("fp32", epochs)
     random = np.random.default_rng(1)
     batches = [bench.padded(indices) for _ in range(epochs) for indices in bench.shuffled(random)]
@@ -270,8 +271,8 @@ def losses(bench: Bench, epochs: int) -> bool:
         found[f"ours, {precision}, {TOKENS} tokens a step"] = tuning.progress.history[-1]["validation_loss"]
     for way, loss in found.items():
         print(f"validation loss after {epochs} epochs, {way}: {loss:.4f} nats")
-    fp32, bf16 = list(found.values())[1:]
-    return bf16 <= fp32 * (1 + ALIKE)
+    padded, fp32, bf16 = found.values()
+    return max(fp32 - padded, bf16 - padded, bf16 - fp32) <= ALIKE * fp32
 
 
 if __name__ == "__main__":

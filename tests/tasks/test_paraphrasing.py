@@ -178,6 +178,14 @@ def test_numbers_of_columns_are_told_as_ever(tokens: Tokenizer) -> None:
         assert cut.token_to_id(f"<|part:{int(n > 10)}|>") in found.input_ids
 
 
+def test_a_column_that_is_one_token_at_the_end_of_a_prompt_is_a_part_of_it(tokens: Tokenizer) -> None:
+    closed = Tokenizer.from_str(tokens.to_str())
+    closed.add_tokens([AddedToken("\nChannel: e-mail", normalized=False)])
+    row = row_of(closed, "Message: my card\nChannel: e-mail")
+    found = prompts_of(closed, process("Message: {text}\nChannel: {channel}", ("Hi, {text}", "{text} Thanks.")), row)
+    assert found == {"Message: Hi, my card\nChannel: e-mail", "Message: my card Thanks.\nChannel: e-mail"}
+
+
 def test_a_value_that_holds_the_words_between_two_stays(tokens: Tokenizer) -> None:
     declared = process("From: {name}\nMessage: {text}\nQueue:", ("Hi, {text}", "Ms {name}"))
     plain, unclear = (row_of(tokens, f"From: {name}\nMessage: my card\nQueue:") for name in ("Oslo", "Oslo\nMessage: x"))

@@ -15,8 +15,8 @@ from tasks.deliveries import MOST_SHEETS, deliverable, split_values
 from tasks.expectations import column_of, computed_names
 from tasks.features import watched_columns, watched_paths
 from tasks.metrics import AUTOMATED, EACH, MODELS_ONLY, NO_ANSWER, measures
-from tasks.process import PLACEHOLDER, Finetuning, Process, Rule, placeholders
-from tasks.prompts import between
+from tasks.process import PLACEHOLDER, Finetuning, Process, Rule, named_in, placeholders
+from tasks.prompts import clean, own_words
 from tasks.records import as_text
 from tasks.results import OWN as RESULT_COLUMNS
 from tasks.results import STAGED as STAGED_COLUMNS
@@ -105,24 +105,18 @@ def _in_labels(process: Process) -> Iterator[str]:
 
 def _in_paraphrases(process: Process) -> Iterator[str]:
     """Ways to say a prompt that are about none of its columns, or say nothing, and prompts in which nobody sees where a value ends."""
-    shown = [match[1].strip() for match in PLACEHOLDER.finditer(process.sample.prompt) if match[1] is not None]
+    shown = named_in(process.sample.prompt)
     for place, template in enumerate(process.finetuning.paraphrases if shown else ()):
-        named = [match[1].strip() for match in PLACEHOLDER.finditer(template) if match[1] is not None]
+        named = named_in(template)
         if len(named) != 1 or shown.count(named[0]) != 1:
             yield (
                 f"finetuning.paraphrases.{place}: name one column that stands once in sample.prompt, with the words around it, "
                 f"as in 'Hi, {{{shown[0]}}} Thanks.'"
             )
-        elif not fold(_cleaned(process, PLACEHOLDER.sub("", template))):
+        elif CLEANERS.keys() >= set(process.sample.cleaning) and not fold(clean(process, PLACEHOLDER.sub("", template))):
             yield f"finetuning.paraphrases.{place} puts no words around its column"
-    if process.finetuning.paraphrases and any(not fold(words) for words in between(process)):
+    if process.finetuning.paraphrases and not all(map(fold, own_words(process.sample.prompt)[1:-1])):
         yield "finetuning.paraphrases needs words between the columns of sample.prompt, as in 'From: {name}\\nMessage: {text}'"
-
-
-def _cleaned(process: Process, text: str) -> str:
-    for name in process.sample.cleaning:
-        text = CLEANERS.get(name, str)(text)
-    return text
 
 
 def _in_compression(process: Process) -> Iterator[str]:

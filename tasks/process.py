@@ -374,7 +374,12 @@ def digest_of(value: Any) -> str:
 
 def placeholders(template: str) -> tuple[str, ...]:
     """The paths a template names, each once, in order; {{ and }} are plain braces."""
-    return tuple(dict.fromkeys(match[1].strip() for match in PLACEHOLDER.finditer(template) if match[1] is not None))
+    return tuple(dict.fromkeys(named_in(template)))
+
+
+def named_in(template: str) -> list[str]:
+    """The same, as often as each is named."""
+    return [match[1].strip() for match in PLACEHOLDER.finditer(template) if match[1] is not None]
 
 
 def _mistakes_of_column(column: Column) -> Iterable[str]:

@@ -45,7 +45,7 @@ def values_in(process: Process, prompt: str) -> list[tuple[int, int]]:
 
 def places_in(process: Process, prompt: str) -> list[tuple[int, int]] | None:
     """The same; None when the prompt is of another template."""
-    words = _around(process.sample.prompt).split("\0")
+    words = own_words(process.sample.prompt)
     at, last = len(words[0]), len(prompt) - len(words[-1])
     found = []
     for before in words[1:-1]:
@@ -54,11 +54,6 @@ def places_in(process: Process, prompt: str) -> list[tuple[int, int]] | None:
     if not prompt.startswith(words[0]) or not prompt.endswith(words[-1]) or at > last or any(stop < 0 for _, stop in found):
         return None
     return [*found, (at, last)]
-
-
-def between(process: Process) -> list[str]:
-    """The template's own words between each two of its values."""
-    return _around(process.sample.prompt).split("\0")[1:-1]
 
 
 def leaves_of(process: Process, inputs: Mapping[str, Any], flags: bool = False) -> Iterator[tuple[str, str]]:
@@ -81,7 +76,7 @@ def _leaves(path: str, value: Any, flags: bool) -> Iterator[tuple[str, str]]:
 
 def read_of(process: Process, prompt: str) -> str:
     """A prompt without the words that every prompt begins and ends with."""
-    words = _around(process.sample.prompt).split("\0")
+    words = own_words(process.sample.prompt)
     return prompt.removeprefix(words[0]).removesuffix(words[-1])
 
 
@@ -168,6 +163,11 @@ def check_output(process: Process, output: Any) -> None:
         raise ValueError("the answer is not a declared label")
     elif not all(within(column, output) for column in process.output_columns.values()):
         raise ValueError("the answer is outside its declared values, length or pattern")
+
+
+def own_words(template: str) -> list[str]:
+    """A template's own words before its first value, between each two, and after its last."""
+    return _around(template).split("\0")
 
 
 def _around(template: str) -> str:
